@@ -1,0 +1,82 @@
+#pragma once
+
+// Settings are a table: one row each, read by the command line, the environment, a --config file,
+// --help, docs/flags.md and the tests. Code asks for values by the row's name.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moesaic::base {
+
+enum class SettingType : uint8_t { kBool, kInt, kFloat, kString, kStringList, kJson };
+
+/// Where a setting stands.
+enum class SettingState : uint8_t {
+  kActive,  ///< does what its help says
+  kNoop,    ///< accepted, without meaning here; the log says why
+  kLater,   ///< known, its feature does not exist yet; a real start refuses it
+};
+
+struct SettingRow {
+  std::string_view name;     ///< "max-num-seqs"; the flag is "--" + name
+  SettingType type;
+  std::string_view fallback; ///< default as text; "" = unset
+  std::string_view range;    ///< "1..65536", "a|b|c" or ""
+  std::string_view group;    ///< heading in --help and docs/flags.md
+  std::string_view aliases;  ///< other flags, comma-separated: "-tp,--tp-size"
+  std::string_view env;      ///< environment names, comma-separated, first wins
+  SettingState state;
+  std::string_view help;     ///< one sentence; for kNoop and kLater what that means
+};
+
+/// All rows, in the order of --help.
+std::span<const SettingRow> setting_rows();
+/// The row of that name; null if there is none.
+const SettingRow* find_setting(std::string_view name);
+
+/// Values after command line > environment > config file > default.
+class Settings {
+ public:
+  /// All defaults.
+  Settings();
+
+  /// Validates `text` against the row's type and range and stores it. Integers take the suffixes
+  /// k, m, g, t (1000) and K, M, G, T (1024). Throws UsageError naming `origin` ("--max-num-seqs", "NUM_SHARD")
+  /// and what is allowed.
+  void set(std::string_view name, std::string_view text, const std::string& origin);
+
+  /// Applies environment variables named by rows that are not set yet. Ignores a value that
+  /// Kubernetes service links inject ("tcp://...").
+  void apply_environment(const std::function<const char*(const char*)>& getenv);
+
+  bool is_set(std::string_view name) const;  ///< given by somebody, not the default
+  std::string origin(std::string_view name) const;
+
+  bool get_bool(std::string_view name) const;
+  int64_t get_int(std::string_view name) const;
+  double get_float(std::string_view name) const;
+  std::string get_string(std::string_view name) const;
+  std::vector<std::string> get_list(std::string_view name) const;
+
+  /// Names of rows that somebody set, in table order.
+  std::vector<std::string> set_names() const;
+
+ private:
+  struct Value {
+    std::string text;
+    std::string origin;  ///< empty = default
+  };
+  const Value& value(std::string_view name, SettingType type) const;
+  std::map<std::string, Value, std::less<>> values_;
+};
+
+/// docs/flags.md, generated from the table.
+std::string settings_markdown();
+
+}  // namespace moesaic::base

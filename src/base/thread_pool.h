@@ -1,0 +1,45 @@
+#pragma once
+
+// A pool of pinned compute threads for the CPU backend. The caller is worker 0, so a pool of n has
+// n - 1 threads of its own. Between two jobs workers spin briefly and then sleep.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace moesaic::base {
+
+/// What hwloc says of this machine, restricted to the CPUs this process may use.
+struct Topology {
+  std::vector<int> cores;  ///< one logical CPU per physical core, grouped by NUMA node
+  int numa_nodes = 1;
+  size_t l1d_bytes = 0;  ///< per core
+  size_t l2_bytes = 0;   ///< per core
+  size_t l3_bytes = 0;   ///< per cache
+};
+Topology discover_topology();
+
+class ThreadPool {
+ public:
+  /// `threads` 0 means one per physical core. `pin` binds each worker to its core.
+  explicit ThreadPool(int threads = 0, bool pin = true);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const;
+
+  /// Runs body(task, worker) for every task in [0, tasks), tasks handed out in ascending order by
+  /// one counter; returns when all are done. Not reentrant; the body must not throw.
+  void parallel_for(int64_t tasks, const std::function<void(int64_t task, int worker)>& body);
+
+  /// Runs body(worker) once on every worker at the same time.
+  void run_on_all(const std::function<void(int worker)>& body);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace moesaic::base

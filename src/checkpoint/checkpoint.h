@@ -1,0 +1,55 @@
+#pragma once
+
+// A model folder in Hugging Face layout: config.json and safetensors, one file or sharded. Everything
+// is validated when opened; nothing read from a file sizes an allocation unchecked. Checkpoints never
+// execute code.
+
+#include <boost/json/object.hpp>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/view.h"
+
+namespace moesaic::checkpoint {
+
+/// Reads a JSON object from a file of at most `max_bytes`. Duplicate keys, depth over 64, trailing
+/// text and invalid UTF-8 are ModelFileError; an absent file is MissingFileError.
+boost::json::object read_json_file(const std::filesystem::path& path, size_t max_bytes);
+
+/// One tensor of a checkpoint; `view` points into the mapped file.
+struct TensorEntry {
+  std::string name;
+  tensor::View view;
+  std::string file;      ///< path of the shard
+  uint64_t offset = 0;   ///< byte offset in the shard
+};
+
+/// An opened checkpoint: mapped files and their tensors, sorted by name.
+class Checkpoint {
+ public:
+  /// `folder` holds model.safetensors, or model.safetensors.index.json and the shards it names.
+  static Checkpoint open(const std::filesystem::path& folder);
+  ~Checkpoint();
+  Checkpoint(Checkpoint&&) noexcept;
+
+  const std::vector<TensorEntry>& tensors() const;
+  /// The tensor of that name, or null.
+  const TensorEntry* find(std::string_view name) const;
+  /// Sum of all tensors' bytes.
+  uint64_t total_bytes() const;
+  /// Changes when any shard's path, size or modification time changes; names the prepared cache.
+  std::string fingerprint() const;
+  /// Throws ModelFileError when a shard's size changed since it was opened.
+  void check_unchanged() const;
+
+ private:
+  struct Impl;
+  explicit Checkpoint(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moesaic::checkpoint

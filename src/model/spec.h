@@ -1,0 +1,100 @@
+#pragma once
+
+// ModelSpec: a whole architecture as data. Families (model/families/) only fill it from a config.json
+// and name the tensors; the decoder, the memory plan, `inspect` and the planner only read it.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backend/ops.h"
+#include "tensor/dtype.h"
+
+namespace moesaic::model {
+
+enum class RopeScaling : uint8_t { kNone, kLinear, kDynamic, kLlama3, kYarn };
+
+/// Rotary embedding: frequencies theta^(-2i/D) over the first rotary_dim dims, then scaled.
+/// Formulas and their sources stand at rope.h.
+struct RopeSpec {
+  double theta = 10000.0;
+  int64_t rotary_dim = 0;
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1.0;
+  int64_t original_max_position = 0;
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
+  double beta_fast = 32.0, beta_slow = 1.0;              // yarn
+  bool truncate = true;                                  // yarn
+  double attention_factor = 0.0;                         // yarn; 0 = derive it
+  double mscale = 0.0, mscale_all_dim = 0.0;             // yarn, DeepSeek
+};
+
+struct AttentionSpec {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  bool qkv_bias = false;
+  bool o_bias = false;
+  backend::QkNorm qk_norm = backend::QkNorm::kNone;
+  double clip_qkv = 0;
+  double scale = 0;
+  int64_t sliding_window = 0;  ///< 0 = full attention
+};
+
+/// The router of a MoE layer.
+struct RouterSpec {
+  int64_t top_k = 0;
+  backend::Scoring scoring = backend::Scoring::kSoftmax;
+  bool renormalize = false;
+  double scale = 1.0;
+};
+
+struct FfnSpec {
+  bool moe = false;
+  int64_t width = 0;         ///< dense FFN width, or one expert's width
+  int64_t experts = 0;       ///< routed experts; 0 when dense
+  RouterSpec router;
+  int64_t shared_width = 0;  ///< shared expert's width; 0 = none
+  bool shared_gate = false;  ///< shared output times sigmoid(x . gate)
+};
+
+struct LayerSpec {
+  AttentionSpec attention;
+  FfnSpec ffn;
+};
+
+struct ModelSpec {
+  std::string family;         ///< model_type of config.json, e.g. "mixtral"
+  std::string architecture;   ///< architectures[0], e.g. "MixtralForCausalLM"
+  int64_t vocab_size = 0;     ///< embedding rows
+  int64_t hidden = 0;
+  int64_t max_position = 0;
+  double norm_eps = 1e-6;
+  bool tied_embeddings = false;
+  tensor::DType dtype = tensor::DType::kBF16;  ///< as the config says
+  RopeSpec rope;
+  std::vector<LayerSpec> layers;
+  std::vector<int32_t> eos_ids;  ///< config.json and generation_config.json together
+  int32_t bos_id = -1;
+
+  int64_t moe_layers() const;
+  /// Largest routed expert count and top_k over the layers; 0 for a dense model.
+  int64_t max_experts() const;
+  int64_t max_top_k() const;
+};
+
+/// Parameters by part, counted tensor by tensor from the spec.
+struct ParameterCount {
+  int64_t embeddings = 0;  ///< embedding, lm_head if not tied
+  int64_t attention = 0;
+  int64_t norms = 0;
+  int64_t routers = 0;
+  int64_t dense_ffn = 0;
+  int64_t shared_experts = 0;
+  int64_t experts = 0;     ///< all routed experts
+  int64_t total = 0;
+  int64_t active = 0;      ///< used for one token: as total, with top_k experts per layer
+};
+ParameterCount count_parameters(const ModelSpec& spec);
+
+}  // namespace moesaic::model

@@ -1,0 +1,50 @@
+#pragma once
+
+// HTTP side of `serve`: the OpenAI protocol, metrics, health and the web page.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/metrics.h"
+#include "base/settings.h"
+#include "engine/engine.h"
+#include "model/spec.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace moesaic::server {
+
+/// The served model as the protocol sees it.
+struct ServedModel {
+  std::vector<std::string> names;  ///< every name accepted; the first is echoed
+  std::string root;                ///< path, for /v1/models
+  int64_t max_model_len = 0;
+  model::ModelSpec spec;
+  std::shared_ptr<const text::Tokenizer> tokenizer;         ///< null: prompts must be token ids
+  std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: no chat
+  std::string generation_config_json;                       ///< "" or the file's text: sampling defaults
+};
+
+class Server {
+ public:
+  /// Binds the port; throws UnavailableError when it is taken. Serves from run().
+  Server(const base::Settings& settings, ServedModel model, std::shared_ptr<engine::Engine> engine,
+         std::shared_ptr<base::Metrics> metrics);
+  ~Server();
+
+  /// The port that is bound (useful when the setting says 0).
+  uint16_t port() const;
+
+  /// Serves until SIGTERM or SIGINT has been handled: stop listening to new work (503), let running
+  /// requests end within --shutdown-timeout, then return. A second signal ends the process at once.
+  void run();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moesaic::server
