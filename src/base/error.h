@@ -1,7 +1,7 @@
 #pragma once
 
-// The typed errors of the program. A caller's mistake is one of these exceptions; it becomes an exit
-// code in cli/main.cpp and an HTTP answer in server/, each in exactly one place. A bug is an
+// The typed errors of the program. A caller's mistake is one of these exceptions; it becomes an
+// exit code in cli/main.cpp and an HTTP answer in server/, each in exactly one place. A bug is an
 // assertion (MOESAIC_ASSERT), never an exception.
 
 #include <cstdint>

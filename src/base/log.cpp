@@ -13,9 +13,9 @@ namespace moesaic::base {
 
 void init_logging(std::string_view level) {
   static const std::map<std::string, spdlog::level::level_enum> kLevels = {
-      {"trace", spdlog::level::trace},   {"debug", spdlog::level::debug},
-      {"info", spdlog::level::info},     {"warning", spdlog::level::warn},
-      {"warn", spdlog::level::warn},     {"error", spdlog::level::err},
+      {"trace", spdlog::level::trace},       {"debug", spdlog::level::debug},
+      {"info", spdlog::level::info},         {"warning", spdlog::level::warn},
+      {"warn", spdlog::level::warn},         {"error", spdlog::level::err},
       {"critical", spdlog::level::critical}, {"off", spdlog::level::off}};
   std::string lower(level);
   std::transform(lower.begin(), lower.end(), lower.begin(),

@@ -28,9 +28,10 @@ size_t allocated_bytes(MemoryTag tag) { return g_allocated[static_cast<size_t>(t
 Region::Region(MemoryTag tag, size_t bytes) : size_(bytes), tag_(tag) {
   if (bytes == 0) return;
   auto refuse = [&] {
-    throw UnavailableError(fmt::format("cannot allocate {:.1f} MiB for {}; use a smaller model, "
-                                       "context or KV cache, or a machine with more memory",
-                                       static_cast<double>(bytes) / (1 << 20), to_string(tag)));
+    throw UnavailableError(
+        fmt::format("cannot allocate {:.1f} MiB for {}; use a smaller model, "
+                    "context or KV cache, or a machine with more memory",
+                    static_cast<double>(bytes) / (1 << 20), to_string(tag)));
   };
   if (bytes > SIZE_MAX / 2) refuse();
   // Over-map so that the usable part starts on a huge page, then give the ends back.

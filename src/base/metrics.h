@@ -15,10 +15,11 @@ namespace moesaic::base {
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
 
 struct MetricRow {
-  std::string_view name;    ///< as exposed, counters with "_total"
+  std::string_view name;  ///< as exposed, counters with "_total"
   MetricKind kind;
   std::string_view labels;  ///< label names beside the constant ones, comma-separated
-  std::string_view buckets; ///< histogram bounds "0.1,0.5,1", or "lengths" for 1,2,5,10.. max_model_len
+  std::string_view
+      buckets;  ///< histogram bounds "0.1,0.5,1", or "lengths" for 1,2,5,10.. max_model_len
   std::string_view help;
 };
 
@@ -29,11 +30,13 @@ class Metrics {
  public:
   using Labels = std::map<std::string, std::string>;
 
-  /// `constant` labels (model_name, engine) go on every series; `max_length` ends "lengths" buckets.
+  /// `constant` labels (model_name, engine) go on every series; `max_length` ends "lengths"
+  /// buckets.
   Metrics(Labels constant, int64_t max_length);
   ~Metrics();
 
-  /// Adds to a counter. The row must exist with that kind, and `labels` must name exactly its labels.
+  /// Adds to a counter. The row must exist with that kind, and `labels` must name exactly its
+  /// labels.
   void add(std::string_view name, double amount, const Labels& labels = {});
   /// Brings a counter up to `total` (for counters kept elsewhere); never lowers it.
   void raise_to(std::string_view name, double total, const Labels& labels = {});

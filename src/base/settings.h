@@ -24,15 +24,15 @@ enum class SettingState : uint8_t {
 };
 
 struct SettingRow {
-  std::string_view name;     ///< "max-num-seqs"; the flag is "--" + name
+  std::string_view name;  ///< "max-num-seqs"; the flag is "--" + name
   SettingType type;
-  std::string_view fallback; ///< default as text; "" = unset
-  std::string_view range;    ///< "1..65536", "a|b|c" or ""
-  std::string_view group;    ///< heading in --help and docs/flags.md
-  std::string_view aliases;  ///< other flags, comma-separated: "-tp,--tp-size"
-  std::string_view env;      ///< environment names, comma-separated, first wins
+  std::string_view fallback;  ///< default as text; "" = unset
+  std::string_view range;     ///< "1..65536", "a|b|c" or ""
+  std::string_view group;     ///< heading in --help and docs/flags.md
+  std::string_view aliases;   ///< other flags, comma-separated: "-tp,--tp-size"
+  std::string_view env;       ///< environment names, comma-separated, first wins
   SettingState state;
-  std::string_view help;     ///< one sentence; for kNoop and kLater what that means
+  std::string_view help;  ///< one sentence; for kNoop and kLater what that means
 };
 
 /// All rows, in the order of --help.
@@ -47,8 +47,8 @@ class Settings {
   Settings();
 
   /// Validates `text` against the row's type and range and stores it. Integers take the suffixes
-  /// k, m, g, t (1000) and K, M, G, T (1024). Throws UsageError naming `origin` ("--max-num-seqs", "NUM_SHARD")
-  /// and what is allowed.
+  /// k, m, g, t (1000) and K, M, G, T (1024). Throws UsageError naming `origin` ("--max-num-seqs",
+  /// "NUM_SHARD") and what is allowed.
   void set(std::string_view name, std::string_view text, const std::string& origin);
 
   /// Applies environment variables named by rows that are not set yet. Ignores a value that

@@ -1,0 +1,193 @@
+#include "base/thread_pool.h"
+
+#include <hwloc.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "base/error.h"
+
+namespace moesaic::base {
+namespace {
+
+/// CPUs' worth of time that the container's CFS quota grants; 0 = no quota.
+int quota_cpus() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
+  return std::max(1, static_cast<int>(std::ceil(std::strtod(quota.c_str(), nullptr) / period)));
+}
+
+size_t cache_bytes(hwloc_topology_t topology, hwloc_obj_type_t type) {
+  const hwloc_obj_t cache = hwloc_get_obj_by_type(topology, type, 0);
+  return cache == nullptr ? 0 : static_cast<size_t>(cache->attr->cache.size);
+}
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Between two operators of a forward pass the pool is idle for some microseconds only; waking a
+// sleeper costs more than that, so workers spin this many pauses (about 50-100 us) first.
+constexpr int kSpins = 2000;
+
+}  // namespace
+
+Topology discover_topology() {
+  Topology result;
+  hwloc_topology_t topology = nullptr;
+  if (hwloc_topology_init(&topology) == 0 && hwloc_topology_load(topology) == 0) {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    sched_getaffinity(0, sizeof(allowed), &allowed);
+    const int cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+    for (int i = 0; i < cores; ++i) {
+      const hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, i);
+      unsigned cpu = 0;
+      bool found = false;
+      hwloc_bitmap_foreach_begin(
+          cpu, core->cpuset) if (!found && cpu < CPU_SETSIZE && CPU_ISSET(cpu, &allowed)) {
+        result.cores.push_back(static_cast<int>(cpu));
+        found = true;
+      }
+      hwloc_bitmap_foreach_end();
+    }
+    result.numa_nodes = std::max(1, hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE));
+    result.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE);
+    result.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE);
+    result.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE);
+  }
+  if (topology != nullptr) hwloc_topology_destroy(topology);
+  if (result.cores.empty()) {
+    for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i) {
+      result.cores.push_back(static_cast<int>(i));
+    }
+  }
+  return result;
+}
+
+struct ThreadPool::State {
+  using TaskBody = std::function<void(int64_t, int)>;
+
+  std::vector<std::thread> threads;
+  // One job at a time: `epoch` announces it, `next` hands out tasks, `busy` counts workers in it.
+  alignas(64) std::atomic<uint64_t> epoch{0};
+  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int> busy{0};
+  std::atomic<int> sleepers{0};
+  std::atomic<bool> stopping{false};
+  const TaskBody* body = nullptr;
+  int64_t tasks = 0;
+  bool once_each = false;  ///< run_on_all: task = worker
+
+  void run_tasks(int worker) {
+    if (once_each) {
+      (*body)(worker, worker);
+      return;
+    }
+    for (int64_t task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) {
+      (*body)(task, worker);
+    }
+  }
+
+  void wait_for_epoch(uint64_t seen) {
+    for (int i = 0; i < kSpins; ++i) {
+      if (epoch.load(std::memory_order_acquire) != seen) return;
+      relax();
+    }
+    sleepers.fetch_add(1);
+    while (epoch.load(std::memory_order_acquire) == seen) epoch.wait(seen);
+    sleepers.fetch_sub(1);
+  }
+
+  void work(int worker) {
+    uint64_t seen = 0;
+    for (;;) {
+      wait_for_epoch(seen);
+      if (stopping.load()) return;
+      ++seen;
+      run_tasks(worker);
+      busy.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  void run(int64_t count, const TaskBody& job, bool each) {
+    body = &job;
+    tasks = count;
+    once_each = each;
+    next.store(0, std::memory_order_relaxed);
+    busy.store(static_cast<int>(threads.size()), std::memory_order_relaxed);
+    epoch.fetch_add(1);
+    if (sleepers.load() > 0) epoch.notify_all();
+    run_tasks(0);
+    for (int spins = 0; busy.load(std::memory_order_acquire) != 0; ++spins) {
+      if (spins < 100 * kSpins) {
+        relax();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads, bool pin) : state_(std::make_unique<State>()) {
+  const Topology topology = discover_topology();
+  const int cores = static_cast<int>(topology.cores.size());
+  if (threads <= 0) {
+    threads = cores;
+    if (const int quota = quota_cpus(); quota > 0) threads = std::min(threads, quota);
+  }
+  try {
+    for (int worker = 1; worker < threads; ++worker) {
+      state_->threads.emplace_back([this, worker] { state_->work(worker); });
+      if (!pin || threads > cores) continue;
+      cpu_set_t set;
+      CPU_ZERO(&set);
+      CPU_SET(topology.cores[static_cast<size_t>(worker)], &set);
+      // A refusal (some containers) costs speed only.
+      pthread_setaffinity_np(state_->threads.back().native_handle(), sizeof(set), &set);
+    }
+  } catch (const std::system_error& error) {
+    state_->stopping = true;
+    state_->epoch.fetch_add(1);
+    state_->epoch.notify_all();
+    for (std::thread& thread : state_->threads) thread.join();
+    throw OsError("cannot start a compute thread", error.code().value());
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  state_->stopping = true;
+  state_->epoch.fetch_add(1);
+  state_->epoch.notify_all();
+  for (std::thread& thread : state_->threads) thread.join();
+}
+
+int ThreadPool::size() const { return static_cast<int>(state_->threads.size()) + 1; }
+
+void ThreadPool::parallel_for(int64_t tasks, const std::function<void(int64_t, int)>& body) {
+  if (tasks <= 0) return;
+  if (tasks == 1 || state_->threads.empty()) {
+    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+    return;
+  }
+  state_->run(tasks, body, false);
+}
+
+void ThreadPool::run_on_all(const std::function<void(int)>& body) {
+  const State::TaskBody each = [&body](int64_t, int worker) { body(worker); };
+  state_->run(size(), each, true);
+}
+
+}  // namespace moesaic::base

@@ -1,0 +1,310 @@
+#include "cli/command_line.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <filesystem>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+
+namespace moesaic::cli {
+namespace {
+
+using base::SettingRow;
+using base::SettingState;
+using base::SettingType;
+using base::UsageError;
+
+/// What a spelling on the command line stands for.
+struct Flag {
+  const SettingRow* row = nullptr;
+  const CommandOption* option = nullptr;
+  bool negated = false;
+};
+
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+
+/// Every spelling that `command` knows, "--no-" forms included.
+std::map<std::string, Flag> known_flags(const Command& command) {
+  std::map<std::string, Flag> flags;
+  for (const CommandOption& option : command.options) {
+    flags["--" + std::string(option.name)] = {nullptr, &option, false};
+  }
+  if (!command.uses_settings) return flags;
+  for (const SettingRow& row : base::setting_rows()) {
+    flags["--" + std::string(row.name)] = {&row, nullptr, false};
+    if (row.type == SettingType::kBool) {
+      flags["--no-" + std::string(row.name)] = {&row, nullptr, true};
+    }
+    for (std::string_view rest = row.aliases; !rest.empty();) {
+      const size_t comma = rest.find(',');
+      flags[std::string(rest.substr(0, comma))] = {&row, nullptr, false};
+      rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
+    }
+  }
+  return flags;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+Flag resolve(const std::map<std::string, Flag>& flags, const std::string& spelling,
+             const Command& command) {
+  if (const auto found = flags.find(spelling); found != flags.end()) return found->second;
+  std::vector<const std::pair<const std::string, Flag>*> matches;
+  if (spelling.size() > 3) {
+    for (const auto& entry : flags) {
+      if (entry.first.starts_with(spelling)) matches.push_back(&entry);
+    }
+  }
+  if (matches.size() == 1) return matches[0]->second;
+  if (matches.size() > 1) {
+    throw UsageError(fmt::format("{} could be {} or {}; write more of it", spelling,
+                                 matches[0]->first, matches[1]->first));
+  }
+  std::string nearest;
+  size_t best = std::max<size_t>(3, spelling.size() / 3);
+  for (const auto& [name, flag] : flags) {
+    if (const size_t distance = edit_distance(spelling, name); distance < best) {
+      best = distance;
+      nearest = name;
+    }
+  }
+  throw UsageError(fmt::format("unknown flag {}{}; see 'moesaic {} --help'", spelling,
+                               nearest.empty() ? "" : ", did you mean " + nearest + "?",
+                               command.name));
+}
+
+bool is_flag(const std::string& argument) {
+  return argument.size() > 1 && argument[0] == '-' && !(argument[1] >= '0' && argument[1] <= '9') &&
+         argument[1] != '.';
+}
+
+bool is_bool_word(const std::string& word) {
+  return word == "true" || word == "false" || word == "True" || word == "False";
+}
+
+/// Walks the arguments; `config` receives the path of --config.
+class Parser {
+ public:
+  Parser(const Command& command, std::span<const std::string> arguments)
+      : command_(command), arguments_(arguments), flags_(known_flags(command)) {}
+
+  Invocation run(std::string& config) {
+    bool only_positional = false;
+    while (next_ < arguments_.size()) {
+      const std::string& argument = arguments_[next_++];
+      if (only_positional || !is_flag(argument)) {
+        result_.arguments.push_back(argument);
+      } else if (argument == "--") {
+        only_positional = true;
+      } else {
+        take_flag(argument, config);
+      }
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void take_flag(const std::string& argument, std::string& config) {
+    const size_t equals = argument.find('=');
+    std::string spelling = argument.substr(0, equals);
+    std::replace(spelling.begin() + 2, spelling.end(), '_', '-');
+    std::optional<std::string> inline_value;
+    if (equals != std::string::npos) inline_value = argument.substr(equals + 1);
+    if (command_.uses_settings && spelling == "--config") {
+      config = value_of(spelling, inline_value);
+      return;
+    }
+    const Flag flag = resolve(flags_, spelling, command_);
+    if (flag.option != nullptr) {
+      result_.options[std::string(flag.option->name)] =
+          flag.option->value.empty() ? "true" : value_of(spelling, inline_value);
+    } else if (flag.row->type == SettingType::kBool) {
+      take_bool(flag, spelling, inline_value);
+    } else if (flag.row->type == SettingType::kStringList) {
+      std::string list = value_of(spelling, inline_value);
+      while (!inline_value && next_ < arguments_.size() && !is_flag(arguments_[next_])) {
+        list += "," + arguments_[next_++];
+      }
+      result_.settings.set(flag.row->name, list, spelling);
+    } else {
+      result_.settings.set(flag.row->name, value_of(spelling, inline_value), spelling);
+    }
+  }
+
+  void take_bool(const Flag& flag, const std::string& spelling,
+                 const std::optional<std::string>& inline_value) {
+    std::string text = inline_value.value_or("true");
+    if (!inline_value && next_ < arguments_.size() && is_bool_word(arguments_[next_])) {
+      text = arguments_[next_++];
+    }
+    if (flag.negated) {
+      if (text != "true") throw UsageError(spelling + " takes no value");
+      text = "false";
+    }
+    result_.settings.set(flag.row->name, text, spelling);
+  }
+
+  std::string value_of(const std::string& spelling,
+                       const std::optional<std::string>& inline_value) {
+    if (inline_value) return *inline_value;
+    if (next_ == arguments_.size() || arguments_[next_].starts_with("--")) {
+      throw UsageError(spelling + " needs a value");
+    }
+    return arguments_[next_++];
+  }
+
+  const Command& command_;
+  std::span<const std::string> arguments_;
+  std::map<std::string, Flag> flags_;
+  size_t next_ = 0;
+  Invocation result_;
+};
+
+/// Sets what neither the command line nor the environment has.
+void apply_config_file(const std::string& path, base::Settings& settings) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) throw base::MissingFileError("cannot read --config " + path + ": " + error.message());
+  if (size > kMaxConfigBytes) throw UsageError("--config " + path + " is larger than 1 MiB");
+  YAML::Node root;
+  try {
+    root = YAML::LoadFile(path);
+  } catch (const YAML::Exception& problem) {
+    throw UsageError(fmt::format("--config {}: {}", path, problem.what()));
+  }
+  if (!root.IsMap()) throw UsageError("--config " + path + ": expected lines of 'flag: value'");
+  for (const auto& entry : root) {
+    std::string name = entry.first.as<std::string>();
+    std::replace(name.begin(), name.end(), '_', '-');
+    const std::string origin = fmt::format("{} in {}", name, path);
+    if (base::find_setting(name) == nullptr)
+      throw UsageError(origin + ": there is no such setting");
+    if (settings.is_set(name)) continue;
+    std::string value;
+    if (entry.second.IsSequence()) {
+      for (const YAML::Node& item : entry.second) {
+        value += (value.empty() ? "" : ",") + item.as<std::string>();
+      }
+    } else if (entry.second.IsScalar()) {
+      value = entry.second.as<std::string>();
+    } else {
+      throw UsageError(origin + ": expected a value or a list; write JSON settings as a string");
+    }
+    settings.set(name, value, origin);
+  }
+}
+
+}  // namespace
+
+std::string Invocation::option(const std::string& name, const std::string& fallback) const {
+  const auto found = options.find(name);
+  return found == options.end() ? fallback : found->second;
+}
+
+int64_t Invocation::integer(const std::string& name, int64_t fallback, int64_t low,
+                            int64_t high) const {
+  const auto found = options.find(name);
+  if (found == options.end()) return fallback;
+  const std::string& text = found->second;
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value < low || value > high) {
+    throw UsageError(fmt::format("--{}: '{}' is not a whole number in {}..{}", name,
+                                 text.substr(0, 40), low, high));
+  }
+  return value;
+}
+
+Invocation parse_command_line(const Command& command, std::span<const std::string> arguments) {
+  std::string config;
+  Invocation invocation = Parser(command, arguments).run(config);
+  if (command.uses_settings) {
+    invocation.settings.apply_environment([](const char* name) { return std::getenv(name); });
+    if (!config.empty()) apply_config_file(config, invocation.settings);
+  }
+  return invocation;
+}
+
+std::string wrapped(std::string_view text, size_t indent, size_t width) {
+  std::string out;
+  size_t column = indent;
+  while (!text.empty()) {
+    const size_t space = text.find(' ');
+    const std::string_view word = text.substr(0, space);
+    if (column > indent && column + 1 + word.size() > width) {
+      out += "\n" + std::string(indent, ' ');
+      column = indent;
+    }
+    if (column > indent) {
+      out += ' ';
+      ++column;
+    }
+    out += word;
+    column += word.size();
+    text = space == std::string_view::npos ? std::string_view{} : text.substr(space + 1);
+  }
+  return out;
+}
+
+std::string help_text(const Command& command) {
+  std::string out = fmt::format("Usage: moesaic {} {}{}\n\n{}\n", command.name, command.arguments,
+                                command.uses_settings || !command.options.empty() ? " [flags]" : "",
+                                wrapped(command.summary, 0));
+  for (std::string_view rest = command.details; !rest.empty();) {
+    const size_t end = rest.find('\n');
+    out += "\n" + wrapped(rest.substr(0, end), 0) + "\n";
+    rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
+  }
+  if (!command.options.empty()) out += "\nOf this command:\n";
+  for (const CommandOption& option : command.options) {
+    out += fmt::format("  --{}{}{}\n      {}\n", option.name, option.value.empty() ? "" : " ",
+                       option.value, wrapped(option.help, 6));
+  }
+  if (!command.uses_settings) return out;
+  std::string_view group;
+  for (const SettingRow& row : base::setting_rows()) {
+    if (row.state != SettingState::kActive) continue;
+    if (row.group != group) {
+      group = row.group;
+      out += fmt::format("\n{}:\n", group);
+    }
+    std::string line = fmt::format("  --{}", row.name);
+    if (row.type == SettingType::kBool) line += fmt::format(", --no-{}", row.name);
+    if (!row.range.empty() && row.type == SettingType::kString)
+      line += fmt::format(" {}", row.range);
+    out +=
+        line + "\n      " +
+        wrapped(fmt::format("{}{}", row.help,
+                            row.fallback.empty() ? "" : fmt::format(" Default {}.", row.fallback)),
+                6) +
+        "\n";
+  }
+  out += "\n" +
+         wrapped(
+             "Every setting with its environment names, and the flags of vLLM and TGI that "
+             "are accepted without meaning, stand in docs/flags.md.",
+             0) +
+         "\n";
+  return out;
+}
+
+}  // namespace moesaic::cli
