@@ -1,0 +1,53 @@
+# The two commands: `make serve` and `make test`. Both install what is missing and are idempotent.
+BUILD := build/release
+DEMO := models/demo
+PORT ?= 8000
+CMAKE_FLAGS := -G Ninja -DCMAKE_BUILD_TYPE=Release
+
+.PHONY: help setup build serve test test-sanitize lint layers docs format clean
+
+help:
+	@echo "make serve          install what is missing, build, serve the demo model on port $(PORT)"
+	@echo "make test           build and run every test"
+	@echo "make build          build/release/moesaic only"
+	@echo "make test-sanitize  the tests under AddressSanitizer and UBSan"
+	@echo "make lint           clang-format, clang-tidy, clippy, ruff, the layers"
+	@echo "make docs           rewrite docs/flags.md and docs/metrics.md from their tables"
+
+setup:
+	@scripts/setup.sh build
+
+$(BUILD)/build.ninja:
+	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS)
+
+build: setup $(BUILD)/build.ninja
+	@ninja -C $(BUILD) moesaic
+	@ln -sf src/cli/moesaic $(BUILD)/moesaic
+
+serve: build
+	@$(BUILD)/moesaic serve $(DEMO) --host 127.0.0.1 --port $(PORT) --served-model-name demo
+
+test:
+	@scripts/setup.sh test
+	@scripts/run_tests.sh $(BUILD) Release
+
+test-sanitize:
+	@scripts/setup.sh test
+	@scripts/run_tests.sh build/sanitize Debug -DMOESAIC_SANITIZE=ON
+
+lint:
+	@scripts/setup.sh lint
+	@scripts/lint.sh
+
+layers:
+	@python3 scripts/check_layers.py
+
+docs: build
+	@$(BUILD)/moesaic docs flags > docs/flags.md
+	@$(BUILD)/moesaic docs metrics > docs/metrics.md
+
+format:
+	@git ls-files '*.cpp' '*.h' | xargs clang-format-16 -i
+
+clean:
+	@rm -rf build .venv
