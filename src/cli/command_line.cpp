@@ -29,14 +29,19 @@ struct Flag {
 
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
+bool takes(const Command& command, const SettingRow& row) {
+  return std::any_of(command.groups.begin(), command.groups.end(),
+                     [&](std::string_view group) { return group == "*" || group == row.group; });
+}
+
 /// Every spelling that `command` knows, "--no-" forms included.
 std::map<std::string, Flag> known_flags(const Command& command) {
   std::map<std::string, Flag> flags;
   for (const CommandOption& option : command.options) {
     flags["--" + std::string(option.name)] = {nullptr, &option, false};
   }
-  if (!command.uses_settings) return flags;
   for (const SettingRow& row : base::setting_rows()) {
+    if (!takes(command, row)) continue;
     flags["--" + std::string(row.name)] = {&row, nullptr, false};
     if (row.type == SettingType::kBool) {
       flags["--no-" + std::string(row.name)] = {&row, nullptr, true};
@@ -129,7 +134,7 @@ class Parser {
     std::replace(spelling.begin() + 2, spelling.end(), '_', '-');
     std::optional<std::string> inline_value;
     if (equals != std::string::npos) inline_value = argument.substr(equals + 1);
-    if (command_.uses_settings && spelling == "--config") {
+    if (!command_.groups.empty() && spelling == "--config") {
       config = value_of(spelling, inline_value);
       return;
     }
@@ -237,7 +242,7 @@ int64_t Invocation::integer(const std::string& name, int64_t fallback, int64_t l
 Invocation parse_command_line(const Command& command, std::span<const std::string> arguments) {
   std::string config;
   Invocation invocation = Parser(command, arguments).run(config);
-  if (command.uses_settings) {
+  if (!command.groups.empty()) {
     invocation.settings.apply_environment([](const char* name) { return std::getenv(name); });
     if (!config.empty()) apply_config_file(config, invocation.settings);
   }
@@ -266,9 +271,10 @@ std::string wrapped(std::string_view text, size_t indent, size_t width) {
 }
 
 std::string help_text(const Command& command) {
-  std::string out = fmt::format("Usage: moesaic {} {}{}\n\n{}\n", command.name, command.arguments,
-                                command.uses_settings || !command.options.empty() ? " [flags]" : "",
-                                wrapped(command.summary, 0));
+  std::string out =
+      fmt::format("Usage: moesaic {} {}{}\n\n{}\n", command.name, command.arguments,
+                  !command.groups.empty() || !command.options.empty() ? " [flags]" : "",
+                  wrapped(command.summary, 0));
   for (std::string_view rest = command.details; !rest.empty();) {
     const size_t end = rest.find('\n');
     out += "\n" + wrapped(rest.substr(0, end), 0) + "\n";
@@ -279,10 +285,10 @@ std::string help_text(const Command& command) {
     out += fmt::format("  --{}{}{}\n      {}\n", option.name, option.value.empty() ? "" : " ",
                        option.value, wrapped(option.help, 6));
   }
-  if (!command.uses_settings) return out;
+  if (command.groups.empty()) return out;
   std::string_view group;
   for (const SettingRow& row : base::setting_rows()) {
-    if (row.state != SettingState::kActive) continue;
+    if (row.state != SettingState::kActive || !takes(command, row)) continue;
     if (row.group != group) {
       group = row.group;
       out += fmt::format("\n{}:\n", group);

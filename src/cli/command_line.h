@@ -28,7 +28,8 @@ struct Command {
   std::string_view summary;    ///< one line
   std::string_view details;    ///< paragraphs of --help
   std::vector<CommandOption> options;
-  bool uses_settings = false;  ///< takes the flags of the settings table
+  /// Groups of the settings table whose flags the command takes; "*" is all of them.
+  std::vector<std::string_view> groups;
   int (*run)(const struct Invocation&) = nullptr;
 };
 

@@ -1,0 +1,351 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <iostream>
+#include <mutex>
+#include <random>
+
+#include "backend/cpu/measure.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/thread_pool.h"
+#include "cli/commands.h"
+#include "cli/loaded_model.h"
+
+// How fast this machine runs a model, beside the least time its memory and arithmetic allow: for a
+// step of R rows that limit is max(bytes touched / bandwidth, operations / peak), both measured
+// here first.
+
+namespace moesaic::cli {
+namespace {
+
+constexpr int64_t kPrefill = 512;
+constexpr int64_t kSequences = 16;
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+/// The least that one step must read and compute.
+struct Work {
+  double bytes = 0;
+  double operations = 0;
+};
+
+/// Bytes and operations of a step of `rows` rows, `logit_rows` of which want logits, over `kv_read`
+/// cached positions read and `kv_pairs` query-key pairs per layer. Experts count as often as
+/// `touched` says (distinct ones, summed over layers).
+Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t kv_read,
+             int64_t kv_pairs, int64_t touched) {
+  const model::ModelSpec& spec = model.spec;
+  const auto element = static_cast<double>(tensor::size_of(model.dtype));
+  const auto kv_element = static_cast<double>(tensor::size_of(model.kv_dtype));
+  const auto hidden = static_cast<double>(spec.hidden);
+  const auto r = static_cast<double>(rows);
+  Work work;
+  for (const model::LayerSpec& layer : spec.layers) {
+    const auto heads = static_cast<double>(layer.attention.heads * layer.attention.head_dim);
+    const auto kv = static_cast<double>(layer.attention.kv_heads * layer.attention.head_dim);
+    const double projections = hidden * (2 * heads + 2 * kv);
+    work.bytes += projections * element + 2 * kv * kv_element * static_cast<double>(kv_read);
+    work.operations += 2 * r * projections + 4 * heads * static_cast<double>(kv_pairs);
+    const double ffn = 3 * hidden * static_cast<double>(layer.ffn.width);
+    if (layer.ffn.moe) {
+      const double router = hidden * static_cast<double>(layer.ffn.experts);
+      work.bytes += 4 * router;
+      work.operations += 2 * r * (router + ffn * static_cast<double>(layer.ffn.router.top_k));
+    } else {
+      work.bytes += ffn * element;
+      work.operations += 2 * r * ffn;
+    }
+    const double shared = 3 * hidden * static_cast<double>(layer.ffn.shared_width);
+    work.bytes += shared * element;
+    work.operations += 2 * r * shared;
+    if (layer.ffn.moe && &layer == &spec.layers.back()) {
+      work.bytes += static_cast<double>(touched) * ffn * element;
+    }
+  }
+  const double head = hidden * static_cast<double>(spec.vocab_size);
+  work.bytes += head * element;
+  work.operations += 2 * static_cast<double>(logit_rows) * head;
+  return work;
+}
+
+/// Runs steps of random tokens through the decoder. Tokens are drawn, not chosen from the logits:
+/// what a random model says collapses into repetition, which would touch few experts.
+class Runner {
+ public:
+  explicit Runner(LoadedModel& model, int64_t max_rows)
+      : model_(model), decoder_(model.spec, model.weights, *model.backend, max_rows) {}
+
+  struct Step {
+    double seconds = 0;
+    int64_t touched = 0;  ///< distinct experts, summed over layers
+  };
+
+  /// Appends `rows` tokens to each of `sequences` sequences of `context` cached positions; logits
+  /// of the last row of each are computed.
+  Step run(int64_t sequences, int64_t rows, int64_t context) {
+    const model::StepBatch batch = build(sequences, rows, context);
+    const auto start = std::chrono::steady_clock::now();
+    decoder_.forward(
+        batch, *model_.cache, [](int64_t, int64_t, float*) {}, counts_);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    Step step{took.count(), 0};
+    for (int32_t count : counts_.counts) step.touched += count > 0 ? 1 : 0;
+    return step;
+  }
+
+ private:
+  model::StepBatch build(int64_t sequences, int64_t rows, int64_t context) {
+    const int64_t block = model_.cache->block_size();
+    const int64_t blocks = (context + rows + block - 1) / block;
+    std::uniform_int_distribution<int32_t> token(0,
+                                                 static_cast<int32_t>(model_.spec.vocab_size) - 1);
+    model::StepBatch batch;
+    batch.max_blocks = blocks;
+    batch.seq_starts.push_back(0);
+    for (int64_t s = 0; s < sequences; ++s) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        batch.block_tables.push_back(static_cast<int32_t>(s * blocks_each(sequences) + b));
+      }
+      for (int64_t p = context; p < context + rows; ++p) {
+        batch.token_ids.push_back(token(random_));
+        batch.positions.push_back(static_cast<int32_t>(p));
+        batch.slots.push_back((s * blocks_each(sequences) + p / block) * block + p % block);
+      }
+      batch.seq_starts.push_back(static_cast<int32_t>(batch.token_ids.size()));
+      batch.context_lens.push_back(static_cast<int32_t>(context + rows));
+      batch.logit_rows.push_back(static_cast<int32_t>(batch.token_ids.size()) - 1);
+    }
+    return batch;
+  }
+
+  int64_t blocks_each(int64_t sequences) const { return model_.cache->num_blocks() / sequences; }
+
+  LoadedModel& model_;
+  model::Decoder decoder_;
+  model::ExpertCounts counts_;
+  std::mt19937 random_{1};
+};
+
+struct Machine {
+  double bandwidth = 0;  ///< bytes per second
+  double peak = 0;       ///< operations per second
+};
+
+Machine measure_machine(const Invocation& invocation, const LoadedModel& model) {
+  base::ThreadPool pool(static_cast<int>(invocation.settings.get_int("threads")));
+  Machine machine;
+  machine.bandwidth = backend::cpu::measure_read_bandwidth(pool, size_t{1} << 30);
+  std::string isa = invocation.settings.get_string("cpu-isa");
+  if (isa == "auto") isa = backend::available_cpu_isas().back();
+  machine.peak = backend::cpu::measure_peak_flops(pool, isa, model.dtype);
+  return machine;
+}
+
+/// One line of the report.
+struct Result {
+  std::string name;
+  double tokens_per_s = 0;
+  double limit = 0;  ///< tokens per second at the roofline
+  bool memory_bound = true;
+  int64_t touched = 0;
+  double share() const { return tokens_per_s / limit; }
+};
+
+Result measure(Runner& runner, const LoadedModel& model, const Machine& machine, std::string name,
+               int64_t sequences, int64_t rows, int64_t context, int repeats) {
+  std::vector<double> seconds;
+  std::vector<double> limits;
+  Result result;
+  result.name = std::move(name);
+  runner.run(sequences, rows, context);
+  for (int i = 0; i < repeats; ++i) {
+    const Runner::Step step = runner.run(sequences, rows, context);
+    const int64_t pairs = sequences * (rows * context + rows * (rows + 1) / 2);
+    const Work work = work_of(model, sequences * rows, sequences, sequences * (context + rows),
+                              pairs, step.touched);
+    const double by_memory = work.bytes / machine.bandwidth;
+    const double by_arithmetic = work.operations / machine.peak;
+    result.memory_bound = by_memory >= by_arithmetic;
+    seconds.push_back(step.seconds);
+    limits.push_back(std::max(by_memory, by_arithmetic));
+    result.touched = step.touched;
+  }
+  const auto tokens = static_cast<double>(sequences * rows);
+  result.tokens_per_s = tokens / median(seconds);
+  result.limit = tokens / median(limits);
+  return result;
+}
+
+void print_results(const Machine& machine, const LoadedModel& model,
+                   const std::vector<Result>& results) {
+  fmt::print("{}\n", model.backend->description());
+  fmt::print("memory read {:.1f} GB/s, arithmetic {:.2f} TFLOP/s ({})\n\n", machine.bandwidth / 1e9,
+             machine.peak / 1e12, tensor::to_string(model.dtype));
+  fmt::print("{:<26}{:>12}{:>12}{:>8}  {}\n", "", "tokens/s", "limit", "share", "bound by");
+  const int64_t all = model.spec.moe_layers() * model.spec.max_experts();
+  for (const Result& result : results) {
+    fmt::print("{:<26}{:>12.1f}{:>12.1f}{:>7.1f}%  {}\n", result.name, result.tokens_per_s,
+               result.limit, 100 * result.share(), result.memory_bound ? "memory" : "arithmetic");
+    if (all > 0) {
+      fmt::print("{:<26}{} of {} experts touched per step\n", "", result.touched, all);
+    }
+  }
+}
+
+std::unique_ptr<LoadedModel> load_for_bench(const Invocation& invocation, int64_t length) {
+  base::init_logging("warning");
+  check_setting_states(invocation.settings);
+  const MemoryDefaults defaults{
+      .max_model_len = length, .max_sequences = kSequences, .max_rows = 2048};
+  return load_model(model_path(invocation), invocation.settings, defaults);
+}
+
+int bench_latency(const Invocation& invocation) {
+  const int repeats = static_cast<int>(invocation.integer("repeats", 5, 1, 1000));
+  const auto model = load_for_bench(invocation, kPrefill + 64);
+  const Machine machine = measure_machine(invocation, *model);
+  Runner runner(*model, std::max(kPrefill, kSequences));
+  const Result prefill =
+      measure(runner, *model, machine, "prefill, 512 tokens", 1, kPrefill, 0, repeats);
+  const Result decode =
+      measure(runner, *model, machine, "decode, 1 sequence", 1, 1, kPrefill, 8 * repeats);
+  // Give each of the sequences something to attend to before decoding beside the others.
+  const Result decode16 = measure(runner, *model, machine, "decode, 16 sequences", kSequences, 1,
+                                  kPrefill, 4 * repeats);
+  if (invocation.has("json")) {
+    boost::json::object root;
+    root["backend"] = model->backend->description();
+    root["bandwidth_bytes_per_s"] = machine.bandwidth;
+    root["peak_operations_per_s"] = machine.peak;
+    root["prefill_tokens_per_s"] = prefill.tokens_per_s;
+    root["prefill_limit_share"] = prefill.share();
+    root["prefill_experts_touched"] = prefill.touched;
+    root["decode_tokens_per_s"] = decode.tokens_per_s;
+    root["decode_limit_share"] = decode.share();
+    root["decode_experts_touched"] = decode.touched;
+    root["decode16_tokens_per_s"] = decode16.tokens_per_s;
+    root["decode16_limit_share"] = decode16.share();
+    root["decode16_experts_touched"] = decode16.touched;
+    std::cout << boost::json::serialize(root) << "\n";
+  } else {
+    print_results(machine, *model, {prefill, decode, decode16});
+  }
+  return 0;
+}
+
+/// Counts tokens as they come; the bench waits on it.
+class Counter : public engine::OutputSink {
+ public:
+  void deliver(engine::SequenceOutput&& output) override {
+    std::lock_guard lock(mutex_);
+    tokens_ += static_cast<int64_t>(output.tokens.size());
+    if (output.finish == engine::FinishReason::kNone) return;
+    ++finished_;
+    failed_ += output.finish == engine::FinishReason::kError ? 1 : 0;
+    changed_.notify_all();
+  }
+  /// Waits for `count` ends; returns the tokens that came.
+  int64_t wait(int64_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return finished_ >= count; });
+    if (failed_ > 0) throw std::runtime_error("a request of the bench failed");
+    return tokens_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t tokens_ = 0, finished_ = 0, failed_ = 0;
+};
+
+int bench_throughput(const Invocation& invocation) {
+  const int64_t requests = invocation.integer("requests", 32, 1, 100000);
+  const int64_t input = invocation.integer("input-len", 256, 1, 1 << 20);
+  const int64_t output = invocation.integer("output-len", 64, 1, 1 << 20);
+  const auto model = load_for_bench(invocation, input + output);
+  const auto engine =
+      start_engine(*model, invocation.settings, std::make_shared<engine::EngineObserver>());
+  const auto counter = std::make_shared<Counter>();
+  std::mt19937 random(1);
+  std::uniform_int_distribution<int32_t> token(0, static_cast<int32_t>(model->spec.vocab_size) - 1);
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t i = 0; i < requests; ++i) {
+    engine::Request request;
+    request.id = static_cast<engine::RequestId>(i + 1);
+    for (int64_t t = 0; t < input; ++t) request.prompt.push_back(token(random));
+    request.sampling.max_tokens = static_cast<int32_t>(output);
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = static_cast<uint64_t>(i);
+    request.sink = counter;
+    if (engine->submit(std::move(request)) != engine::Refusal::kNone) {
+      throw base::UnavailableError(
+          "the engine refused a request; lower --requests or --input-len, "
+          "or raise --max-num-queued-reqs");
+    }
+  }
+  const int64_t generated = counter->wait(requests);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  const double seconds = took.count();
+  const double total = static_cast<double>(requests * input + generated) / seconds;
+  if (invocation.has("json")) {
+    std::cout << boost::json::serialize(boost::json::object{
+                     {"requests", requests},
+                     {"input_tokens", requests * input},
+                     {"output_tokens", generated},
+                     {"seconds", seconds},
+                     {"requests_per_s", static_cast<double>(requests) / seconds},
+                     {"output_tokens_per_s", static_cast<double>(generated) / seconds},
+                     {"total_tokens_per_s", total}})
+              << "\n";
+  } else {
+    fmt::print(
+        "{}\n{} requests of {} + {} tokens in {:.2f} s\n{:.2f} requests/s, {:.1f} output "
+        "tokens/s, {:.1f} tokens/s in all\n",
+        model->backend->description(), requests, input, output, seconds,
+        static_cast<double>(requests) / seconds, static_cast<double>(generated) / seconds, total);
+  }
+  return 0;
+}
+
+int run_bench(const Invocation& invocation) {
+  Invocation rest = invocation;
+  if (rest.arguments.empty() ||
+      (rest.arguments[0] != "latency" && rest.arguments[0] != "throughput")) {
+    throw base::UsageError("bench what? 'moesaic bench latency MODEL' or 'bench throughput MODEL'");
+  }
+  const bool latency = rest.arguments[0] == "latency";
+  rest.arguments.erase(rest.arguments.begin());
+  return latency ? bench_latency(rest) : bench_throughput(rest);
+}
+
+}  // namespace
+
+Command bench_command() {
+  return {
+      "bench",
+      "latency|throughput MODEL",
+      "Measure a model here, beside what this machine's memory and arithmetic allow.",
+      "latency: memory bandwidth and arithmetic peak first, then prefill of 512 tokens, decode of "
+      "one sequence and of 16, each with its share of the limit max(bytes touched / bandwidth, "
+      "operations / peak).\n"
+      "throughput: many requests at once through the whole engine.\n"
+      "With --load-format dummy a config.json is enough. Random weights can send all tokens to "
+      "few experts, so the experts touched are counted and shown.",
+      {{"json", "", "Print one JSON object."},
+       {"repeats", "N", "latency: measured prefills (decode takes more). Default 5."},
+       {"requests", "N", "throughput: requests. Default 32."},
+       {"input-len", "N", "throughput: prompt tokens of each. Default 256."},
+       {"output-len", "N", "throughput: output tokens of each. Default 64."}},
+      {"Model", "CPU", "Memory and KV cache", "Scheduling"},
+      run_bench};
+}
+
+}  // namespace moesaic::cli

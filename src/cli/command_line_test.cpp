@@ -1,0 +1,95 @@
+#include "cli/command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "base/error.h"
+#include "cli/commands.h"
+
+namespace moesaic::cli {
+namespace {
+
+Command sample() {
+  return {"serve", "MODEL", "Serve.", "", {{"json", "", "x"}, {"tokens", "N", "y"}},
+          {"*"},   nullptr};
+}
+
+Invocation parse(std::vector<std::string> arguments) {
+  const Command command = sample();
+  return parse_command_line(command, arguments);
+}
+
+TEST(CommandLine, TakesVllmSpellings) {
+  const Invocation got = parse({"models/demo", "--max_num_seqs=7", "--max-model-len", "4k",
+                                "--no-enable-prefix-caching", "--served-model-name", "a", "b",
+                                "--port", "1", "--port", "2", "--max-num-batched", "64", "--json"});
+  EXPECT_EQ(got.arguments, std::vector<std::string>{"models/demo"});
+  EXPECT_EQ(got.settings.get_int("max-num-seqs"), 7);
+  EXPECT_EQ(got.settings.get_int("max-model-len"), 4000);
+  EXPECT_FALSE(got.settings.get_bool("enable-prefix-caching"));
+  EXPECT_EQ(got.settings.get_list("served-model-name"), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(got.settings.get_int("port"), 2);
+  EXPECT_EQ(got.settings.get_int("max-num-batched-tokens"), 64);
+  EXPECT_TRUE(got.has("json"));
+}
+
+TEST(CommandLine, TakesBoolsWithAndWithoutValue) {
+  EXPECT_TRUE(parse({"--skip-tokenizer-init"}).settings.get_bool("skip-tokenizer-init"));
+  EXPECT_FALSE(parse({"--pin-threads=False"}).settings.get_bool("pin-threads"));
+  EXPECT_FALSE(parse({"--pin-threads", "false"}).settings.get_bool("pin-threads"));
+  EXPECT_EQ(parse({"--skip-tokenizer-init", "m"}).arguments, std::vector<std::string>{"m"});
+}
+
+TEST(CommandLine, AcceptsNegativeNumbersAndAliases) {
+  EXPECT_EQ(parse({"--max-model-len", "-1"}).settings.get_int("max-model-len"), -1);
+  EXPECT_EQ(parse({"-tp", "1"}).settings.get_int("tensor-parallel-size"), 1);
+}
+
+TEST(CommandLine, ErrorsTeach) {
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"--max-num-sex", "1"}, "--max-num-seqs"},
+      {{"--prot", "1"}, "--port"},
+      {{"--port"}, "needs a value"},
+      {{"--max-num", "1"}, "could be"},
+      {{"--port", "x"}, "--port"},
+      {{"--no-pin-threads=1"}, "takes no value"},
+      {{"--xyzzy"}, "serve --help"},
+  };
+  for (const auto& [arguments, expected] : cases) {
+    try {
+      parse(arguments);
+      FAIL() << arguments[0] << " was taken";
+    } catch (const base::UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(CommandLine, ReadsAConfigFileBelowTheCommandLine) {
+  const std::string path = testing::TempDir() + "/settings.yaml";
+  std::ofstream(path) << "port: 9000\nmax_num_seqs: 3\nserved-model-name: [a, b]\n";
+  const Invocation got = parse({"--config", path, "--port", "1"});
+  EXPECT_EQ(got.settings.get_int("port"), 1);
+  EXPECT_EQ(got.settings.get_int("max-num-seqs"), 3);
+  EXPECT_EQ(got.settings.get_list("served-model-name").size(), 2u);
+  std::ofstream(path) << "prot: 1\n";
+  EXPECT_THROW(parse({"--config", path}), base::UsageError);
+  std::ofstream(path) << "a: [unclosed\n";
+  EXPECT_THROW(parse({"--config", path}), base::UsageError);
+  EXPECT_THROW(parse({"--config", path + ".absent"}), base::MissingFileError);
+}
+
+TEST(CommandLine, HelpFitsEightyColumns) {
+  for (const Command& command :
+       {serve_command(), chat_command(), inspect_command(), bench_command(), docs_command()}) {
+    std::stringstream text(help_text(command));
+    for (std::string line; std::getline(text, line);) {
+      EXPECT_LE(line.size(), 80u) << command.name << ": " << line;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::cli

@@ -1,0 +1,121 @@
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "cli/commands.h"
+#include "cli/loaded_model.h"
+#include "server/server.h"
+
+namespace moesaic::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string generation_config(const fs::path& folder, const base::Settings& settings) {
+  const std::string source = settings.get_string("generation-config");
+  if (source == "vllm") return "";
+  std::ifstream file((source == "auto" ? folder : fs::path(source)) / "generation_config.json");
+  std::stringstream text;
+  if (file) text << file.rdbuf();
+  return text.str();
+}
+
+/// A pod's probes come to the pod's address, so inside Kubernetes loopback would never be ready.
+void default_host(base::Settings& settings) {
+  if (settings.is_set("host")) return;
+  const bool pod = std::getenv("KUBERNETES_SERVICE_HOST") != nullptr;
+  settings.set("host", pod ? "0.0.0.0" : "127.0.0.1", "default");
+}
+
+void report_memory(const LoadedModel& model, base::Metrics& metrics) {
+  using base::MemoryTag;
+  const std::tuple<const char*, uint64_t, MemoryTag> terms[] = {
+      {"weights", model.memory.weights, MemoryTag::kWeights},
+      {"kv_cache", model.memory.kv_cache, MemoryTag::kKvCache},
+      {"activations", model.memory.activations, MemoryTag::kActivations},
+      {"runtime", model.memory.runtime, MemoryTag::kRuntime},
+  };
+  for (const auto& [term, planned, tag] : terms) {
+    const size_t actual = base::allocated_bytes(tag);
+    metrics.set("moesaic:memory_planned_bytes", static_cast<double>(planned), {{"term", term}});
+    metrics.set("moesaic:memory_actual_bytes", static_cast<double>(actual), {{"term", term}});
+    spdlog::debug("memory: {} planned {} bytes, allocated {}", term, planned, actual);
+  }
+}
+
+void greet(const server::ServedModel& model, const std::string& host, uint16_t port) {
+  const std::string address =
+      fmt::format("http://{}:{}", host == "0.0.0.0" ? "127.0.0.1" : host, port);
+  const bool chat = model.tokenizer && model.chat_template;
+  const std::string body =
+      chat ? fmt::format(
+                 R"({{"model": "{}", "messages": [{{"role": "user", "content": "Hello!"}}]}})",
+                 model.names[0])
+           : fmt::format(R"({{"model": "{}", "prompt": [1, 2, 3], "max_tokens": 8}})",
+                         model.names[0]);
+  fmt::print(
+      "\nserving {} at {}\n\n  curl {}/v1/{} \\\n    -H 'Content-Type: application/json' "
+      "\\\n    -d '{}'\n\n",
+      model.names[0], address, address, chat ? "chat/completions" : "completions", body);
+  fmt::print("The web page, with the experts at work: {}/\nStop with Ctrl-C.\n", address);
+  std::fflush(stdout);
+}
+
+int run_serve(const Invocation& invocation) {
+  base::Settings settings = invocation.settings;
+  base::init_logging(settings.get_string("log-level"));
+  check_setting_states(settings);
+  default_host(settings);
+  const fs::path path = model_path(invocation);
+  if (settings.get_string("load-format") != "dummy" && !fs::is_directory(path)) {
+    throw base::UsageError(path.string() +
+                           " is a file; give the model's folder, or --load-format "
+                           "dummy to run its shape with random weights");
+  }
+  const auto model = load_model(path, settings, {});
+
+  server::ServedModel served;
+  served.names = settings.get_list("served-model-name");
+  if (served.names.empty()) served.names.push_back(path.string());
+  served.root = path.string();
+  served.max_model_len = model->max_model_len;
+  served.spec = model->spec;
+  served.tokenizer = load_tokenizer(model->folder, settings);
+  if (served.tokenizer) {
+    served.chat_template =
+        text::ChatTemplate::load(model->folder, settings.get_string("chat-template"));
+  }
+  served.generation_config_json = generation_config(model->folder, settings);
+
+  auto metrics = std::make_shared<base::Metrics>(
+      base::Metrics::Labels{{"model_name", served.names[0]}, {"engine", "0"}},
+      model->max_model_len);
+  auto engine = start_engine(*model, settings, server::make_observer(metrics));
+  report_memory(*model, *metrics);
+  server::Server server(settings, served, engine, metrics);
+  greet(served, settings.get_string("host"), server.port());
+  server.run();
+  return 0;
+}
+
+}  // namespace
+
+Command serve_command() {
+  return {
+      "serve",
+      "MODEL",
+      "Serve a model over the OpenAI protocol, with metrics and a web page.",
+      "MODEL is a folder in Hugging Face layout: config.json, safetensors, tokenizer.json. With "
+      "--load-format dummy a config.json is enough.\n"
+      "SIGTERM or Ctrl-C lets running requests end, then exits 0; a second one ends at once.",
+      {},
+      {"*"},
+      run_serve};
+}
+
+}  // namespace moesaic::cli
