@@ -1,8 +1,9 @@
 #pragma once
 
 // The operator interface: what a backend must do for the one decoder (model/decoder.h), coarse
-// enough to fuse and few enough to read. Activations and the residual stream are float32; weights and
-// KV cache have the dtype their descriptor names. `reference/` is the oracle, `cpu/` the fast one.
+// enough to fuse and few enough to read. Activations and the residual stream are float32; weights
+// and KV cache have the dtype their descriptor names. `reference/` is the oracle, `cpu/` the fast
+// one.
 //
 // Promise (docs/engine.md, 7): each output row of every operator depends only on its own input row,
 // its own sequence and the weights, bit for bit, whatever else is in the call. A backend therefore
@@ -55,7 +56,8 @@ struct Experts {
 };
 
 /// Where packed values come from. Either row-major float views (their dtype may differ from the
-/// descriptor's; packing converts), or, with `dummy`, pseudo-random values: dummy_value(seed, row, col).
+/// descriptor's; packing converts), or, with `dummy`, pseudo-random values: dummy_value(seed, row,
+/// col).
 struct MatrixSource {
   std::vector<tensor::View> parts;  ///< stacked over n, each [n_i, k]
   bool dummy = false;
@@ -109,21 +111,21 @@ struct AttentionDesc {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t rotary_dim = 0;     ///< first dims of each head that rotate (half-split, "neox")
+  int64_t rotary_dim = 0;  ///< first dims of each head that rotate (half-split, "neox")
   QkNorm qk_norm = QkNorm::kNone;
   float norm_eps = 1e-6f;
-  float clip_qkv = 0;         ///< clamp projections to +-clip before rope; 0 = off
-  float scale = 0;            ///< softmax scale, usually head_dim^-1/2
-  int64_t sliding_window = 0; ///< key p visible to query q iff 0 <= q - p < window; 0 = all
+  float clip_qkv = 0;          ///< clamp q, k, v to +-clip after QK-norm; 0 = off
+  float scale = 0;             ///< softmax scale, usually head_dim^-1/2
+  int64_t sliding_window = 0;  ///< key p visible to query q iff 0 <= q - p < window; 0 = all
 };
 
 /// Inputs of qkv_rope_append beside the projections.
 struct QkvInputs {
-  const float* q_norm = nullptr;  ///< [head_dim] or [heads * head_dim]
-  const float* k_norm = nullptr;  ///< [head_dim] or [kv_heads * head_dim]
-  const float* cos = nullptr;     ///< [rows, rotary_dim / 2]
-  const float* sin = nullptr;     ///< [rows, rotary_dim / 2]
-  std::span<const int64_t> slots; ///< [rows] block * block_size + offset, where K and V go
+  const float* q_norm = nullptr;   ///< [head_dim] or [heads * head_dim]
+  const float* k_norm = nullptr;   ///< [head_dim] or [kv_heads * head_dim]
+  const float* cos = nullptr;      ///< [rows, rotary_dim / 2]
+  const float* sin = nullptr;      ///< [rows, rotary_dim / 2]
+  std::span<const int64_t> slots;  ///< [rows] block * block_size + offset, where K and V go
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -157,8 +159,8 @@ struct Routing {
 /// Why an operator cannot run on a backend; empty means it can.
 using Unsupported = std::string;
 
-/// Packs weights and runs operators. One instance belongs to one rank; its operators are called from
-/// one thread at a time.
+/// Packs weights and runs operators. One instance belongs to one rank; its operators are called
+/// from one thread at a time.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -188,7 +190,8 @@ class Backend {
 
   /// Scratch the operators need for at most `max_rows` rows of the given layer shapes; counted as
   /// activations in the memory plan and allocated once by reserve().
-  virtual size_t scratch_bytes(const ExpertsDesc& largest, int64_t top_k, int64_t max_rows) const = 0;
+  virtual size_t scratch_bytes(const ExpertsDesc& largest, int64_t top_k,
+                               int64_t max_rows) const = 0;
   virtual void reserve(const ExpertsDesc& largest, int64_t top_k, int64_t max_rows) = 0;
 
   /// Threads that packing and operators run on; the caller counts as one.
@@ -208,20 +211,22 @@ class Backend {
                             int64_t rows, int64_t width, float* out) = 0;
 
   /// y [rows, n] = x [rows, k] W^T + bias (bias may be null).
-  virtual void linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y) = 0;
+  virtual void linear(const Matrix& w, const float* bias, const float* x, int64_t rows,
+                      float* y) = 0;
 
-  /// In place on qkv [rows, (heads + 2 kv_heads) * head_dim]: clip, QK-norm, rope on q and k; then
+  /// In place on qkv [rows, (heads + 2 kv_heads) * head_dim]: QK-norm, clip, rope on q and k; then
   /// writes k and v into the cache at `slots`.
   virtual void qkv_rope_append(const AttentionDesc& desc, const QkvInputs& inputs, int64_t rows,
                                float* qkv, const KvLayer& cache) = 0;
 
   /// Causal attention of every row's q over its sequence's cached positions, the rows of this step
   /// included (they have been appended). q is read from qkv as above; out [rows, heads * head_dim].
-  virtual void attention(const AttentionDesc& desc, const KvLayer& cache, const AttentionBatch& batch,
-                         const float* qkv, float* out) = 0;
+  virtual void attention(const AttentionDesc& desc, const KvLayer& cache,
+                         const AttentionBatch& batch, const float* qkv, float* out) = 0;
 
   /// Scores, selects and weighs experts from router logits [rows, experts]; fills `routing`.
-  virtual void route(const RouterDesc& desc, const float* logits, int64_t rows, Routing& routing) = 0;
+  virtual void route(const RouterDesc& desc, const float* logits, int64_t rows,
+                     Routing& routing) = 0;
 
   /// y [rows, hidden] (+)= sum over the row's experts e, in ascending e, of
   /// weight_e * down_e(silu(gate_e x) * up_e x). With `accumulate` adds to y, else overwrites.
@@ -231,9 +236,9 @@ class Backend {
 
 /// Options of the CPU backend.
 struct CpuOptions {
-  int threads = 0;        ///< 0 = one per physical core
+  int threads = 0;  ///< 0 = one per physical core
   bool pin = true;
-  std::string isa;        ///< "", "baseline", "avx2", "avx512", "amx"; "" = the best there is
+  std::string isa;  ///< "", "baseline", "avx2", "avx512", "amx"; "" = the best there is
 };
 
 /// The oracle: plain loops, one thread, double accumulators.

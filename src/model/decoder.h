@@ -24,7 +24,7 @@ struct StepBatch {
   std::vector<int32_t> context_lens;  ///< [S] positions in the cache once this step has run
   std::vector<int32_t> block_tables;  ///< [S, max_blocks]
   int64_t max_blocks = 0;
-  std::vector<int32_t> logit_rows;    ///< rows whose logits are wanted, ascending
+  std::vector<int32_t> logit_rows;  ///< rows whose logits are wanted, ascending
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t sequences() const { return static_cast<int64_t>(context_lens.size()); }
@@ -49,9 +49,9 @@ class KvCache {
   int64_t num_blocks_;
 };
 
-/// Receives logits in chunks, so that prompt_logprobs of a long prompt stays within the memory plan:
-/// rows first .. first + count - 1 of StepBatch::logit_rows, float32 [count, vocab], host-readable
-/// until the call returns, writable in place.
+/// Receives logits in chunks, so that prompt_logprobs of a long prompt stays within the memory
+/// plan: rows first .. first + count - 1 of StepBatch::logit_rows, float32 [count, vocab],
+/// host-readable until the call returns, writable in place.
 using LogitsSink = std::function<void(int64_t first, int64_t count, float* logits)>;
 
 /// Rows routed to each expert of each MoE layer during one step: [moe_layers, max_experts].
@@ -69,7 +69,8 @@ class Decoder {
   ~Decoder();
 
   /// Runs one step, appending to `cache`; calls `sink` for the wanted logits; overwrites `counts`.
-  void forward(const StepBatch& batch, KvCache& cache, const LogitsSink& sink, ExpertCounts& counts);
+  void forward(const StepBatch& batch, KvCache& cache, const LogitsSink& sink,
+               ExpertCounts& counts);
 
   /// Bytes of activations a decoder for `max_rows` allocates (backend scratch included).
   static size_t activation_bytes(const ModelSpec& spec, const backend::Backend& backend,

@@ -1,7 +1,7 @@
 #pragma once
 
-// The registry of model families. To add one: one file in families/ that fills a ModelSpec and names
-// the tensors, one row in families/registry.cpp, one golden (CONTRIBUTING.md).
+// The registry of model families. To add one: one file in families/ that fills a ModelSpec and
+// names the tensors, one row in families/registry.cpp, one golden (CONTRIBUTING.md).
 
 #include <boost/json/object.hpp>
 #include <filesystem>
@@ -21,15 +21,15 @@ struct TensorNames {
   std::string layer = "model.layers.{L}.";  ///< prefix of those below
   std::string input_norm = "input_layernorm.weight";
   std::string post_attention_norm = "post_attention_layernorm.weight";
-  std::string attention = "self_attn.";     ///< + {q,k,v,o}_proj.{weight,bias}, {q,k}_norm.weight
-  std::string dense = "mlp.";               ///< + {gate,up,down}_proj.weight
+  std::string attention = "self_attn.";  ///< + {q,k,v,o}_proj.{weight,bias}, {q,k}_norm.weight
+  std::string dense = "mlp.";            ///< + {gate,up,down}_proj.weight
   std::string router = "mlp.gate.weight";
   std::string expert_gate = "mlp.experts.{E}.gate_proj.weight";
   std::string expert_up = "mlp.experts.{E}.up_proj.weight";
   std::string expert_down = "mlp.experts.{E}.down_proj.weight";
   std::string fused_gate_up = "mlp.experts.gate_up_proj";
   std::string fused_down = "mlp.experts.down_proj";
-  std::string shared = "mlp.shared_expert.";      ///< + {gate,up,down}_proj.weight
+  std::string shared = "mlp.shared_expert.";  ///< + {gate,up,down}_proj.weight
   std::string shared_gate = "mlp.shared_expert_gate.weight";
   std::vector<std::string> ignored_suffixes = {".rotary_emb.inv_freq"};
 };
@@ -37,8 +37,8 @@ struct TensorNames {
 /// One supported `model_type`.
 struct Family {
   std::string model_type;
-  /// Fills the spec from a validated config.json. `file` is for error messages. Throws ModelFileError
-  /// for a missing key or an impossible value (zero heads, top-k over experts, ...).
+  /// Fills the spec from a validated config.json. `file` is for error messages. Throws
+  /// ModelFileError for a missing key or an impossible value (zero heads, top-k over experts, ...).
   ModelSpec (*parse)(const boost::json::object& config, const std::string& file);
   TensorNames names;
 };
@@ -47,8 +47,12 @@ const std::vector<Family>& families();
 /// Null when the type is not supported.
 const Family* find_family(const std::string& model_type);
 
+/// The spec of a config.json's object; `file` is for error messages. Throws ModelFileError; an
+/// unsupported model_type names the supported ones. `auto_map` is ignored, and logged.
+ModelSpec parse_spec(const boost::json::object& config, const std::string& file);
+
 /// Reads `folder`/config.json (or the file itself) and generation_config.json if there is one.
-/// Throws MissingFileError, or ModelFileError; an unsupported model_type names the supported ones.
+/// Throws MissingFileError, or ModelFileError as parse_spec does.
 ModelSpec load_spec(const std::filesystem::path& folder_or_config);
 
 }  // namespace moesaic::model

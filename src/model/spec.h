@@ -1,7 +1,8 @@
 #pragma once
 
-// ModelSpec: a whole architecture as data. Families (model/families/) only fill it from a config.json
-// and name the tensors; the decoder, the memory plan, `inspect` and the planner only read it.
+// ModelSpec: a whole architecture as data. Families (model/families/) only fill it from a
+// config.json and name the tensors; the decoder, the memory plan, `inspect` and the planner only
+// read it.
 
 #include <cstdint>
 #include <string>
@@ -51,8 +52,8 @@ struct RouterSpec {
 
 struct FfnSpec {
   bool moe = false;
-  int64_t width = 0;         ///< dense FFN width, or one expert's width
-  int64_t experts = 0;       ///< routed experts; 0 when dense
+  int64_t width = 0;    ///< dense FFN width, or one expert's width
+  int64_t experts = 0;  ///< routed experts; 0 when dense
   RouterSpec router;
   int64_t shared_width = 0;  ///< shared expert's width; 0 = none
   bool shared_gate = false;  ///< shared output times sigmoid(x . gate)
@@ -64,9 +65,9 @@ struct LayerSpec {
 };
 
 struct ModelSpec {
-  std::string family;         ///< model_type of config.json, e.g. "mixtral"
-  std::string architecture;   ///< architectures[0], e.g. "MixtralForCausalLM"
-  int64_t vocab_size = 0;     ///< embedding rows
+  std::string family;        ///< model_type of config.json, e.g. "mixtral"
+  std::string architecture;  ///< architectures[0], e.g. "MixtralForCausalLM"
+  int64_t vocab_size = 0;    ///< embedding rows
   int64_t hidden = 0;
   int64_t max_position = 0;
   double norm_eps = 1e-6;
@@ -91,9 +92,9 @@ struct ParameterCount {
   int64_t routers = 0;
   int64_t dense_ffn = 0;
   int64_t shared_experts = 0;
-  int64_t experts = 0;     ///< all routed experts
+  int64_t experts = 0;  ///< all routed experts
   int64_t total = 0;
-  int64_t active = 0;      ///< used for one token: as total, with top_k experts per layer
+  int64_t active = 0;  ///< used for one token: as total, with top_k experts per layer
 };
 ParameterCount count_parameters(const ModelSpec& spec);
 

@@ -1,8 +1,8 @@
 #pragma once
 
-// From a spec to packed weights in memory: plan_weights() lists every packed item with the checkpoint
-// tensors it comes from and its place in one region; load_weights() fills the region from a
-// checkpoint, from a prepared cache file, or with dummy values.
+// From a spec to packed weights in memory: plan_weights() lists every packed item with the
+// checkpoint tensors it comes from and its place in one region; load_weights() fills the region
+// from a checkpoint, from a prepared cache file, or with dummy values.
 
 #include <cstdint>
 #include <filesystem>
@@ -17,8 +17,8 @@
 
 namespace moesaic::model {
 
-/// Checkpoint tensors that make one packed item. For a matrix: names stacked over rows. For experts:
-/// either one name per expert, or one fused name.
+/// Checkpoint tensors that make one packed item. For a matrix: names stacked over rows. For
+/// experts: either one name per expert, or one fused name.
 struct MatrixItem {
   backend::MatrixDesc desc;
   std::vector<std::string> parts;
@@ -60,12 +60,13 @@ struct WeightPlan {
   Placed<MatrixItem> lm_head;  ///< absent when tied: embed serves both
   Placed<VectorItem> final_norm;
   std::vector<LayerPlan> layers;
-  size_t bytes = 0;                       ///< size of the region
+  size_t bytes = 0;                           ///< size of the region
   std::vector<std::string> ignored_suffixes;  ///< tensors that are known and not used
 };
 
 /// Pure: the same spec, backend and dtype give the same plan.
-WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend, tensor::DType dtype);
+WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
+                        tensor::DType dtype);
 
 /// Progress of loading: called often, from one thread at a time.
 using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;

@@ -1,0 +1,21 @@
+#pragma once
+
+// The parse functions of the families, gathered by registry.cpp.
+
+#include <boost/json/object.hpp>
+#include <string>
+
+#include "model/family.h"
+
+namespace moesaic::model {
+
+Family mixtral_family();
+Family qwen2_moe_family();
+Family qwen3_moe_family();
+Family olmoe_family();
+Family mistral_family();
+Family llama_family();
+Family qwen2_family();
+Family qwen3_family();
+
+}  // namespace moesaic::model

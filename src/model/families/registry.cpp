@@ -1,0 +1,78 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/checkpoint.h"
+#include "model/config_common.h"
+#include "model/families/families.h"
+
+namespace moesaic::model {
+
+namespace {
+
+constexpr size_t kMaxConfigBytes = size_t{4} << 20;
+
+std::string supported_types() {
+  std::string list;
+  for (const Family& family : families()) {
+    if (!list.empty()) list += ", ";
+    list += family.model_type;
+  }
+  return list;
+}
+
+void add_generation_eos(const std::filesystem::path& file, ModelSpec& spec) {
+  const boost::json::object object = checkpoint::read_json_file(file, kMaxConfigBytes);
+  const ConfigReader config(object, file.string());
+  for (int64_t id : config.integers("eos_token_id", -1, INT32_MAX, 1024)) {
+    const auto token = static_cast<int32_t>(id);
+    const bool known =
+        std::find(spec.eos_ids.begin(), spec.eos_ids.end(), token) != spec.eos_ids.end();
+    if (token >= 0 && !known) spec.eos_ids.push_back(token);
+  }
+}
+
+}  // namespace
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = {
+      mixtral_family(), qwen2_moe_family(), qwen3_moe_family(), olmoe_family(),
+      mistral_family(), llama_family(),     qwen2_family(),     qwen3_family(),
+  };
+  return all;
+}
+
+const Family* find_family(const std::string& model_type) {
+  for (const Family& family : families()) {
+    if (family.model_type == model_type) return &family;
+  }
+  return nullptr;
+}
+
+ModelSpec parse_spec(const boost::json::object& object, const std::string& file) {
+  const ConfigReader config(object, file);
+  const std::string type = config.string("model_type");
+  const Family* family = find_family(type);
+  if (family == nullptr) {
+    config.fail("model_type", fmt::format("is \"{}\"; supported are {}", type, supported_types()));
+  }
+  if (config.has("auto_map")) {
+    spdlog::warn("{}: auto_map is ignored; checkpoints never execute code", file);
+  }
+  ModelSpec spec = family->parse(object, file);
+  check_sizes(spec, file);
+  return spec;
+}
+
+ModelSpec load_spec(const std::filesystem::path& folder_or_config) {
+  std::filesystem::path file = folder_or_config;
+  if (std::filesystem::is_directory(file)) file /= "config.json";
+  ModelSpec spec = parse_spec(checkpoint::read_json_file(file, kMaxConfigBytes), file.string());
+  const std::filesystem::path generation = file.parent_path() / "generation_config.json";
+  if (std::filesystem::exists(generation)) add_generation_eos(generation, spec);
+  return spec;
+}
+
+}  // namespace moesaic::model

@@ -1,0 +1,172 @@
+#include "model/memory_plan.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <sstream>
+
+#include "base/error.h"
+#include "model/decoder.h"
+#include "model/weights.h"
+
+namespace moesaic::model {
+
+namespace {
+
+constexpr uint64_t kRuntimeBase = uint64_t{256} << 20;
+/// Token lists, sampler state and connection buffers of one running sequence.
+constexpr uint64_t kRuntimePerSequence = uint64_t{64} << 10;
+
+double gib(uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); }
+
+int64_t blocks_for(int64_t tokens, int64_t block_size) {
+  return (tokens + block_size - 1) / block_size;
+}
+
+std::string terms(const MemoryPlan& plan, uint64_t budget) {
+  return fmt::format(
+      "weights {:.2f} GiB, activations {:.2f} GiB, runtime {:.2f} GiB, of {:.2f} GiB this instance "
+      "may use",
+      gib(plan.weights), gib(plan.activations), gib(plan.runtime), gib(budget));
+}
+
+[[noreturn]] void fail_weights(const MemoryPlan& plan, uint64_t budget,
+                               const MemoryPlanInputs& inputs) {
+  throw base::UnavailableError(
+      fmt::format("the model does not fit into memory: {}. Remedies, in this order: raise "
+                  "--gpu-memory-utilization (now {:.2f}); lower --max-num-batched-tokens (now {}); "
+                  "use a 16-bit "
+                  "--dtype if it is float32; use a smaller model or a machine with more memory",
+                  terms(plan, budget), inputs.utilization, inputs.max_rows));
+}
+
+[[noreturn]] void fail_kv(const MemoryPlan& plan, uint64_t budget, const MemoryPlanInputs& inputs,
+                          int64_t blocks, int64_t needed, uint64_t block_bytes) {
+  throw base::UnavailableError(fmt::format(
+      "the KV cache cannot hold one sequence of --max-model-len {} tokens: that takes {} blocks or "
+      "{:.2f} GiB, and there are {} blocks or {:.2f} GiB ({}). Remedies, in this order: lower "
+      "--max-model-len to {} or less; raise --gpu-memory-utilization (now {:.2f}) or the fixed KV "
+      "cache size if one is given; lower --max-num-batched-tokens (now {}); use a machine with "
+      "more "
+      "memory",
+      inputs.max_model_len, needed, gib(static_cast<uint64_t>(needed) * block_bytes), blocks,
+      gib(static_cast<uint64_t>(blocks) * block_bytes), terms(plan, budget),
+      blocks * inputs.block_size, inputs.utilization, inputs.max_rows));
+}
+
+[[noreturn]] void fail_fixed_kv(const MemoryPlan& plan, uint64_t budget, int64_t blocks,
+                                int64_t left, uint64_t block_bytes) {
+  throw base::UnavailableError(fmt::format(
+      "the KV cache asked for does not fit: {} blocks or {:.2f} GiB, and {} blocks or {:.2f} GiB "
+      "are left ({}). Remedies, in this order: ask for a smaller KV cache, or for none, to get "
+      "what "
+      "fits; raise --gpu-memory-utilization; lower --max-num-batched-tokens; use a machine with "
+      "more memory",
+      blocks, gib(static_cast<uint64_t>(blocks) * block_bytes), left,
+      gib(static_cast<uint64_t>(left) * block_bytes), terms(plan, budget)));
+}
+
+/// Blocks that the sequences running at once can fill; more would never be touched.
+int64_t useful_blocks(const MemoryPlanInputs& inputs) {
+  const int64_t one = blocks_for(inputs.max_model_len, inputs.block_size);
+  return one * std::max<int64_t>(1, inputs.max_sequences);
+}
+
+/// A number alone in a file ("max" or no file: none).
+std::optional<uint64_t> read_limit(const std::filesystem::path& file) {
+  std::ifstream stream(file);
+  uint64_t value = 0;
+  if (!(stream >> value)) return std::nullopt;
+  return value;
+}
+
+/// The lowest limit from `group` up to the root of the hierarchy mounted at `root`.
+std::optional<uint64_t> lowest_limit(const std::filesystem::path& root, std::filesystem::path group,
+                                     const char* file) {
+  std::optional<uint64_t> lowest;
+  group = group.relative_path();
+  while (true) {
+    const std::optional<uint64_t> limit = read_limit(root / group / file);
+    if (limit && (!lowest || *limit < *lowest)) lowest = limit;
+    if (group.empty()) return lowest;
+    group = group.parent_path();
+  }
+}
+
+std::optional<uint64_t> cgroup_limit() {
+  const std::filesystem::path root = "/sys/fs/cgroup";
+  std::ifstream groups("/proc/self/cgroup");
+  std::optional<uint64_t> lowest;
+  std::string line;
+  while (std::getline(groups, line)) {
+    // hierarchy:controllers:path; version 2 is the line "0::path".
+    const size_t first = line.find(':');
+    const size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string path = line.substr(second + 1);
+    std::optional<uint64_t> limit;
+    if (controllers.empty()) limit = lowest_limit(root, path, "memory.max");
+    if (controllers == "memory") {
+      limit = lowest_limit(root / "memory", path, "memory.limit_in_bytes");
+    }
+    if (limit && (!lowest || *limit < *lowest)) lowest = limit;
+  }
+  return lowest;
+}
+
+/// What the kernel believes a new workload can have without swapping; the machine's total where it
+/// does not say.
+uint64_t machine_memory() {
+  std::ifstream info("/proc/meminfo");
+  std::string line;
+  while (std::getline(info, line)) {
+    std::istringstream words(line);
+    std::string name;
+    uint64_t kib = 0;
+    if (words >> name >> kib && name == "MemAvailable:") return kib * 1024;
+  }
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const ModelSpec& spec, const backend::Backend& backend,
+                       const MemoryPlanInputs& inputs) {
+  MOESAIC_ASSERT(inputs.block_size > 0 && inputs.max_rows > 0 && inputs.max_model_len > 0);
+  MemoryPlan plan;
+  plan.weights = plan_weights(spec, backend, inputs.dtype).bytes;
+  plan.activations = Decoder::activation_bytes(spec, backend, inputs.dtype, inputs.max_rows);
+  plan.runtime = kRuntimeBase + kRuntimePerSequence * static_cast<uint64_t>(inputs.max_sequences);
+  const uint64_t block_bytes =
+      KvCache::block_bytes(spec, backend, inputs.kv_dtype, inputs.block_size);
+  const auto budget =
+      static_cast<uint64_t>(static_cast<double>(inputs.device_bytes) * inputs.utilization);
+  const uint64_t fixed = plan.total();
+  if (fixed >= budget) fail_weights(plan, budget, inputs);
+
+  const int64_t needed = blocks_for(inputs.max_model_len, inputs.block_size);
+  const auto left = static_cast<int64_t>((budget - fixed) / block_bytes);
+  int64_t blocks = std::min(left, useful_blocks(inputs));
+  if (inputs.kv_bytes > 0) blocks = static_cast<int64_t>(inputs.kv_bytes / block_bytes);
+  if (inputs.kv_blocks > 0) blocks = inputs.kv_blocks;
+  if (blocks > left) fail_fixed_kv(plan, budget, blocks, left, block_bytes);
+  if (blocks < needed) fail_kv(plan, budget, inputs, blocks, needed, block_bytes);
+  plan.kv_blocks = blocks;
+  plan.kv_tokens = blocks * inputs.block_size;
+  plan.kv_cache = static_cast<uint64_t>(blocks) * block_bytes;
+  return plan;
+}
+
+uint64_t host_memory_limit() {
+  const uint64_t machine = machine_memory();
+  return std::min(machine, cgroup_limit().value_or(machine));
+}
+
+}  // namespace moesaic::model
