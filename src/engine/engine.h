@@ -17,36 +17,36 @@ namespace moesaic::engine {
 struct EngineOptions {
   int64_t block_size = 16;
   int64_t num_blocks = 0;
-  int64_t max_rows = 2048;        ///< token budget of one step
-  int64_t max_sequences = 256;    ///< sequences running at once
-  int64_t max_model_len = 0;      ///< prompt + output of one sequence
-  int64_t max_waiting = 0;        ///< requests in the queue; 0 = no bound
+  int64_t max_rows = 2048;      ///< token budget of one step
+  int64_t max_sequences = 256;  ///< sequences running at once
+  int64_t max_model_len = 0;    ///< prompt + output of one sequence
+  int64_t max_waiting = 0;      ///< requests in the queue; 0 = no bound
   bool prefix_caching = true;
   bool priority_scheduling = false;
   std::vector<int32_t> eos_ids;
-  uint64_t seed = 0;              ///< of the seeds drawn for requests without one
+  uint64_t seed = 0;  ///< of the seeds drawn for requests without one
 };
 
 /// Why a request was refused; kNone means it is in.
 enum class Refusal : uint8_t {
   kNone,
-  kTooLong,    ///< can never fit max_model_len or the block pool
+  kTooLong,  ///< can never fit max_model_len or the block pool
   kQueueFull,
   kDraining,
-  kDead,       ///< the engine thread has failed
+  kDead,  ///< the engine thread has failed
 };
 
 /// Counters since start and gauges of now; a consistent copy.
 struct EngineStats {
-  int64_t running = 0, waiting = 0;               ///< requests
+  int64_t running = 0, waiting = 0;  ///< requests
   int64_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_held = 0;
   uint64_t steps = 0, prompt_tokens = 0, generated_tokens = 0, preemptions = 0;
-  uint64_t prefix_queries = 0, prefix_hits = 0;   ///< tokens
-  std::array<uint64_t, 5> finished{};             ///< by FinishReason
+  uint64_t prefix_queries = 0, prefix_hits = 0;  ///< tokens
+  std::array<uint64_t, 5> finished{};            ///< by FinishReason
   int64_t moe_layers = 0, experts = 0;
-  std::vector<uint64_t> expert_tokens;            ///< [moe_layers, experts] since start
+  std::vector<uint64_t> expert_tokens;  ///< [moe_layers, experts] since start
   bool alive = true;
-  double seconds_since_progress = 0;              ///< 0 when idle; else since the last step ended
+  double seconds_since_progress = 0;  ///< 0 when idle; else since the last step ended
 };
 
 /// Called on the engine thread after each step and at each request's milestones; must not block.
@@ -74,9 +74,9 @@ class Engine {
   /// Hands a request over. On a refusal the sink is never called. Thread-safe.
   Refusal submit(Request request);
 
-  /// Ends a sequence (or all, index -1) from outside: kAbort when the client went away, kStop when the
-  /// HTTP side found a stop string. Takes effect within one step; the sink gets the final delivery.
-  /// Unknown or ended ids are ignored. Thread-safe.
+  /// Ends a sequence (or all, index -1) from outside: kAbort when the client went away, kStop when
+  /// the HTTP side found a stop string. Takes effect within one step; the sink gets the final
+  /// delivery. Unknown or ended ids are ignored. Thread-safe.
   void finish(RequestId id, int32_t index, FinishReason reason);
 
   /// No new requests from now on; running ones go on.

@@ -19,24 +19,24 @@ using TimePoint = std::chrono::steady_clock::time_point;
 
 /// How to choose tokens. Ranges are validated before a request reaches the engine.
 struct SamplingParams {
-  float temperature = 1.0f;         ///< 0 = greedy
+  float temperature = 1.0f;  ///< 0 = greedy
   float top_p = 1.0f;
-  int32_t top_k = 0;                ///< 0 or -1 = off
+  int32_t top_k = 0;  ///< 0 or -1 = off
   float min_p = 0.0f;
   float presence_penalty = 0.0f;    ///< over output tokens
   float frequency_penalty = 0.0f;   ///< over output tokens
   float repetition_penalty = 1.0f;  ///< over prompt and output tokens
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<int32_t> allowed_token_ids;      ///< empty = all
-  std::vector<std::vector<int32_t>> bad_words; ///< token sequences never produced
-  std::optional<uint64_t> seed;     ///< none = the engine draws one
-  int32_t n = 1;                    ///< sequences of one request
+  std::vector<int32_t> allowed_token_ids;       ///< empty = all
+  std::vector<std::vector<int32_t>> bad_words;  ///< token sequences never produced
+  std::optional<uint64_t> seed;                 ///< none = the engine draws one
+  int32_t n = 1;                                ///< sequences of one request
   int32_t max_tokens = 16;
-  int32_t min_tokens = 0;           ///< EOS and stop ids are masked before
+  int32_t min_tokens = 0;  ///< EOS and stop ids are masked before
   bool ignore_eos = false;
   std::vector<int32_t> stop_token_ids;
-  int32_t logprobs = -1;            ///< -1 = none; k = the sampled token and the k best
-  int32_t prompt_logprobs = -1;     ///< -1 = none; needs logits of every prompt row
+  int32_t logprobs = -1;         ///< -1 = none; k = the sampled token and the k best
+  int32_t prompt_logprobs = -1;  ///< -1 = none; needs logits of every prompt row
 };
 
 /// One candidate token at one position.
@@ -65,11 +65,12 @@ enum class FinishReason : uint8_t {
 struct SequenceOutput {
   int32_t index = 0;  ///< 0 .. n-1
   std::vector<int32_t> tokens;
-  std::vector<PositionLogprobs> logprobs;         ///< one per token when asked for
+  std::vector<PositionLogprobs> logprobs;  ///< one per token when asked for
   FinishReason finish = FinishReason::kNone;
-  std::optional<int32_t> stop_token;              ///< the id that stopped it, when not EOS
-  std::vector<PositionLogprobs> prompt_logprobs;  ///< with the first delivery of index 0; [prompt-1]
-  int32_t cached_prompt_tokens = 0;               ///< with the first delivery
+  std::optional<int32_t> stop_token;  ///< the id that stopped it, when not EOS
+  std::vector<PositionLogprobs>
+      prompt_logprobs;               ///< with the first delivery of index 0; [prompt-1]
+  int32_t cached_prompt_tokens = 0;  ///< with the first delivery
 };
 
 /// Where outputs go. Called on the engine thread; must not block or throw.

@@ -25,7 +25,7 @@ struct ServedModel {
   model::ModelSpec spec;
   std::shared_ptr<const text::Tokenizer> tokenizer;         ///< null: prompts must be token ids
   std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: no chat
-  std::string generation_config_json;                       ///< "" or the file's text: sampling defaults
+  std::string generation_config_json;  ///< "" or the file's text: sampling defaults
 };
 
 class Server {

@@ -10,8 +10,22 @@ namespace moesaic::tensor {
 
 /// Element types that a checkpoint can hold. Only kF32, kBF16 and kF16 are computed with so far.
 enum class DType : uint8_t {
-  kF32, kBF16, kF16, kF64, kF8E4M3, kF8E5M2, kF8E8M0,
-  kI8, kU8, kI16, kU16, kI32, kU32, kI64, kU64, kBool,
+  kF32,
+  kBF16,
+  kF16,
+  kF64,
+  kF8E4M3,
+  kF8E5M2,
+  kF8E8M0,
+  kI8,
+  kU8,
+  kI16,
+  kU16,
+  kI32,
+  kU32,
+  kI64,
+  kU64,
+  kBool,
 };
 
 /// Bytes of one element.
@@ -28,8 +42,12 @@ std::optional<DType> dtype_from_safetensors(std::string_view name);
 std::optional<DType> dtype_from_torch(std::string_view name);
 
 /// bfloat16 and IEEE half as raw bits, with conversions that round to nearest even.
-struct BF16 { uint16_t bits; };
-struct F16 { uint16_t bits; };
+struct BF16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
 
 inline float to_float(BF16 value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);

@@ -1,7 +1,8 @@
 #pragma once
 
 // Text in and out of tokens: Hugging Face `tokenizers` and `minijinja` behind a small Rust static
-// library (text/rust). All classes here are immutable once loaded and may be used from many threads.
+// library (text/rust). All classes here are immutable once loaded and may be used from many
+// threads.
 
 #include <atomic>
 #include <cstdint>
@@ -17,16 +18,16 @@ namespace moesaic::text {
 
 class Tokenizer {
  public:
-  /// Loads `folder`/tokenizer.json with tokenizer_config.json beside it. Throws MissingFileError, or
-  /// ModelFileError naming the file.
+  /// Loads `folder`/tokenizer.json with tokenizer_config.json beside it. Throws MissingFileError,
+  /// or ModelFileError naming the file.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& folder);
   ~Tokenizer();
 
   /// What to do with the text of special tokens ("</s>", "<|im_end|>") in the input.
   enum class Specials { kParse, kAsText };
 
-  /// Token ids of UTF-8 text; `add_bos` adds what the tokenizer's post-processor adds. Linear in the
-  /// text's length. Stops early and throws RequestError(400) when `cancel` becomes true.
+  /// Token ids of UTF-8 text; `add_bos` adds what the tokenizer's post-processor adds. Linear in
+  /// the text's length. Stops early and throws RequestError(400) when `cancel` becomes true.
   std::vector<int32_t> encode(std::string_view text, bool add_bos, Specials specials,
                               const std::atomic<bool>* cancel = nullptr) const;
 
@@ -55,11 +56,12 @@ class Tokenizer {
 };
 
 /// Incremental detokenizer of one sequence: emits text as soon as it is certain and never half a
-/// UTF-8 character. The concatenation of all push() results and finish() equals the decode of all ids
-/// after the prompt.
+/// UTF-8 character. The concatenation of all push() results and finish() equals the decode of all
+/// ids after the prompt.
 class StreamDecoder {
  public:
-  /// `prompt_tail`: the last few prompt ids give context for leading spaces; their text is not emitted.
+  /// `prompt_tail`: the last few prompt ids give context for leading spaces; their text is not
+  /// emitted.
   StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, std::span<const int32_t> prompt_tail,
                 bool skip_special);
   ~StreamDecoder();
