@@ -53,6 +53,8 @@ ModelSpec parse_spec(const boost::json::object& config, const std::string& file)
 
 /// Reads `folder`/config.json (or the file itself) and generation_config.json if there is one.
 /// Throws MissingFileError, or ModelFileError as parse_spec does.
-ModelSpec load_spec(const std::filesystem::path& folder_or_config);
+/// `overrides` is merged over config.json, object by object (--hf-overrides).
+ModelSpec load_spec(const std::filesystem::path& folder_or_config,
+                    const boost::json::object& overrides = {});
 
 }  // namespace moesaic::model
