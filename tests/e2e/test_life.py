@@ -10,7 +10,6 @@ import urllib.request
 
 import openai
 import pytest
-
 from conftest import BINARY, DEMO, ROOT
 
 
