@@ -1,8 +1,8 @@
 #pragma once
 
-// A model folder in Hugging Face layout: config.json and safetensors, one file or sharded. Everything
-// is validated when opened; nothing read from a file sizes an allocation unchecked. Checkpoints never
-// execute code.
+// A model folder in Hugging Face layout: config.json and safetensors, one file or sharded.
+// Everything is validated when opened; nothing read from a file sizes an allocation unchecked.
+// Checkpoints never execute code.
 
 #include <boost/json/object.hpp>
 #include <filesystem>
@@ -24,26 +24,32 @@ boost::json::object read_json_file(const std::filesystem::path& path, size_t max
 struct TensorEntry {
   std::string name;
   tensor::View view;
-  std::string file;      ///< path of the shard
-  uint64_t offset = 0;   ///< byte offset in the shard
+  std::string file;     ///< path of the shard
+  uint64_t offset = 0;  ///< byte offset in the shard
 };
 
 /// An opened checkpoint: mapped files and their tensors, sorted by name.
 class Checkpoint {
  public:
-  /// `folder` holds model.safetensors, or model.safetensors.index.json and the shards it names.
+  /// `folder` holds model.safetensors, or else model.safetensors.index.json and the shards it
+  /// names; no other file is read. A file may be a symbolic link only to a file inside the folder
+  /// or inside the `blobs` of its own Hugging Face cache repository. Throws MissingFileError for an
+  /// absent file, ModelFileError for a malformed or forbidden one.
   static Checkpoint open(const std::filesystem::path& folder);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
 
+  /// The folder opened, with symbolic links resolved.
+  const std::filesystem::path& folder() const;
   const std::vector<TensorEntry>& tensors() const;
   /// The tensor of that name, or null.
   const TensorEntry* find(std::string_view name) const;
   /// Sum of all tensors' bytes.
   uint64_t total_bytes() const;
-  /// Changes when any shard's path, size or modification time changes; names the prepared cache.
+  /// 32 hexadecimal digits that change with any shard's path, size or modification time, or with a
+  /// sample of its content; names the prepared cache. Reads a few pages of each shard.
   std::string fingerprint() const;
-  /// Throws ModelFileError when a shard's size changed since it was opened.
+  /// Throws ModelFileError when a shard was written to or cut short since it was opened.
   void check_unchanged() const;
 
  private:

@@ -1,0 +1,242 @@
+#include "checkpoint/checkpoint.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <boost/json/value.hpp>
+#include <span>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mapped_file.h"
+#include "checkpoint/model_folder.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/strict_json.h"
+#include "checkpoint/truncation_guard.h"
+
+namespace moesaic::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+using base::MissingFileError;
+using base::ModelFileError;
+
+constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr size_t kSampledPages = 16;
+constexpr size_t kSamplePage = 4096;
+
+struct Stamp {
+  uint64_t device = 0, inode = 0;
+  int64_t size = 0, modified_ns = 0;
+};
+
+Stamp stamp_of(const fs::path& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return {};
+  return {.device = info.st_dev,
+          .inode = info.st_ino,
+          .size = info.st_size,
+          .modified_ns = info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec};
+}
+
+/// Explains a folder without safetensors by what it holds instead.
+[[noreturn]] void refuse_folder(const fs::path& folder) {
+  std::string hint = "is this a model's folder?";
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) {
+      hint = fmt::format("{} may run code when loaded and is not read; convert it to safetensors",
+                         printable(name));
+    } else if (name.ends_with(".gguf")) {
+      hint = "GGUF files are not read yet; use the safetensors version of the model";
+    } else if (name.ends_with(".safetensors")) {
+      hint = fmt::format("{} is there, but the index that names its parts is not; fetch it too",
+                         printable(name));
+      break;
+    }
+  }
+  throw MissingFileError(
+      fmt::format("no {} or {} in {}: {}", kSingle, kIndex, folder.string(), hint));
+}
+
+/// One opened shard.
+struct Shard {
+  std::string path;  ///< as found in the folder, for messages
+  Stamp stamp;
+  base::MappedFile file;
+};
+
+Shard open_shard(const fs::path& folder, const std::string& name) {
+  const fs::path real = resolve_file(folder, name);
+  const Stamp stamp = stamp_of(real);
+  return {(folder / name).string(), stamp, base::MappedFile(real)};
+}
+
+/// All shards must be there before any is read: one message for a broken download.
+void check_present(const fs::path& folder, const ShardMap& shards) {
+  std::vector<std::string> missing;
+  std::error_code error;
+  for (const auto& [name, tensors] : shards) {
+    if (fs::symlink_status(folder / name, error).type() == fs::file_type::not_found) {
+      missing.push_back(name);
+    }
+  }
+  if (missing.empty()) return;
+  throw MissingFileError(
+      fmt::format("{} is named by {} but does not exist ({} of {} shards are missing); fetch the "
+                  "model again",
+                  (folder / missing.front()).string(), kIndex, missing.size(), shards.size()));
+}
+
+/// The file's tensors are exactly those that the index puts there.
+void check_listed(std::span<const TensorEntry> found, const std::vector<std::string>& listed,
+                  const ShardMap& shards, const std::string& path) {
+  std::unordered_set<std::string_view> names(listed.begin(), listed.end());
+  for (const TensorEntry& entry : found) {
+    if (names.erase(entry.name) > 0) continue;
+    for (const auto& [shard, tensors] : shards) {
+      if (std::find(tensors.begin(), tensors.end(), entry.name) != tensors.end()) {
+        throw ModelFileError(path, fmt::format("also in {}, where {} puts it", shard, kIndex),
+                             printable(entry.name), entry.offset);
+      }
+    }
+    throw ModelFileError(path, fmt::format("not listed in {}", kIndex), printable(entry.name),
+                         entry.offset);
+  }
+  if (names.empty()) return;
+  throw ModelFileError(path, fmt::format("{} says it is here, but it is not", kIndex),
+                       printable(*std::min_element(names.begin(), names.end())));
+}
+
+}  // namespace
+
+boost::json::object read_json_file(const fs::path& path, size_t max_bytes) {
+  const base::MappedFile file(path);
+  const std::string name = path.string();
+  if (file.bytes().size() > max_bytes) {
+    throw ModelFileError(name, fmt::format("{} bytes, more than the {} that such a file may have",
+                                           file.bytes().size(), max_bytes));
+  }
+  if (file.bytes().empty()) throw ModelFileError(name, "the file is empty; fetch it again");
+  const TruncationGuard guard;
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  if (text.starts_with("version https://git-lfs")) {
+    throw ModelFileError(name,
+                         "this is a Git LFS pointer, not the file; run `git lfs pull` in the "
+                         "model's folder");
+  }
+  return parse_strict_object(text, name);
+}
+
+struct Checkpoint::Impl {
+  fs::path folder;
+  std::vector<Shard> shards;
+  std::vector<TensorEntry> tensors;
+  uint64_t total_bytes = 0;
+
+  void add_shard(const std::string& name) {
+    shards.push_back(open_shard(folder, name));
+    std::vector<TensorEntry> found =
+        parse_safetensors(shards.back().file.bytes(), shards.back().path);
+    for (const TensorEntry& entry : found) total_bytes += entry.view.bytes();
+    std::move(found.begin(), found.end(), std::back_inserter(tensors));
+  }
+
+  void add_sharded() {
+    const fs::path index = folder / kIndex;
+    resolve_file(folder, kIndex);
+    const ShardMap map = read_index(index);
+    check_present(folder, map);
+    for (const auto& [name, listed] : map) {
+      const size_t first = tensors.size();
+      add_shard(name);
+      check_listed(std::span(tensors).subspan(first), listed, map, shards.back().path);
+    }
+  }
+};
+
+Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+
+Checkpoint Checkpoint::open(const fs::path& folder) {
+  const TruncationGuard guard;
+  auto impl = std::make_unique<Impl>();
+  std::error_code error;
+  impl->folder = fs::canonical(folder, error);
+  if (error || !fs::is_directory(impl->folder, error)) {
+    throw MissingFileError(fmt::format("there is no folder {}", folder.string()));
+  }
+  const auto present = [&](const char* name) {
+    return fs::symlink_status(impl->folder / name, error).type() != fs::file_type::not_found;
+  };
+  const bool single = present(kSingle);
+  if (single && present(kIndex)) {
+    spdlog::warn("{} has both {} and {}; the first is used", impl->folder.string(), kSingle,
+                 kIndex);
+  }
+  if (!single && !present(kIndex)) refuse_folder(impl->folder);
+  if (single) {
+    impl->add_shard(kSingle);
+  } else {
+    impl->add_sharded();
+  }
+  std::sort(impl->tensors.begin(), impl->tensors.end(),
+            [](const TensorEntry& a, const TensorEntry& b) { return a.name < b.name; });
+  return Checkpoint(std::move(impl));
+}
+
+const fs::path& Checkpoint::folder() const { return impl_->folder; }
+const std::vector<TensorEntry>& Checkpoint::tensors() const { return impl_->tensors; }
+uint64_t Checkpoint::total_bytes() const { return impl_->total_bytes; }
+
+const TensorEntry* Checkpoint::find(std::string_view name) const {
+  const auto at = std::lower_bound(
+      impl_->tensors.begin(), impl_->tensors.end(), name,
+      [](const TensorEntry& entry, std::string_view wanted) { return entry.name < wanted; });
+  return at != impl_->tensors.end() && at->name == name ? &*at : nullptr;
+}
+
+std::string Checkpoint::fingerprint() const {
+  const TruncationGuard guard;
+  uint64_t low = 0;
+  uint64_t high = 1;
+  const auto add = [&](std::span<const std::byte> bytes) {
+    low = base::hash_bytes(bytes, low);
+    high = base::hash_bytes(bytes, high);
+  };
+  for (const Shard& shard : impl_->shards) {
+    const std::string line =
+        fmt::format("{}\n{}\n{}\n", shard.path, shard.stamp.size, shard.stamp.modified_ns);
+    add(std::as_bytes(std::span(line)));
+    // Times and sizes survive some copies of changed files (archives and images with fixed times),
+    // so look at the content too: pages spread evenly from the header to the end.
+    const auto bytes = shard.file.bytes();
+    const size_t page = std::min(kSamplePage, bytes.size());
+    for (size_t i = 0; i < kSampledPages; ++i) {
+      add(bytes.subspan((bytes.size() - page) / (kSampledPages - 1) * i, page));
+    }
+  }
+  return fmt::format("{:016x}{:016x}", high, low);
+}
+
+void Checkpoint::check_unchanged() const {
+  for (const Shard& shard : impl_->shards) {
+    const Stamp now = stamp_of(shard.file.path());
+    // A file replaced by another keeps its old content for whoever has it mapped.
+    const bool same_file = now.device == shard.stamp.device && now.inode == shard.stamp.inode;
+    if (!shard.file.unchanged() || (same_file && now.modified_ns != shard.stamp.modified_ns)) {
+      throw ModelFileError(shard.path,
+                           "the file was written to while it was being read; wait until it is "
+                           "complete and start again");
+    }
+  }
+}
+
+}  // namespace moesaic::checkpoint

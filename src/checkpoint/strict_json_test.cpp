@@ -1,0 +1,123 @@
+#include "checkpoint/strict_json.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <chrono>
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_testing.h"
+
+namespace moesaic::checkpoint {
+namespace {
+
+std::string nested(int depth) {
+  std::string text = "{\"a\":";
+  for (int i = 1; i < depth; ++i) text += '[';
+  for (int i = 1; i < depth; ++i) text += ']';
+  return text + "}";
+}
+
+TEST(StrictJson, BuildsWhatBoostBuilds) {
+  const std::string text =
+      R"({"a":[1,-2,3.5,18446744073709551615],"b":{"c":null,"d":true},"\u00e9\n":"x\ty"})";
+  EXPECT_EQ(boost::json::serialize(parse_strict_object(text, "f")),
+            "{\"a\":[1,-2,3.5E0,18446744073709551615],\"b\":{\"c\":null,\"d\":true},"
+            "\"\xc3\xa9\\n\":\"x\\ty\"}");
+  EXPECT_EQ(parse_strict_object("  {} \n", "f").size(), 0U);
+  EXPECT_EQ(parse_strict_object(nested(64), "f").size(), 1U);
+}
+
+TEST(StrictJson, SameKeyInTwoObjectsIsFine) {
+  EXPECT_EQ(parse_strict_object(R"({"a":{"k":1},"b":{"k":1,"a":2}})", "f").size(), 2U);
+}
+
+struct BadText {
+  const char* what;
+  std::string text;
+  const char* message;
+};
+
+TEST(StrictJson, RefusesWhatIsNotStrict) {
+  const std::vector<BadText> cases = {
+      {"empty", "", "truncated"},
+      {"truncated", R"({"a": 1)", "truncated"},
+      {"array at top", "[1]", "expected a JSON object"},
+      {"string at top", "\"x\"", "expected a JSON object"},
+      {"duplicate", R"({"a":1,"b":2,"a":3})", "'a' appears twice"},
+      {"duplicate in depth", R"({"z":[{"a":1,"a":1}]})", "'a' appears twice"},
+      {"duplicate by escape", R"({"a":1,"\u0061":2})", "'a' appears twice"},
+      {"text after", "{} x", "after the JSON value"},
+      {"second document", "{}{}", "after the JSON value"},
+      {"comment", "{} // x", "after the JSON value"},
+      {"comment inside", "{/* */}", "not valid JSON"},
+      {"trailing comma", R"({"a":1,})", "not valid JSON"},
+      {"byte order mark", "\xef\xbb\xbf{}", "byte order mark"},
+      {"lone continuation byte", "{\"a\":\"\x80\"}", "not valid JSON"},
+      {"overlong", "{\"a\":\"\xc0\xaf\"}", "not valid JSON"},
+      {"surrogate bytes", "{\"a\":\"\xed\xa0\x80\"}", "not valid JSON"},
+      {"invalid key", "{\"\xff\":1}", "not valid JSON"},
+      {"lone escape surrogate", R"({"a":"\ud83d"})", "not valid JSON"},
+      {"NaN", R"({"a":NaN})", "not valid JSON"},
+      {"too large", R"({"a":1e999})", ""},
+      {"too deep", nested(65), "deeper than 64"},
+      {"very deep", std::string(5'000'000, '['), "deeper than 64"},
+  };
+  for (const BadText& bad : cases) {
+    SCOPED_TRACE(bad.what);
+    try {
+      parse_strict_object(bad.text, "some.json");
+      ADD_FAILURE() << "was accepted";
+    } catch (const base::ModelFileError& error) {
+      EXPECT_EQ(error.exit_code(), base::ExitCode::kBadModel);
+      EXPECT_EQ(error.file(), "some.json");
+      EXPECT_TRUE(error.offset().has_value() || *bad.message == '\0');
+      EXPECT_NE(std::string(error.what()).find(bad.message), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(StrictJson, EveryPrefixIsRefused) {
+  const std::string text = R"({"k\u00e9y":[1,2.5e3,{"x":null}],"s":"\ud83d\ude00","b":false})";
+  ASSERT_NO_THROW(parse_strict_object(text, "f"));
+  for (size_t n = 0; n < text.size(); ++n) {
+    EXPECT_THROW(parse_strict_object(text.substr(0, n), "f"), base::ModelFileError) << n;
+  }
+}
+
+TEST(StrictJson, OffsetsCountFromTheFile) {
+  try {
+    parse_strict_object("{\"a\":!}", "f", 100);
+    FAIL();
+  } catch (const base::ModelFileError& error) {
+    EXPECT_EQ(error.offset(), 105U);
+  }
+}
+
+TEST(StrictJson, ReadsFiles) {
+  testing::TempFolder folder;
+  testing::write_file(folder / "a.json", R"({"x": 1})");
+  EXPECT_EQ(read_json_file(folder / "a.json", 8).at("x").as_int64(), 1);
+  EXPECT_THROW(read_json_file(folder / "a.json", 7), base::ModelFileError);
+  EXPECT_THROW(read_json_file(folder / "none.json", 100), base::MissingFileError);
+  EXPECT_THROW(read_json_file(folder.path(), 100), base::MissingFileError);
+  testing::write_file(folder / "empty.json", "");
+  EXPECT_THROW(read_json_file(folder / "empty.json", 100), base::ModelFileError);
+  testing::write_file(folder / "lfs.json", "version https://git-lfs.github.com/spec/v1\noid x\n");
+  try {
+    read_json_file(folder / "lfs.json", 100);
+    FAIL();
+  } catch (const base::ModelFileError& error) {
+    EXPECT_NE(std::string(error.what()).find("git lfs pull"), std::string::npos);
+  }
+}
+
+TEST(StrictJson, NamesInMessagesAreHarmless) {
+  EXPECT_EQ(printable("a\x1b[31m\n\xff"), "a?[31m??");
+  EXPECT_EQ(printable(std::string(1000, 'x')), std::string(200, 'x') + "...");
+}
+
+}  // namespace
+}  // namespace moesaic::checkpoint
