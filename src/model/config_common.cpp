@@ -263,14 +263,15 @@ void read_qwen_sliding(const ConfigReader& config, ModelSpec& spec, QwenSliding 
   if (rule != QwenSliding::kAll) {
     types = config.strings("layer_types", static_cast<size_t>(kMaxLayers));
   }
-  if (!types.empty() && types.size() < spec.layers.size()) {
+  const bool typed = rule != QwenSliding::kAll && config.has("layer_types");
+  if (typed && types.size() < spec.layers.size()) {
     config.fail("layer_types",
                 fmt::format("has {} entries for {} layers", types.size(), spec.layers.size()));
   }
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const auto index = static_cast<int64_t>(i);
     bool slides = rule == QwenSliding::kAll;
-    if (!types.empty()) {
+    if (typed) {
       if (types[i] != "sliding_attention" && types[i] != "full_attention") {
         config.fail("layer_types", fmt::format("has \"{}\"; known are full_attention and "
                                                "sliding_attention",
