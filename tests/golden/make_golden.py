@@ -6,18 +6,19 @@ transformers computes with it in float32 (eager attention, CPU).
     venv/bin/python tests/golden/make_golden.py tests/golden [case ...]
 
 Written per case, into checkpoints/<case>/:
-  config.json, model*.safetensors   the checkpoint; the expected values come from a model loaded back
-                                    from these very files
-  expected.json                     versions, three prompts of token ids, 48 greedy tokens for each,
-                                    the smallest distance between the two best logits on the way, and
-                                    the positions whose logits are kept
-  expected.bin                      those logits, float32 little-endian, [positions, vocab], in the
-                                    order of expected.json
+  config.json, model*.safetensors   the checkpoint; the expected values come from a model loaded
+                                    back from these very files
+  expected.json                     versions, three prompts of token ids, 48 greedy tokens each,
+                                    the smallest distance between the two best logits on the way,
+                                    and the positions whose logits are kept
+  expected.bin                      those logits, float32 little-endian, [positions, vocab], in
+                                    the order of expected.json
 
 Beside them rope.json: rotary frequencies and rows for the settings of published models.
 
-A seed is taken only if no greedy choice and no choice of experts on the way is closer than a margin,
-so that another order of additions cannot change a token, and only if the tokens are not a short loop.
+A seed is taken only if no greedy choice and no choice of experts on the way is closer than a
+margin, so that another order of additions cannot change a token, and only if the tokens are not a
+short loop.
 """
 
 import argparse
@@ -65,79 +66,168 @@ def case(model_type, style=5, dtype="bfloat16", shards=1, fused=False, **changes
 
 CASES = {
     "mixtral": case(
-        "mixtral", style=4, intermediate_size=24, num_local_experts=8, num_experts_per_tok=2,
-        sliding_window=None, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        "mixtral",
+        style=4,
+        intermediate_size=24,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        sliding_window=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     ),
     "mixtral_window": case(
-        "mixtral", intermediate_size=24, num_local_experts=4, num_experts_per_tok=2,
-        sliding_window=40, head_dim=32, dtype="float16",
+        "mixtral",
+        intermediate_size=24,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=40,
+        head_dim=32,
+        dtype="float16",
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     ),
     "qwen2_moe": case(
-        "qwen2_moe", style=4, num_hidden_layers=3, num_experts=6, num_experts_per_tok=4,
-        moe_intermediate_size=16, shared_expert_intermediate_size=48, norm_topk_prob=False,
-        mlp_only_layers=[1], use_sliding_window=False, sliding_window=16,
+        "qwen2_moe",
+        style=4,
+        num_hidden_layers=3,
+        num_experts=6,
+        num_experts_per_tok=4,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=48,
+        norm_topk_prob=False,
+        mlp_only_layers=[1],
+        use_sliding_window=False,
+        sliding_window=16,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     ),
     "qwen2_moe_sliding": case(
-        "qwen2_moe", num_hidden_layers=3, num_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=32, shared_expert_intermediate_size=40, norm_topk_prob=True,
-        decoder_sparse_step=2, use_sliding_window=True, sliding_window=20, max_window_layers=3,
-        tie_word_embeddings=True, qkv_bias=False,
+        "qwen2_moe",
+        num_hidden_layers=3,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=40,
+        norm_topk_prob=True,
+        decoder_sparse_step=2,
+        use_sliding_window=True,
+        sliding_window=20,
+        max_window_layers=3,
+        tie_word_embeddings=True,
+        qkv_bias=False,
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
     ),
     "qwen3_moe": case(
-        "qwen3_moe", num_hidden_layers=3, num_experts=6, num_experts_per_tok=3, head_dim=32,
-        moe_intermediate_size=24, norm_topk_prob=True, decoder_sparse_step=2, shards=3,
+        "qwen3_moe",
+        num_hidden_layers=3,
+        num_experts=6,
+        num_experts_per_tok=3,
+        head_dim=32,
+        moe_intermediate_size=24,
+        norm_topk_prob=True,
+        decoder_sparse_step=2,
+        shards=3,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     ),
     "qwen3_moe_fused": case(
-        "qwen3_moe", style=4, num_experts=6, num_experts_per_tok=2, head_dim=16, fused=True,
-        moe_intermediate_size=24, norm_topk_prob=False, attention_bias=True,
-        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
-                         "original_max_position_embeddings": 32},
+        "qwen3_moe",
+        style=4,
+        num_experts=6,
+        num_experts_per_tok=2,
+        head_dim=16,
+        fused=True,
+        moe_intermediate_size=24,
+        norm_topk_prob=False,
+        attention_bias=True,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
     ),
     "olmoe": case(
-        "olmoe", style=4, intermediate_size=24, num_experts=8, num_experts_per_tok=3,
-        norm_topk_prob=False, clip_qkv=1.0,
+        "olmoe",
+        style=4,
+        intermediate_size=24,
+        num_experts=8,
+        num_experts_per_tok=3,
+        norm_topk_prob=False,
+        clip_qkv=1.0,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     ),
     "mistral": case(
-        "mistral", style=4, num_attention_heads=8, num_key_value_heads=2, sliding_window=24,
+        "mistral",
+        style=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        sliding_window=24,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     ),
     "llama": case(
-        "llama", style=4, attention_bias=True, tie_word_embeddings=True, dtype="float32",
+        "llama",
+        style=4,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        dtype="float32",
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     ),
     "llama_odd": case(
-        "llama", hidden_size=72, num_attention_heads=3, num_key_value_heads=1, head_dim=24,
-        intermediate_size=100, vocab_size=253, dtype="float16",
+        "llama",
+        hidden_size=72,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=24,
+        intermediate_size=100,
+        vocab_size=253,
+        dtype="float16",
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
     ),
     "llama_dynamic": case(
-        "llama", style=4, max_position_embeddings=64,
+        "llama",
+        style=4,
+        max_position_embeddings=64,
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     ),
     "llama_llama3": case(
-        "llama", head_dim=32, tie_word_embeddings=True,
-        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
-                         "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                         "original_max_position_embeddings": 64},
+        "llama",
+        head_dim=32,
+        tie_word_embeddings=True,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
     ),
     "llama_yarn": case(
-        "llama", head_dim=32, tie_word_embeddings=True,
-        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
-                         "original_max_position_embeddings": 64, "beta_fast": 16.0,
-                         "beta_slow": 2.0, "mscale": 0.8, "mscale_all_dim": 0.4,
-                         "truncate": False},
+        "llama",
+        head_dim=32,
+        tie_word_embeddings=True,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 4.0,
+            "beta_slow": 0.5,
+            "mscale": 0.8,
+            "mscale_all_dim": 0.4,
+            "truncate": False,
+        },
     ),
     "qwen2": case(
-        "qwen2", style=4, num_hidden_layers=3, use_sliding_window=True, sliding_window=20,
-        max_window_layers=1, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        "qwen2",
+        style=4,
+        num_hidden_layers=3,
+        use_sliding_window=True,
+        sliding_window=20,
+        max_window_layers=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     ),
     "qwen3": case(
-        "qwen3", head_dim=32, tie_word_embeddings=True,
+        "qwen3",
+        head_dim=32,
+        tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     ),
 }
@@ -148,22 +238,61 @@ ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10000.0, "dim": 128},
     "mixtral": {"rope_type": "default", "rope_theta": 1e6, "dim": 128},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0, "dim": 64},
-    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0, "dim": 64,
-                "max_position": 64},
-    "llama3": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "dim": 128,
-               "low_freq_factor": 1.0, "high_freq_factor": 4.0, "max_position": 131072,
-               "original_max_position_embeddings": 8192},
-    "yarn_qwen": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "dim": 128,
-                  "original_max_position_embeddings": 32768, "max_position": 131072},
-    "yarn_untruncated": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "dim": 64,
-                         "original_max_position_embeddings": 4096, "max_position": 163840,
-                         "beta_fast": 24.0, "beta_slow": 1.5, "truncate": False},
-    "yarn_mscale": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "dim": 64,
-                    "original_max_position_embeddings": 4096, "max_position": 163840,
-                    "mscale": 1.0, "mscale_all_dim": 0.5},
-    "yarn_factor": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "dim": 32,
-                    "original_max_position_embeddings": 512, "max_position": 4096,
-                    "attention_factor": 1.25},
+    "dynamic": {
+        "rope_type": "dynamic",
+        "rope_theta": 10000.0,
+        "factor": 2.0,
+        "dim": 64,
+        "max_position": 64,
+    },
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "dim": 128,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "max_position": 131072,
+        "original_max_position_embeddings": 8192,
+    },
+    "yarn_qwen": {
+        "rope_type": "yarn",
+        "rope_theta": 1e6,
+        "factor": 4.0,
+        "dim": 128,
+        "original_max_position_embeddings": 32768,
+        "max_position": 131072,
+    },
+    "yarn_untruncated": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "dim": 64,
+        "original_max_position_embeddings": 4096,
+        "max_position": 163840,
+        "beta_fast": 24.0,
+        "beta_slow": 1.5,
+        "truncate": False,
+    },
+    "yarn_mscale": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "dim": 64,
+        "original_max_position_embeddings": 4096,
+        "max_position": 163840,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.5,
+    },
+    "yarn_factor": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "dim": 32,
+        "original_max_position_embeddings": 512,
+        "max_position": 4096,
+        "attention_factor": 1.25,
+    },
 }
 ROPE_POSITIONS = (1, 63, 64, 200, 4095)
 
@@ -183,7 +312,9 @@ def make_ropes(root):
         dim = scaling.pop("dim")
         longest = scaling.pop("max_position", 4096)
         config = transformers.LlamaConfig(
-            hidden_size=4 * dim, num_attention_heads=4, max_position_embeddings=longest,
+            hidden_size=4 * dim,
+            num_attention_heads=4,
+            max_position_embeddings=longest,
             rope_parameters=dict(scaling),
         )
         rows = []
@@ -193,13 +324,26 @@ def make_ropes(root):
             if position == ROPE_POSITIONS[0]:
                 frequencies = rope.inv_freq.clone()
             cos, sin = rope(torch.zeros(1), torch.tensor([[position]]))
-            rows.append({"position": position, "cos": short(cos[0, 0, : dim // 2]),
-                         "sin": short(sin[0, 0, : dim // 2])})
-        ropes[name] = {"head_dim": dim, "max_position_embeddings": longest,
-                       "rope_parameters": scaling, "frequencies": short(frequencies),
-                       "amplitude": float(rope.attention_scaling), "rows": rows}
-    content = {"made_by": "tests/golden/make_golden.py", "transformers": transformers.__version__,
-               "ropes": ropes}
+            rows.append(
+                {
+                    "position": position,
+                    "cos": short(cos[0, 0, : dim // 2]),
+                    "sin": short(sin[0, 0, : dim // 2]),
+                }
+            )
+        ropes[name] = {
+            "head_dim": dim,
+            "max_position_embeddings": longest,
+            "rope_parameters": scaling,
+            "frequencies": short(frequencies),
+            "amplitude": float(rope.attention_scaling),
+            "rows": rows,
+        }
+    content = {
+        "made_by": "tests/golden/make_golden.py",
+        "transformers": transformers.__version__,
+        "ropes": ropes,
+    }
     (root / "rope.json").write_text(json.dumps(content) + "\n")
 
 
@@ -327,7 +471,7 @@ def greedy(model, prompt, stepwise):
                 return tokens, smallest, None
             tokens.append(int(best.indices[0]))
             last = model(torch.tensor([tokens[-1:]]), past_key_values=cache, use_cache=True)
-    if len(set(tokens[len(prompt):])) < MIN_DISTINCT_TOKENS:
+    if len(set(tokens[len(prompt) :])) < MIN_DISTINCT_TOKENS:
         return tokens, smallest, None
     return tokens, smallest, logits_of(model, tokens, stepwise)
 
@@ -342,8 +486,15 @@ def run_prompts(model, spec, seed):
         if logits is None:
             return None
         positions = sorted({0, length // 2, length - 1, length + GREEDY_TOKENS - 2})
-        prompts.append({"tokens": prompt, "greedy": tokens[length:], "smallest_gap": round(gap, 4),
-                        "positions": positions, "logits": logits[positions].numpy()})
+        prompts.append(
+            {
+                "tokens": prompt,
+                "greedy": tokens[length:],
+                "smallest_gap": round(gap, 4),
+                "positions": positions,
+                "logits": logits[positions].numpy(),
+            }
+        )
     return prompts
 
 
@@ -389,8 +540,11 @@ def make(name, root):
     for file in folder.iterdir():
         file.chmod(0o644)
     size = sum(f.stat().st_size for f in folder.iterdir())
-    print(f"{name}: seed {seed}, {size} bytes, token gaps "
-          f"{[p['smallest_gap'] for p in prompts]}, router gap {gaps.smallest:.2g}", flush=True)
+    print(
+        f"{name}: seed {seed}, {size} bytes, token gaps "
+        f"{[p['smallest_gap'] for p in prompts]}, router gap {gaps.smallest:.2g}",
+        flush=True,
+    )
 
 
 def main():
