@@ -1,0 +1,128 @@
+#include "server/fields.h"
+
+#include <fmt/format.h>
+
+#include <boost/json/array.hpp>
+#include <boost/json/value.hpp>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace moesaic::server {
+
+namespace json = boost::json;
+
+void schema_error(std::string_view where, const std::string& message) {
+  const std::string path = where.empty() ? "body" : fmt::format("body.{}", where);
+  throw base::RequestError(400, "Bad Request", fmt::format("{}: {}", path, message), path);
+}
+
+void value_error(std::string_view param, const std::string& message) {
+  throw base::RequestError(400, "BadRequestError", message, std::string(param));
+}
+
+void not_yet(std::string_view param, const std::string& what) {
+  throw base::RequestError(400, "BadRequestError",
+                           fmt::format("{} is not supported yet; leave it out", what),
+                           std::string(param));
+}
+
+const json::value* Fields::find(std::string_view name) const {
+  const json::value* value = object_.if_contains(json::string_view(name.data(), name.size()));
+  return value == nullptr || value->is_null() ? nullptr : value;
+}
+
+std::string Fields::path(std::string_view name) const {
+  return where_.empty() ? std::string(name) : fmt::format("{}.{}", where_, name);
+}
+
+std::optional<bool> Fields::boolean(std::string_view name) const {
+  const json::value* value = find(name);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_bool()) schema_error(path(name), "must be true or false");
+  return value->get_bool();
+}
+
+std::optional<int64_t> whole_number(const json::value& value) {
+  if (value.is_int64()) return value.get_int64();
+  if (!value.is_double()) return std::nullopt;
+  const double number = value.get_double();
+  // 2^63 is the first double above the range; the comparison is false for NaN.
+  if (!(number >= -0x1p63 && number < 0x1p63) || number != std::floor(number)) return std::nullopt;
+  return static_cast<int64_t>(number);
+}
+
+std::optional<int64_t> Fields::integer(std::string_view name) const {
+  const json::value* value = find(name);
+  if (value == nullptr) return std::nullopt;
+  const auto number = whole_number(*value);
+  if (!number) schema_error(path(name), "must be a whole number of at most 64 bits");
+  return number;
+}
+
+std::optional<double> Fields::number(std::string_view name) const {
+  const json::value* value = find(name);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_number()) schema_error(path(name), "must be a number");
+  return value->to_number<double>();
+}
+
+std::optional<std::string> Fields::string(std::string_view name) const {
+  const json::value* value = find(name);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_string()) schema_error(path(name), "must be a string");
+  const json::string& text = value->get_string();
+  return std::string(text.data(), text.size());
+}
+
+std::optional<std::string> Fields::name(std::string_view name) const {
+  auto text = string(name);
+  if (!text) return text;
+  for (const char c : *text) {
+    if (static_cast<unsigned char>(c) < 0x20) {
+      schema_error(path(name), "must not have control characters");
+    }
+  }
+  return text;
+}
+
+const json::object* Fields::object(std::string_view name) const {
+  const json::value* value = find(name);
+  if (value == nullptr) return nullptr;
+  if (!value->is_object()) schema_error(path(name), "must be an object");
+  return &value->get_object();
+}
+
+const json::array* Fields::array(std::string_view name) const {
+  const json::value* value = find(name);
+  if (value == nullptr) return nullptr;
+  if (!value->is_array()) schema_error(path(name), "must be an array");
+  return &value->get_array();
+}
+
+std::vector<int32_t> read_token_ids(const json::array& array, std::string_view where,
+                                    int64_t vocab_size) {
+  std::vector<int32_t> ids;
+  ids.reserve(array.size());
+  for (size_t i = 0; i < array.size(); ++i) {
+    const auto id = whole_number(array[i]);
+    if (!id) schema_error(fmt::format("{}.{}", where, i), "must be a token id");
+    if (*id < 0 || *id >= vocab_size) {
+      throw base::RequestError(
+          400, "BadRequestError",
+          fmt::format("{}: token id {} is outside the vocabulary of {} ids", where, *id, vocab_size),
+          std::string(where));
+    }
+    ids.push_back(static_cast<int32_t>(*id));
+  }
+  return ids;
+}
+
+std::optional<std::vector<int32_t>> Fields::token_ids(std::string_view name,
+                                                      int64_t vocab_size) const {
+  const json::array* list = array(name);
+  if (list == nullptr) return std::nullopt;
+  return read_token_ids(*list, path(name), vocab_size);
+}
+
+}  // namespace moesaic::server

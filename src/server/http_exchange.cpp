@@ -1,0 +1,131 @@
+#include "server/http_exchange.h"
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+namespace moesaic::server {
+
+namespace asio = boost::asio;
+
+HttpExchange::HttpExchange(const asio::any_io_executor& executor, size_t max_unread)
+    : max_unread_(max_unread), executor_(executor), event_(executor) {
+  event_.expires_at(std::chrono::steady_clock::time_point::max());
+}
+
+void HttpExchange::reply(Response response) {
+  {
+    std::lock_guard lock(mutex_);
+    if (gone_ || ended_ || stream_) return;
+    head_ = std::move(response);
+    ended_ = true;
+  }
+  wake();
+}
+
+void HttpExchange::begin_stream(Response head) {
+  {
+    std::lock_guard lock(mutex_);
+    if (gone_ || ended_ || stream_) return;
+    head_ = std::move(head);
+    stream_ = true;
+  }
+  wake();
+}
+
+bool HttpExchange::push(std::string bytes) {
+  bool overflow = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (gone_ || ended_) return false;
+    // One event may be larger than the bound; what may not grow is what stays unread.
+    overflow = !bytes_.empty() && bytes_.size() + bytes.size() > max_unread_;
+    if (overflow) {
+      cut_off_ = true;
+      bytes_.clear();
+      bytes_.shrink_to_fit();
+    } else {
+      bytes_ += bytes;
+    }
+  }
+  if (overflow) gone(Gone::kSlowReader);
+  wake();
+  return !overflow;
+}
+
+void HttpExchange::end_stream() {
+  {
+    std::lock_guard lock(mutex_);
+    if (gone_ || ended_) return;
+    ended_ = true;
+  }
+  wake();
+}
+
+void HttpExchange::on_gone(std::function<void(Gone)> callback) {
+  std::optional<Gone> already;
+  {
+    std::lock_guard lock(mutex_);
+    if (!gone_) {
+      if (!ended_) callback_ = std::move(callback);
+      return;
+    }
+    already = gone_;
+  }
+  callback(*already);
+}
+
+HttpExchange::Work HttpExchange::take() {
+  std::lock_guard lock(mutex_);
+  Work work;
+  work.head = std::move(head_);
+  head_.reset();
+  work.stream = stream_;
+  work.bytes = std::move(bytes_);
+  bytes_.clear();
+  work.ended = ended_;
+  work.cut_off = cut_off_;
+  return work;
+}
+
+asio::awaitable<void> HttpExchange::wait() {
+  // Woken by cancel() from wake(), which runs on this strand and so never between the caller's
+  // take() and this wait.
+  boost::system::error_code error;
+  co_await event_.async_wait(asio::redirect_error(asio::use_awaitable, error));
+}
+
+bool HttpExchange::complete() const {
+  std::lock_guard lock(mutex_);
+  return ended_;
+}
+
+void HttpExchange::gone(Gone why) {
+  std::function<void(Gone)> callback;
+  {
+    std::lock_guard lock(mutex_);
+    if (gone_) return;
+    gone_ = why;
+    callback = std::move(callback_);
+    callback_ = nullptr;
+  }
+  if (callback) callback(why);
+}
+
+void HttpExchange::finish() {
+  std::function<void(Gone)> callback;
+  std::lock_guard lock(mutex_);
+  ended_ = true;
+  callback = std::move(callback_);
+  callback_ = nullptr;
+}
+
+void HttpExchange::wake() {
+  if (wake_posted_.exchange(true)) return;
+  asio::post(executor_, [self = shared_from_this()] {
+    self->wake_posted_ = false;
+    self->event_.cancel();
+  });
+}
+
+}  // namespace moesaic::server

@@ -1,0 +1,26 @@
+#pragma once
+
+// JSON of clients, read strictly (RFC 8259): what two parsers could understand differently is an
+// error here.
+
+#include <boost/json/value.hpp>
+#include <cstdint>
+#include <string_view>
+
+namespace moesaic::server {
+
+struct JsonLimits {
+  size_t max_depth = 64;
+  /// Values in the document; numbers that are elements of an array do not count, so that a long
+  /// list of token ids is a legal prompt.
+  int64_t max_nodes = 250000;
+};
+
+/// Parses one document. Throws RequestError(400), whose message never quotes the input, for
+/// anything but exactly one JSON value in valid UTF-8: a byte order mark, trailing data, comments,
+/// NaN, numbers beyond double, lone surrogates, a name twice in an object, and more depth or values
+/// than `limits`. `param` names the place in the request ("body").
+boost::json::value parse_json(std::string_view text, const JsonLimits& limits,
+                              std::string_view param);
+
+}  // namespace moesaic::server

@@ -1,0 +1,107 @@
+#pragma once
+
+// The OpenAI request bodies as typed, validated data. Nothing here tokenises or renders; what
+// depends on the prompt's length is checked later.
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/settings.h"
+#include "engine/request.h"
+
+namespace moesaic::server {
+
+/// Published caps, and what of the model a request is checked against.
+struct RequestLimits {
+  int64_t max_n = 128;
+  int64_t max_prompts = 256;
+  int64_t max_prompt_bytes = 8 << 20;
+  int64_t max_stop = 4;
+  int64_t max_stop_bytes = 4096;
+  int64_t max_logit_bias = 300;
+  int64_t max_logprobs = 20;
+  int64_t vocab_size = 0;
+  int64_t max_model_len = 0;
+  bool priority_scheduling = false;
+  bool return_tokens_as_token_ids = false;  ///< default of the field of that name
+  bool force_usage = false;
+};
+RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
+                             int64_t max_model_len);
+
+/// What generation_config.json says for requests that do not.
+struct SamplingDefaults {
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+  std::optional<int64_t> max_new_tokens;  ///< caps every request, as in vLLM
+};
+/// `text` is the file ("" = none), `overrides` the --override-generation-config object ("" = none).
+/// Throws UsageError when one is not a JSON object or a value has the wrong type.
+SamplingDefaults sampling_defaults(const std::string& text, const std::string& overrides);
+
+/// Fields of both endpoints.
+struct CommonRequest {
+  std::string model;
+  engine::SamplingParams sampling;    ///< max_tokens, bad_words and stop strings are not in it
+  std::optional<int64_t> max_tokens;  ///< as asked
+  std::vector<std::string> stop;
+  std::vector<std::string> bad_words;
+  bool include_stop = false;
+  bool skip_special = true;
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+  bool echo = false;
+  bool add_special_tokens = true;
+  bool return_token_ids = false;
+  bool tokens_as_ids = false;
+  std::optional<int64_t> truncate_prompt_tokens;  ///< -1 = to what fits
+  bool truncate_right = false;                    ///< drop from the end instead of the front
+  int32_t priority = 0;
+  std::string request_id;
+};
+
+struct CompletionRequest : CommonRequest {
+  using Prompt = std::variant<std::string, std::vector<int32_t>>;
+  std::vector<Prompt> prompts;
+};
+
+/// What a chat template is given.
+struct ChatInput {
+  boost::json::array messages;  ///< normalised: content is a string or parts, arguments are objects
+  boost::json::value tools;     ///< null without tools
+  boost::json::value documents;
+  boost::json::object template_kwargs;
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
+  /// Name of the final message's role and its text, for echo.
+  std::string last_role;
+  std::string last_content;
+};
+
+struct ChatRequest : CommonRequest {
+  ChatInput chat;
+  bool parse_tool_calls = false;  ///< tools given and tool_choice auto
+  bool parallel_tool_calls = true;
+  bool return_prompt_text = false;
+};
+
+enum class ContentFormat : uint8_t { kString, kParts };
+
+CompletionRequest parse_completion(const boost::json::object& body, const RequestLimits& limits,
+                                   const SamplingDefaults& defaults);
+ChatRequest parse_chat(const boost::json::object& body, const RequestLimits& limits,
+                       const SamplingDefaults& defaults, ContentFormat format);
+/// The members that make a chat prompt; /tokenize has them too.
+ChatInput parse_chat_input(const boost::json::object& body, ContentFormat format);
+/// Throws RequestError when messages or the template's arguments are wrong.
+CommonRequest parse_common(const boost::json::object& body, const RequestLimits& limits,
+                           const SamplingDefaults& defaults);
+
+}  // namespace moesaic::server
