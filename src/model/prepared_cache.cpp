@@ -1,0 +1,330 @@
+#include "model/prepared_cache.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "model/loader_sources.h"
+
+namespace moesaic::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::array<char, 8> kMagic = {'m', 'o', 'e', 's', 'a', 'i', 'c', '\n'};
+constexpr uint32_t kVersion = 1;
+constexpr uint64_t kChunk = uint64_t{8} << 20;
+constexpr uint64_t kPage = 4096;
+constexpr const char* kSuffix = ".moesaic";
+constexpr const char* kPartSuffix = ".part";
+
+/// The first bytes of the file, little-endian as all machines we run on.
+struct Header {
+  std::array<char, 8> magic = kMagic;
+  uint32_t version = kVersion;
+  uint32_t chunk_bytes = kChunk;
+  uint64_t key[2] = {};
+  uint64_t total_bytes = 0;
+  uint64_t table_hash = 0;   ///< of the chunks' hashes
+  uint64_t header_hash = 0;  ///< of the fields above
+};
+static_assert(sizeof(Header) == 56);
+
+uint64_t hash_of(const Header& header) {
+  return base::hash_bytes(std::as_bytes(std::span(&header, 1)).first(offsetof(Header, header_hash)),
+                          kVersion);
+}
+
+uint64_t chunk_count(uint64_t bytes) { return (bytes + kChunk - 1) / kChunk; }
+
+uint64_t data_offset(uint64_t bytes) {
+  return (sizeof(Header) + chunk_count(bytes) * sizeof(uint64_t) + kPage - 1) / kPage * kPage;
+}
+
+/// Chunk `index` of the region.
+std::span<std::byte> chunk_of(const base::Region& region, uint64_t index) {
+  const uint64_t begin = index * kChunk;
+  return {region.data() + begin, std::min<uint64_t>(kChunk, region.size() - begin)};
+}
+
+/// A file descriptor, closed at the end of the scope.
+class File {
+ public:
+  File(const fs::path& path, int flags)
+      : fd_(::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600)) {}
+  ~File() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  explicit operator bool() const { return fd_ >= 0; }
+  int fd() const { return fd_; }
+
+  /// 0, or the errno; a file that ends too early gives ENODATA.
+  int read_at(std::span<std::byte> into, uint64_t offset) const {
+    while (!into.empty()) {
+      const ssize_t n = ::pread(fd_, into.data(), into.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return n < 0 ? errno : ENODATA;
+      into = into.subspan(static_cast<size_t>(n));
+      offset += static_cast<uint64_t>(n);
+    }
+    return 0;
+  }
+
+  int write_at(std::span<const std::byte> from, uint64_t offset) const {
+    while (!from.empty()) {
+      const ssize_t n = ::pwrite(fd_, from.data(), from.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return n < 0 ? errno : ENOSPC;
+      from = from.subspan(static_cast<size_t>(n));
+      offset += static_cast<uint64_t>(n);
+    }
+    return 0;
+  }
+
+ private:
+  int fd_;
+};
+
+/// Reads and checks everything but the data. Empty when all is well.
+std::string check_head(const File& file, const uint64_t (&key)[2], uint64_t bytes,
+                       std::vector<uint64_t>& hashes) {
+  struct stat info {};
+  if (::fstat(file.fd(), &info) != 0 || !S_ISREG(info.st_mode)) return "not a regular file";
+  Header header;
+  if (file.read_at(std::as_writable_bytes(std::span(&header, 1)), 0) != 0) return "too short";
+  if (header.magic != kMagic) return "not a prepared cache file";
+  if (header.version != kVersion) return fmt::format("version {}", header.version);
+  if (header.header_hash != hash_of(header)) return "the header is damaged";
+  if (header.key[0] != key[0] || header.key[1] != key[1] || header.total_bytes != bytes ||
+      header.chunk_bytes != kChunk) {
+    return "made for other weights";
+  }
+  if (static_cast<uint64_t>(info.st_size) != data_offset(bytes) + bytes) {
+    return fmt::format("{} bytes instead of {}", info.st_size, data_offset(bytes) + bytes);
+  }
+  hashes.resize(chunk_count(bytes));
+  const auto table = std::as_writable_bytes(std::span(hashes));
+  if (file.read_at(table, sizeof(Header)) != 0) return "too short";
+  if (header.table_hash != base::hash_bytes(table)) return "the header is damaged";
+  return {};
+}
+
+/// Reads the data into the region in parallel. Empty when every byte is right.
+std::string read_data(const File& file, const std::vector<uint64_t>& hashes,
+                      const base::Region& region, backend::Backend& backend,
+                      const LoadProgress& progress) {
+  std::atomic<int> problem = 0;
+  std::atomic<uint64_t> done = 0;
+  std::mutex mutex;
+  constexpr int kDamaged = -1;
+  const uint64_t start = data_offset(region.size());
+  backend.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t task, int) {
+    if (problem != 0) return;
+    const auto index = static_cast<uint64_t>(task);
+    const auto chunk = chunk_of(region, index);
+    const int error = file.read_at(chunk, start + index * kChunk);
+    if (error != 0) {
+      problem = error;
+    } else if (base::hash_bytes(chunk) != hashes[index]) {
+      problem = kDamaged;
+    }
+    done += chunk.size();
+    const std::unique_lock lock(mutex, std::try_to_lock);
+    if (progress && lock.owns_lock()) progress(done, region.size());
+  });
+  if (problem == kDamaged) return "the data is damaged";
+  if (problem == 0 && progress) progress(region.size(), region.size());
+  return problem == 0 ? std::string() : std::strerror(problem);
+}
+
+/// Writes data, then what describes it. 0 or an errno.
+int write_all(const File& file, const uint64_t (&key)[2], const base::Region& region,
+              backend::Backend& backend) {
+  const uint64_t start = data_offset(region.size());
+  // Asking for the space at once finds a full disk early. Not every file system can.
+  if (::ftruncate(file.fd(), 0) != 0) return errno;
+  if (::fallocate(file.fd(), 0, 0, static_cast<off_t>(start + region.size())) != 0 &&
+      errno != EOPNOTSUPP && errno != ENOSYS) {
+    return errno;
+  }
+  std::vector<uint64_t> hashes(chunk_count(region.size()));
+  std::atomic<int> problem = 0;
+  backend.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t task, int) {
+    if (problem != 0) return;
+    const auto index = static_cast<uint64_t>(task);
+    const auto chunk = chunk_of(region, index);
+    hashes[index] = base::hash_bytes(chunk);
+    const int error = file.write_at(chunk, start + index * kChunk);
+    if (error != 0) problem = error;
+  });
+  if (problem != 0) return problem;
+  Header header;
+  header.key[0] = key[0];
+  header.key[1] = key[1];
+  header.total_bytes = region.size();
+  header.table_hash = base::hash_bytes(std::as_bytes(std::span(hashes)));
+  header.header_hash = hash_of(header);
+  int error = file.write_at(std::as_bytes(std::span(hashes)), sizeof(Header));
+  if (error == 0) error = file.write_at(std::as_bytes(std::span(&header, 1)), 0);
+  if (error == 0 && ::fsync(file.fd()) != 0) error = errno;
+  return error;
+}
+
+/// Whether `path` still names the opened file: another process may have renamed it meanwhile.
+bool names(const fs::path& path, const File& file) {
+  struct stat by_path {};
+  struct stat by_fd {};
+  return ::lstat(path.c_str(), &by_path) == 0 && ::fstat(file.fd(), &by_fd) == 0 &&
+         by_path.st_ino == by_fd.st_ino && by_path.st_dev == by_fd.st_dev;
+}
+
+/// Removes the model folder's files but `keep`, finished or abandoned.
+void remove_others(const fs::path& folder, const std::string& prefix, const fs::path& keep) {
+  std::error_code error;
+  std::vector<fs::path> stale;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix) || name.starts_with(keep.filename().string())) continue;
+    if (name.ends_with(kSuffix)) stale.push_back(entry.path());
+    if (!name.ends_with(kPartSuffix)) continue;
+    const File part(entry.path(), O_RDWR);
+    if (part && ::flock(part.fd(), LOCK_EX | LOCK_NB) == 0) stale.push_back(entry.path());
+  }
+  for (const fs::path& path : stale) {
+    if (fs::remove(path, error)) spdlog::info("removed the outdated {}", path.string());
+  }
+}
+
+void sync_folder(const fs::path& folder) {
+  const File file(folder, O_RDONLY | O_DIRECTORY);
+  if (file) ::fsync(file.fd());
+}
+
+}  // namespace
+
+uint64_t plan_digest(const WeightPlan& plan) {
+  uint64_t digest = plan.bytes;
+  const auto number = [&](int64_t value) {
+    digest = base::mix_bits(digest ^ base::mix_bits(static_cast<uint64_t>(value)));
+  };
+  const auto names = [&](const std::vector<std::string>& list) {
+    number(static_cast<int64_t>(list.size()));
+    for (const std::string& name : list) digest = base::hash_text(name, digest);
+  };
+  for (const PlanItem& item : list_items(plan)) {
+    number(item.offset);
+    if (item.matrix != nullptr) {
+      number(item.matrix->desc.n);
+      number(item.matrix->desc.k);
+      number(static_cast<int64_t>(item.matrix->desc.dtype));
+      names(item.matrix->parts);
+      for (int64_t rows : item.matrix->part_rows) number(rows);
+    } else if (item.experts != nullptr) {
+      const auto& [experts, hidden, width, dtype] = item.experts->desc;
+      for (int64_t value : {experts, hidden, width, static_cast<int64_t>(dtype)}) number(value);
+      for (const auto* list : {&item.experts->gate, &item.experts->up, &item.experts->down}) {
+        names(*list);
+      }
+    } else {
+      names(item.vector->parts);
+      for (int64_t size : item.vector->part_sizes) number(size);
+    }
+  }
+  return digest;
+}
+
+PreparedCache::PreparedCache(fs::path cache_folder, const PreparedKey& key)
+    : folder_(std::move(cache_folder)) {
+  const std::string text =
+      fmt::format("{}\n{}\n{}\n{}", key.folder, key.checkpoint, key.layout, key.plan);
+  key_[0] = base::hash_text(text, 0);
+  key_[1] = base::hash_text(text, 1);
+  prefix_ = fmt::format("{:016x}-", base::hash_text(key.folder));
+  path_ = folder_ / fmt::format("{}{:016x}{}", prefix_, key_[0], kSuffix);
+}
+
+bool PreparedCache::read(const base::Region& region, backend::Backend& backend,
+                         const LoadProgress& progress) const {
+  const File file(path_, O_RDONLY);
+  if (!file && errno == ENOENT) return false;
+  std::string problem;
+  std::vector<uint64_t> hashes;
+  if (!file) problem = std::strerror(errno);
+  if (problem.empty()) problem = check_head(file, key_, region.size(), hashes);
+  if (problem.empty()) problem = read_data(file, hashes, region, backend, progress);
+  if (problem.empty()) {
+    spdlog::info("weights come prepared from {}", path_.string());
+    return true;
+  }
+  spdlog::warn("the prepared cache {} cannot be used ({}); converting the checkpoint again",
+               path_.string(), problem);
+  std::error_code ignored;
+  fs::remove(path_, ignored);
+  return false;
+}
+
+void PreparedCache::write(const base::Region& region, backend::Backend& backend) const {
+  const auto start = std::chrono::steady_clock::now();
+  const auto warn = [&](const std::string& problem) {
+    spdlog::warn(
+        "the prepared cache {} was not written ({}); the next start converts the "
+        "checkpoint again",
+        path_.string(), problem);
+  };
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  if (error) return warn(error.message());
+  remove_others(folder_, prefix_, path_);
+
+  const fs::path part = path_.string() + kPartSuffix;
+  const File file(part, O_RDWR | O_CREAT);
+  if (!file) return warn(std::strerror(errno));
+  if (::flock(file.fd(), LOCK_EX | LOCK_NB) != 0 || !names(part, file)) {
+    spdlog::info("another process is writing {}", path_.string());
+    return;
+  }
+  if (const File finished(path_, O_RDONLY); finished) {
+    // Another process was quicker, with the same bytes.
+    std::vector<uint64_t> hashes;
+    if (check_head(finished, key_, region.size(), hashes).empty()) {
+      fs::remove(part, error);
+      return;
+    }
+  }
+  const uint64_t needed = data_offset(region.size()) + region.size();
+  const fs::space_info space = fs::space(folder_, error);
+  int failure = 0;
+  if (!error && static_cast<double>(space.available) < 1.1 * static_cast<double>(needed)) {
+    failure = ENOSPC;
+  }
+  if (failure == 0) failure = write_all(file, key_, region, backend);
+  if (failure == 0 && ::rename(part.c_str(), path_.c_str()) != 0) failure = errno;
+  if (failure != 0) {
+    fs::remove(part, error);
+    return warn(std::strerror(failure));
+  }
+  sync_folder(folder_);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  spdlog::info("wrote {} ({:.2f} GiB in {:.1f} s); --prepared-cache off does without",
+               path_.string(), static_cast<double>(needed) / (1 << 30), seconds.count());
+}
+
+}  // namespace moesaic::model

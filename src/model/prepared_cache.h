@@ -1,0 +1,55 @@
+#pragma once
+
+// The prepared cache: packed weights as they lie in memory, in a file, so that the next start reads
+// them instead of converting the checkpoint again. One file per model folder, named after the
+// folder and what it was made from. It is only ever a shortcut: whatever is wrong with it, loading
+// goes on without.
+//
+// File: a header, a hash of each chunk of data, padding to a page, the region's bytes. It is
+// written under a temporary name, locked, and renamed when complete.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "backend/ops.h"
+#include "base/memory.h"
+#include "model/weights.h"
+
+namespace moesaic::model {
+
+/// A number that changes with any item's tensors, shape, dtype or place.
+uint64_t plan_digest(const WeightPlan& plan);
+
+/// What a prepared file was made from and for.
+struct PreparedKey {
+  std::string folder;      ///< the model's, resolved
+  std::string checkpoint;  ///< Checkpoint::fingerprint()
+  std::string layout;      ///< Backend::layout_id()
+  uint64_t plan = 0;       ///< plan_digest()
+};
+
+class PreparedCache {
+ public:
+  PreparedCache(std::filesystem::path cache_folder, const PreparedKey& key);
+
+  /// Where this key's file is or would be.
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Fills the region from the file, verifying every byte. False when there is none (silently) or
+  /// it cannot be used (logged, and the file removed); the region may then hold part of it.
+  bool read(const base::Region& region, backend::Backend& backend,
+            const LoadProgress& progress) const;
+
+  /// Writes the file and removes the model folder's other ones. Whatever prevents it is a warning:
+  /// a full or read-only disk, or another process that is writing the same file.
+  void write(const base::Region& region, backend::Backend& backend) const;
+
+ private:
+  std::filesystem::path folder_;
+  std::filesystem::path path_;
+  std::string prefix_;  ///< of all file names of the model's folder
+  uint64_t key_[2];
+};
+
+}  // namespace moesaic::model

@@ -1,0 +1,312 @@
+#include "model/prepared_cache.h"
+
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <functional>
+#include <random>
+
+#include "base/error.h"
+#include "model/loader_testing.h"
+
+namespace moesaic::model {
+namespace {
+
+namespace fs = std::filesystem;
+using checkpoint::Checkpoint;
+using checkpoint::testing::read_file;
+using checkpoint::testing::TempFolder;
+using checkpoint::testing::write_file;
+using tensor::DType;
+using testing::bytes_of;
+using testing::FakeBackend;
+using testing::PlanMaker;
+
+/// A model folder and a cache folder.
+class PreparedCacheTest : public ::testing::Test {
+ protected:
+  PreparedCacheTest() : plan_(PlanMaker(DType::kBF16).make()) {
+    testing::write_checkpoint(model_.path(), testing::tensors_for(plan_, DType::kF32));
+  }
+
+  LoadedWeights load(FakeBackend& backend, const WeightPlan& plan, fs::path cache) {
+    LoadOptions options;
+    options.cache_folder = std::move(cache);
+    return load_weights(plan, backend, Checkpoint::open(model_.path()), options);
+  }
+  LoadedWeights load(FakeBackend& backend) { return load(backend, plan_, cache_ / "weights"); }
+
+  std::vector<fs::path> cache_files() const {
+    std::vector<fs::path> files;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(cache_ / "weights", error)) {
+      files.push_back(entry.path());
+    }
+    return files;
+  }
+
+  WeightPlan plan_;
+  TempFolder model_, cache_;
+};
+
+TEST_F(PreparedCacheTest, SecondStartReadsTheSameBytesAndPacksNothing) {
+  FakeBackend first;
+  const LoadedWeights cold = load(first);
+  EXPECT_EQ(cold.source, LoadSource::kCheckpoint);
+  EXPECT_GT(first.packs, 0);
+  ASSERT_EQ(cache_files().size(), 1U);
+  EXPECT_TRUE(cache_files()[0].string().ends_with(".moesaic"));
+
+  FakeBackend second;
+  const LoadedWeights warm = load(second);
+  EXPECT_EQ(warm.source, LoadSource::kPreparedCache);
+  EXPECT_EQ(second.packs, 0);
+  EXPECT_EQ(bytes_of(warm.region), bytes_of(cold.region));
+  EXPECT_EQ(warm.ignored, cold.ignored);
+}
+
+TEST_F(PreparedCacheTest, NoFolderMeansNoFile) {
+  FakeBackend backend;
+  load(backend, plan_, {});
+  make_dummy_weights(plan_, backend, 1, {.cache_folder = cache_ / "weights", .progress = {}});
+  EXPECT_TRUE(cache_files().empty());
+}
+
+TEST_F(PreparedCacheTest, WhatChangesTheWeightsMakesANewFileAndRemovesTheOld) {
+  FakeBackend backend;
+  load(backend);
+  fs::path before = cache_files().at(0);
+  const auto expect_new = [&](const LoadedWeights& loaded, const char* what) {
+    EXPECT_EQ(loaded.source, LoadSource::kCheckpoint) << what;
+    const auto files = cache_files();
+    ASSERT_EQ(files.size(), 1U) << what;
+    EXPECT_NE(files[0], before) << what;
+    before = files[0];
+  };
+  FakeBackend other_layout("fake-2");
+  expect_new(load(other_layout), "layout");
+  const WeightPlan f32 = PlanMaker(DType::kF32).make();
+  expect_new(load(backend, f32, cache_ / "weights"), "dtype");
+  auto tensors = testing::tensors_for(plan_, DType::kF32);
+  tensors["model.norm.weight"].values[0] += 1;
+  testing::write_checkpoint(model_.path(), tensors);
+  expect_new(load(backend), "content");
+}
+
+TEST_F(PreparedCacheTest, OtherModelsFilesAndStrangersStay) {
+  fs::create_directories(cache_ / "weights");
+  write_file(cache_ / "weights/0000000000000000-0000000000000000.moesaic", "another model's");
+  write_file(cache_ / "weights/notes.txt", "mine");
+  FakeBackend backend;
+  load(backend);
+  EXPECT_EQ(cache_files().size(), 3U);
+}
+
+struct Damage {
+  const char* what;
+  std::function<void(std::string&)> apply;
+};
+
+TEST_F(PreparedCacheTest, AnyDamageFallsBackToConverting) {
+  FakeBackend backend;
+  const std::string good = bytes_of(load(backend).region);
+  const fs::path path = cache_files().at(0);
+  const std::string file = read_file(path);
+  std::mt19937 random(7);
+  std::vector<Damage> cases = {
+      {"empty", [](std::string& f) { f.clear(); }},
+      {"one byte", [](std::string& f) { f.resize(1); }},
+      {"header only", [](std::string& f) { f.resize(56); }},
+      {"last byte missing", [](std::string& f) { f.pop_back(); }},
+      {"a byte more", [](std::string& f) { f += 'x'; }},
+      {"half", [](std::string& f) { f.resize(f.size() / 2); }},
+      {"not ours", [](std::string& f) { f = std::string(f.size(), 'z'); }},
+      {"zeros", [](std::string& f) { f = std::string(f.size(), '\0'); }},
+      {"newer version", [](std::string& f) { f[8] = 2; }},
+      {"table damaged", [](std::string& f) { f[56] ^= 1; }},
+      {"first data bit", [](std::string& f) { f[4096] ^= 1; }},
+      {"last data bit", [](std::string& f) { f.back() = static_cast<char>(f.back() ^ 0x80); }},
+  };
+  for (int i = 0; i < 56; ++i) {
+    cases.push_back({"header bit", [i](std::string& f) { f[static_cast<size_t>(i)] ^= 4; }});
+  }
+  for (int i = 0; i < 20; ++i) {
+    const size_t at = 4096 + random() % (file.size() - 4096);
+    cases.push_back({"data bit", [at](std::string& f) { f[at] ^= 16; }});
+  }
+  for (const Damage& damage : cases) {
+    SCOPED_TRACE(damage.what);
+    std::string broken = file;
+    damage.apply(broken);
+    write_file(path, broken);
+    FakeBackend counting;
+    const LoadedWeights loaded = load(counting);
+    EXPECT_EQ(loaded.source, LoadSource::kCheckpoint);
+    EXPECT_GT(counting.packs, 0);
+    EXPECT_EQ(bytes_of(loaded.region), good);
+    EXPECT_EQ(read_file(path), file) << "was not repaired";
+  }
+}
+
+TEST_F(PreparedCacheTest, AFileOfAnotherModelUnderOurNameIsRefused) {
+  FakeBackend backend;
+  const std::string good = bytes_of(load(backend).region);
+  const fs::path path = cache_files().at(0);
+  auto tensors = testing::tensors_for(plan_, DType::kF32);
+  tensors["model.norm.weight"].values[0] += 1;
+  testing::write_checkpoint(model_.path(), tensors);
+  load(backend);
+  const fs::path other = cache_files().at(0);
+  ASSERT_NE(other, path);
+  const std::string foreign = read_file(other);
+  testing::write_checkpoint(model_.path(), testing::tensors_for(plan_, DType::kF32));
+  load(backend);
+  write_file(cache_files().at(0), foreign);
+  const LoadedWeights loaded = load(backend);
+  EXPECT_EQ(loaded.source, LoadSource::kCheckpoint);
+  EXPECT_EQ(bytes_of(loaded.region), good);
+}
+
+TEST_F(PreparedCacheTest, AFolderOrLinkUnderTheNameIsNoCatastrophe) {
+  FakeBackend backend;
+  load(backend);
+  const fs::path path = cache_files().at(0);
+  fs::rename(path, cache_ / "elsewhere");
+  fs::create_symlink(cache_ / "elsewhere", path);
+  EXPECT_EQ(load(backend).source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend).source, LoadSource::kPreparedCache);
+  fs::remove(path);
+  fs::create_directories(path / "full");
+  EXPECT_EQ(load(backend).source, LoadSource::kCheckpoint);
+}
+
+TEST_F(PreparedCacheTest, ADiskThatCannotBeWrittenIsNoFailure) {
+  FakeBackend backend;
+  write_file(cache_ / "file", "x");
+  EXPECT_EQ(load(backend, plan_, cache_ / "file").source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend, plan_, cache_ / "file" / "below").source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend, plan_, "/proc/moesaic-cache").source, LoadSource::kCheckpoint);
+}
+
+TEST_F(PreparedCacheTest, AWriteThatFailsMidwayLeavesNothing) {
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  struct rlimit old_limit {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old_limit), 0);
+  struct rlimit limit = old_limit;
+  limit.rlim_cur = 5000;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  FakeBackend backend;
+  const LoadSource source = load(backend).source;
+  ::setrlimit(RLIMIT_FSIZE, &old_limit);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_EQ(source, LoadSource::kCheckpoint);
+  EXPECT_TRUE(cache_files().empty());
+  EXPECT_EQ(load(backend).source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend).source, LoadSource::kPreparedCache);
+}
+
+TEST_F(PreparedCacheTest, AnAbandonedPartIsReusedAndAnotherWritersIsLeftAlone) {
+  FakeBackend backend;
+  load(backend);
+  const fs::path path = cache_files().at(0);
+  const fs::path part = path.string() + ".part";
+  fs::remove(path);
+  write_file(part, "left by a killed process");
+  load(backend);
+  EXPECT_TRUE(fs::exists(path));
+  EXPECT_FALSE(fs::exists(part));
+
+  fs::remove(path);
+  write_file(part, "being written");
+  const int fd = ::open(part.c_str(), O_RDWR);
+  ASSERT_EQ(::flock(fd, LOCK_EX), 0);
+  EXPECT_EQ(load(backend).source, LoadSource::kCheckpoint);
+  EXPECT_FALSE(fs::exists(path));
+  EXPECT_EQ(read_file(part), "being written");
+  ::close(fd);
+}
+
+TEST_F(PreparedCacheTest, ManyProcessesAtOnceAgree) {
+  FakeBackend backend;
+  const std::string good = bytes_of(load(backend, plan_, {}).region);
+  for (int round = 0; round < 5; ++round) {
+    fs::remove_all(cache_ / "weights");
+    std::vector<pid_t> children;
+    for (int i = 0; i < 6; ++i) {
+      const pid_t child = ::fork();
+      ASSERT_GE(child, 0);
+      if (child == 0) {
+        bool same = true;
+        for (int repeat = 0; repeat < 4; ++repeat) {
+          FakeBackend mine;
+          same = same && bytes_of(load(mine).region) == good;
+        }
+        ::_exit(same ? 0 : 1);
+      }
+      children.push_back(child);
+    }
+    for (pid_t child : children) {
+      int status = 0;
+      ASSERT_EQ(::waitpid(child, &status, 0), child);
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    FakeBackend after;
+    EXPECT_EQ(load(after).source, LoadSource::kPreparedCache);
+    EXPECT_EQ(cache_files().size(), 1U);
+  }
+}
+
+TEST(PreparedCache, ManyChunksKeepTheirPlaces) {
+  TempFolder folder;
+  const PreparedCache cache(folder.path(),
+                            {.folder = "f", .checkpoint = "c", .layout = "l", .plan = 1});
+  base::Region region(base::MemoryTag::kWeights, (size_t{20} << 20) + 4321);
+  auto* words = region.as<uint32_t>();
+  std::mt19937 random(3);
+  for (size_t i = 0; i < region.size() / 4; ++i) words[i] = static_cast<uint32_t>(random());
+  FakeBackend backend;
+  cache.write(region, backend);
+  base::Region copy(base::MemoryTag::kWeights, region.size());
+  uint64_t last = 0;
+  ASSERT_TRUE(cache.read(copy, backend, [&](uint64_t done, uint64_t) { last = done; }));
+  EXPECT_EQ(last, region.size());
+  EXPECT_EQ(bytes_of(copy), bytes_of(region));
+  // Two chunks that changed places are not what was written.
+  std::string file = read_file(cache.path());
+  const size_t chunk = size_t{8} << 20;
+  std::swap_ranges(file.begin() + 4096, file.begin() + 4096 + static_cast<ptrdiff_t>(chunk),
+                   file.begin() + 4096 + static_cast<ptrdiff_t>(chunk));
+  write_file(cache.path(), file);
+  EXPECT_FALSE(cache.read(copy, backend, {}));
+}
+
+TEST(PreparedCache, PlanDigestSeesEveryChange) {
+  const WeightPlan plan = PlanMaker(DType::kBF16).make();
+  EXPECT_EQ(plan_digest(plan), plan_digest(PlanMaker(DType::kBF16).make()));
+  const std::vector<std::function<void(WeightPlan&)>> changes = {
+      [](WeightPlan& p) { p.bytes += 64; },
+      [](WeightPlan& p) { p.embed.offset += 64; },
+      [](WeightPlan& p) { p.embed.item.desc.dtype = DType::kF16; },
+      [](WeightPlan& p) { p.embed.item.desc.k += 1; },
+      [](WeightPlan& p) {
+        std::swap(p.layers[0].qkv.item.parts[1], p.layers[0].qkv.item.parts[2]);
+      },
+      [](WeightPlan& p) { p.layers[0].experts.item.desc.width += 1; },
+      [](WeightPlan& p) { p.layers[0].experts.item.down[2] += "x"; },
+      [](WeightPlan& p) { p.final_norm.item.part_sizes[0] += 1; },
+      [](WeightPlan& p) { p.layers.pop_back(); },
+      [](WeightPlan& p) { p.lm_head = {}; },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    WeightPlan changed = plan;
+    changes[i](changed);
+    EXPECT_NE(plan_digest(changed), plan_digest(plan)) << i;
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::model
