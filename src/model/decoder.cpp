@@ -185,9 +185,22 @@ struct Decoder::Impl {
       MOESAIC_ASSERT(batch.positions[i] >= 0);
       MOESAIC_ASSERT(batch.slots[i] >= 0 && batch.slots[i] < slots);
     }
+    for (size_t s = 0; s < sequences; ++s) check_sequence(batch, s, cache);
     for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
       MOESAIC_ASSERT(batch.logit_rows[i] >= 0 && batch.logit_rows[i] < batch.rows());
       MOESAIC_ASSERT(i == 0 || batch.logit_rows[i] > batch.logit_rows[i - 1]);
+    }
+  }
+
+  static void check_sequence(const StepBatch& batch, size_t s, const KvCache& cache) {
+    const int64_t length = batch.context_lens[s];
+    MOESAIC_ASSERT(batch.seq_starts[s + 1] - batch.seq_starts[s] <= length);
+    const int64_t blocks = (length + cache.block_size() - 1) / cache.block_size();
+    MOESAIC_ASSERT(blocks <= batch.max_blocks);
+    const auto first = static_cast<int64_t>(s) * batch.max_blocks;
+    for (int64_t b = first; b < first + blocks; ++b) {
+      const int32_t block = batch.block_tables[static_cast<size_t>(b)];
+      MOESAIC_ASSERT(block >= 0 && block < cache.num_blocks() && "block_tables");
     }
   }
 

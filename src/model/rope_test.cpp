@@ -104,7 +104,8 @@ TEST(Rope, Llama3WithEqualFactorsStaysFinite) {
   spec.factor = 8.0;
   spec.low_freq_factor = spec.high_freq_factor = 4.0;
   spec.original_max_position = 512;
-  for (float frequency : Rope(spec).frequencies()) EXPECT_TRUE(std::isfinite(frequency));
+  const Rope rope(spec);
+  for (float frequency : rope.frequencies()) EXPECT_TRUE(std::isfinite(frequency));
 }
 
 }  // namespace

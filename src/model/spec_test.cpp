@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
@@ -373,6 +374,44 @@ INSTANTIATE_TEST_SUITE_P(
                       "intermediate_size": 4194304, "num_local_experts": 4096})",
                   {"parameters"}}),
     [](const testing::TestParamInfo<BadConfig>& info) { return info.param.label; });
+
+/// Every key of every published config, with nonsense in its place: a typed error or a usable spec.
+TEST(ModelSpec, NonsenseInAnyKeyIsATypedErrorOrHarmless) {
+  const std::vector<boost::json::value> nonsense = {nullptr,
+                                                    true,
+                                                    -1,
+                                                    0,
+                                                    3,
+                                                    std::numeric_limits<int64_t>::max(),
+                                                    1e300,
+                                                    -0.5,
+                                                    0.0,
+                                                    "x",
+                                                    "",
+                                                    boost::json::array{},
+                                                    boost::json::array{1, "x"},
+                                                    boost::json::object{}};
+  int refused = 0;
+  int accepted = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(configs())) {
+    const boost::json::object sane = object(entry.path().stem().string());
+    for (const auto& member : sane) {
+      for (const boost::json::value& value : nonsense) {
+        boost::json::object config = sane;
+        config[member.key()] = value;
+        try {
+          const ModelSpec spec = parse_spec(config, "config.json");
+          ++accepted;
+          EXPECT_GT(count_parameters(spec).total, 0) << boost::json::serialize(config);
+          EXPECT_LE(count_parameters(spec).active, count_parameters(spec).total);
+        } catch (const base::ModelFileError&) {
+          ++refused;
+        }
+      }
+    }
+  }
+  EXPECT_GT(refused, accepted);
+}
 
 }  // namespace
 }  // namespace moesaic::model

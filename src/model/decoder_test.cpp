@@ -1,0 +1,146 @@
+#include "model/decoder.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <numeric>
+
+#include "model/family.h"
+#include "model/weights.h"
+
+namespace moesaic::model {
+namespace {
+
+ModelSpec golden_spec(const std::string& name) {
+  return load_spec(std::filesystem::path(MOESAIC_SOURCE_DIR) / "tests/golden/checkpoints" / name);
+}
+
+/// One sequence of `rows` tokens from position 0, in blocks 0, 1, ...
+StepBatch prompt(int64_t rows, int64_t block_size) {
+  StepBatch batch;
+  for (int64_t i = 0; i < rows; ++i) {
+    batch.token_ids.push_back(static_cast<int32_t>(i % 7));
+    batch.positions.push_back(static_cast<int32_t>(i));
+    batch.slots.push_back(i);
+  }
+  batch.seq_starts = {0, static_cast<int32_t>(rows)};
+  batch.context_lens = {static_cast<int32_t>(rows)};
+  batch.max_blocks = (rows + block_size - 1) / block_size;
+  batch.block_tables.resize(static_cast<size_t>(batch.max_blocks));
+  std::iota(batch.block_tables.begin(), batch.block_tables.end(), 0);
+  return batch;
+}
+
+/// A model of dummy weights on the reference backend.
+struct Model {
+  explicit Model(ModelSpec model_spec, int64_t max_rows)
+      : spec(std::move(model_spec)),
+        weights(
+            make_dummy_weights(plan_weights(spec, *backend, tensor::DType::kF32), *backend, 1, {})),
+        decoder(spec, weights, *backend, max_rows),
+        cache(spec, *backend, tensor::DType::kF32, 16, 8) {}
+
+  std::unique_ptr<backend::Backend> backend = backend::make_reference_backend();
+  ModelSpec spec;
+  LoadedWeights weights;
+  Decoder decoder;
+  KvCache cache;
+};
+
+TEST(Decoder, LeavesLogitsInBoundedChunks) {
+  // A vocabulary so large that 64 MiB hold 16 rows of it; the rest as small as can be.
+  ModelSpec spec = golden_spec("llama");
+  spec.vocab_size = int64_t{1} << 20;
+  spec.hidden = 8;
+  spec.layers.resize(1);
+  spec.layers[0].ffn.width = 8;
+  Model model(spec, 64);
+  StepBatch batch = prompt(40, 16);
+  for (int32_t row = 1; row < 40; ++row) batch.logit_rows.push_back(row);
+
+  std::vector<std::pair<int64_t, int64_t>> chunks;
+  std::vector<float> first_of_row;
+  ExpertCounts counts;
+  const LogitsSink sink = [&](int64_t first, int64_t count, float* logits) {
+    chunks.emplace_back(first, count);
+    for (int64_t i = 0; i < count; ++i) first_of_row.push_back(logits[i * spec.vocab_size]);
+  };
+  model.decoder.forward(batch, model.cache, sink, counts);
+  EXPECT_EQ(chunks, (std::vector<std::pair<int64_t, int64_t>>{{0, 16}, {16, 16}, {32, 7}}));
+
+  // The last row of the last chunk is what that row alone gives.
+  StepBatch last = prompt(40, 16);
+  last.logit_rows = {39};
+  std::vector<float> alone;
+  model.decoder.forward(
+      last, model.cache,
+      [&](int64_t first, int64_t count, float* logits) {
+        EXPECT_EQ(first, 0);
+        EXPECT_EQ(count, 1);
+        alone.push_back(logits[0]);
+      },
+      counts);
+  ASSERT_EQ(alone.size(), 1u);
+  EXPECT_EQ(alone[0], first_of_row.back());
+}
+
+TEST(Decoder, CountsRowsPerExpertOfMoeLayersOnly) {
+  // Layer 1 of this model is dense.
+  Model model(golden_spec("qwen2_moe"), 32);
+  ExpertCounts counts;
+  counts.counts = {99};
+  int calls = 0;
+  const LogitsSink sink = [&](int64_t, int64_t, float*) { ++calls; };
+  model.decoder.forward(prompt(20, 16), model.cache, sink, counts);
+  EXPECT_EQ(calls, 0) << "no logits were wanted";
+  ASSERT_EQ(counts.layers, 2);
+  ASSERT_EQ(counts.experts, 6);
+  ASSERT_EQ(counts.counts.size(), 12u);
+  for (size_t layer = 0; layer < 2; ++layer) {
+    const auto begin = counts.counts.begin() + static_cast<ptrdiff_t>(layer * 6);
+    EXPECT_EQ(std::accumulate(begin, begin + 6, 0), 20 * 4) << "MoE layer " << layer;
+  }
+}
+
+TEST(Decoder, AnEmptyStepIsNothing) {
+  Model model(golden_spec("mixtral"), 8);
+  StepBatch batch;
+  batch.seq_starts = {0};
+  ExpertCounts counts;
+  model.decoder.forward(
+      batch, model.cache, [](int64_t, int64_t, float*) { FAIL(); }, counts);
+  EXPECT_EQ(counts.counts, std::vector<int32_t>(16, 0));
+}
+
+TEST(DecoderDeathTest, RefusesWhatWouldReadOutOfBounds) {
+  Model model(golden_spec("mixtral"), 8);
+  ExpertCounts counts;
+  const LogitsSink sink = [](int64_t, int64_t, float*) {};
+  const auto forward = [&](const StepBatch& batch) {
+    model.decoder.forward(batch, model.cache, sink, counts);
+  };
+  StepBatch token = prompt(4, 16);
+  token.token_ids[2] = static_cast<int32_t>(model.spec.vocab_size);
+  EXPECT_DEATH(forward(token), "token_ids");
+  StepBatch slot = prompt(4, 16);
+  slot.slots[3] = 8 * 16;
+  EXPECT_DEATH(forward(slot), "slots");
+  StepBatch block = prompt(4, 16);
+  block.block_tables[0] = 8;
+  EXPECT_DEATH(forward(block), "block_tables");
+  EXPECT_DEATH(forward(prompt(9, 16)), "max_rows");
+}
+
+TEST(KvCacheTest, LayersLieApart) {
+  const auto backend = backend::make_reference_backend();
+  const ModelSpec spec = golden_spec("mistral");
+  const KvCache cache(spec, *backend, tensor::DType::kBF16, 16, 5);
+  const size_t block = KvCache::block_bytes(spec, *backend, tensor::DType::kBF16, 16);
+  ASSERT_EQ(spec.layers.size(), 2u);
+  EXPECT_EQ(cache.layer(1).data - cache.layer(0).data, static_cast<ptrdiff_t>(5 * block / 2));
+  EXPECT_EQ(cache.layer(0).num_blocks, 5);
+  EXPECT_GE(block / 2, backend->kv_block_bytes(cache.layer(0).desc));
+}
+
+}  // namespace
+}  // namespace moesaic::model

@@ -1,0 +1,186 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+#include "model/family.h"
+#include "model/weights.h"
+
+namespace moesaic::model {
+namespace {
+
+std::filesystem::path golden() {
+  return std::filesystem::path(MOESAIC_SOURCE_DIR) / "tests/golden";
+}
+
+std::vector<std::filesystem::path> published_configs() {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(golden() / "configs")) {
+    files.push_back(entry.path());
+  }
+  return files;
+}
+
+/// What a plan holds, item by item.
+struct Inventory {
+  std::map<std::string, int64_t> tensors;          ///< name and elements
+  std::set<std::string> fused;                     ///< other spellings
+  std::vector<std::pair<int64_t, size_t>> places;  ///< offset and bytes
+  int64_t elements = 0;
+
+  Inventory(const WeightPlan& plan, const backend::Backend& backend) : backend_(backend) {
+    add(plan.embed);
+    add(plan.lm_head);
+    add(plan.final_norm);
+    for (const LayerPlan& layer : plan.layers) {
+      for (const auto* vector : {&layer.input_norm, &layer.post_attention_norm, &layer.q_norm,
+                                 &layer.k_norm, &layer.qkv_bias, &layer.o_bias}) {
+        add(*vector);
+      }
+      for (const auto* matrix : {&layer.qkv, &layer.o, &layer.router, &layer.shared_gate}) {
+        add(*matrix);
+      }
+      add(layer.experts);
+      add(layer.shared);
+    }
+    std::sort(places.begin(), places.end());
+  }
+
+ private:
+  void name(const std::string& tensor, int64_t size) {
+    EXPECT_TRUE(tensors.emplace(tensor, size).second) << tensor << " is planned twice";
+    elements += size;
+  }
+  void add(const Placed<MatrixItem>& placed) {
+    if (!placed.present()) return;
+    const MatrixItem& item = placed.item;
+    int64_t rows = 0;
+    for (size_t i = 0; i < item.parts.size(); ++i) {
+      name(item.parts[i], item.part_rows[i] * item.desc.k);
+      rows += item.part_rows[i];
+    }
+    EXPECT_EQ(rows, item.desc.n);
+    places.emplace_back(placed.offset, backend_.packed_bytes(item.desc));
+  }
+  void add(const Placed<VectorItem>& placed) {
+    if (!placed.present()) return;
+    int64_t size = 0;
+    for (size_t i = 0; i < placed.item.parts.size(); ++i) {
+      name(placed.item.parts[i], placed.item.part_sizes[i]);
+      size += placed.item.part_sizes[i];
+    }
+    places.emplace_back(placed.offset, static_cast<size_t>(size) * sizeof(float));
+  }
+  void add(const Placed<ExpertsItem>& placed) {
+    if (!placed.present()) return;
+    const ExpertsItem& item = placed.item;
+    const int64_t size = item.desc.hidden * item.desc.width;
+    EXPECT_EQ(item.gate.size(), static_cast<size_t>(item.desc.experts));
+    for (const auto* names : {&item.gate, &item.up, &item.down}) {
+      for (const std::string& tensor : *names) name(tensor, size);
+    }
+    if (!item.fused_gate_up.empty()) fused.insert({item.fused_gate_up, item.fused_down});
+    places.emplace_back(placed.offset, backend_.packed_bytes(item.desc));
+  }
+
+  const backend::Backend& backend_;
+};
+
+class WeightPlanTest : public testing::Test {
+ protected:
+  std::unique_ptr<backend::Backend> backend_ = backend::make_reference_backend();
+};
+
+TEST_F(WeightPlanTest, HoldsExactlyTheParametersOfTheSpec) {
+  for (const std::filesystem::path& file : published_configs()) {
+    SCOPED_TRACE(file.string());
+    const ModelSpec spec = load_spec(file);
+    const Inventory inventory(plan_weights(spec, *backend_, tensor::DType::kBF16), *backend_);
+    EXPECT_EQ(inventory.elements, count_parameters(spec).total);
+  }
+}
+
+TEST_F(WeightPlanTest, PlacesAreAlignedAndApart) {
+  for (const std::filesystem::path& file : published_configs()) {
+    SCOPED_TRACE(file.string());
+    const WeightPlan plan = plan_weights(load_spec(file), *backend_, tensor::DType::kBF16);
+    int64_t end = 0;
+    for (const auto& [offset, bytes] : Inventory(plan, *backend_).places) {
+      EXPECT_EQ(offset % 64, 0);
+      EXPECT_GE(offset, end);
+      end = offset + static_cast<int64_t>(bytes);
+    }
+    EXPECT_LE(static_cast<size_t>(end), plan.bytes);
+    EXPECT_LT(plan.bytes - static_cast<size_t>(end), 64u);
+  }
+}
+
+TEST_F(WeightPlanTest, NamesTheTensorsOfEveryGoldenCheckpoint) {
+  for (const auto& entry : std::filesystem::directory_iterator(golden() / "checkpoints")) {
+    SCOPED_TRACE(entry.path().string());
+    const WeightPlan plan = plan_weights(load_spec(entry.path()), *backend_, tensor::DType::kF32);
+    Inventory inventory(plan, *backend_);
+    const auto checkpoint = checkpoint::Checkpoint::open(entry.path());
+    for (const checkpoint::TensorEntry& tensor : checkpoint.tensors()) {
+      if (inventory.fused.contains(tensor.name)) continue;
+      const auto planned = inventory.tensors.find(tensor.name);
+      if (planned == inventory.tensors.end()) {
+        const bool ignored =
+            std::any_of(plan.ignored_suffixes.begin(), plan.ignored_suffixes.end(),
+                        [&](const std::string& suffix) { return tensor.name.ends_with(suffix); });
+        EXPECT_TRUE(ignored) << tensor.name;
+        continue;
+      }
+      EXPECT_EQ(planned->second, tensor.view.elements()) << tensor.name;
+      inventory.tensors.erase(planned);
+    }
+    // Fused experts leave their single names unused; nothing else may be left over.
+    for (const auto& [name, size] : inventory.tensors) {
+      EXPECT_NE(name.find(".experts."), std::string::npos) << name;
+      EXPECT_NE(entry.path().filename().string().find("fused"), std::string::npos) << name;
+    }
+  }
+}
+
+TEST_F(WeightPlanTest, IsAPureFunction) {
+  const ModelSpec spec = load_spec(golden() / "configs/qwen1.5-moe-a2.7b.json");
+  const WeightPlan once = plan_weights(spec, *backend_, tensor::DType::kBF16);
+  const WeightPlan again = plan_weights(spec, *backend_, tensor::DType::kBF16);
+  EXPECT_EQ(Inventory(once, *backend_).places, Inventory(again, *backend_).places);
+  EXPECT_EQ(once.bytes, again.bytes);
+}
+
+TEST_F(WeightPlanTest, KeepsRoutersInFloat32) {
+  const WeightPlan plan = plan_weights(load_spec(golden() / "configs/qwen1.5-moe-a2.7b.json"),
+                                       *backend_, tensor::DType::kBF16);
+  EXPECT_EQ(plan.layers[0].router.item.desc.dtype, tensor::DType::kF32);
+  EXPECT_EQ(plan.layers[0].shared_gate.item.desc.dtype, tensor::DType::kF32);
+  EXPECT_EQ(plan.layers[0].qkv.item.desc.dtype, tensor::DType::kBF16);
+}
+
+TEST_F(WeightPlanTest, TiedModelsHaveNoHeadAndMayRepeatIt) {
+  const WeightPlan plan = plan_weights(load_spec(golden() / "configs/qwen3-0.6b.json"), *backend_,
+                                       tensor::DType::kBF16);
+  EXPECT_FALSE(plan.lm_head.present());
+  EXPECT_EQ(
+      std::count(plan.ignored_suffixes.begin(), plan.ignored_suffixes.end(), "lm_head.weight"), 1);
+  const WeightPlan untied = plan_weights(load_spec(golden() / "configs/llama-3.1-8b.json"),
+                                         *backend_, tensor::DType::kBF16);
+  EXPECT_TRUE(untied.lm_head.present());
+  EXPECT_EQ(
+      std::count(untied.ignored_suffixes.begin(), untied.ignored_suffixes.end(), "lm_head.weight"),
+      0);
+}
+
+TEST_F(WeightPlanTest, RefusesATypeTheBackendCannotCompute) {
+  EXPECT_THROW(
+      plan_weights(load_spec(golden() / "configs/qwen3-0.6b.json"), *backend_, tensor::DType::kI8),
+      base::ConfigError);
+}
+
+}  // namespace
+}  // namespace moesaic::model
