@@ -1,0 +1,85 @@
+#pragma once
+
+// The CPU kernels beside the matrix products: norms, rope and KV append, attention, routing. Like
+// kernels.h this is included by sources compiled for each instruction set: plain data only.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace moesaic::backend::cpu {
+
+/// Element type of a KV cache.
+enum class KvType : int { kF32, kBF16, kF16 };
+
+/// A block holds, for each KV head, K as [dim][position] and then, for all heads, V as
+/// [head][position][dim]: scores of many keys come from one broadcast query element without
+/// horizontal sums, and values are rows.
+struct KvView {
+  std::byte* data = nullptr;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t block_size = 0;
+  KvType type = KvType::kBF16;
+};
+
+/// Keys are scored this many at a time, from position 0 on, whatever the batch: the order of every
+/// sum follows from the position alone.
+constexpr int64_t kChunk = 64;
+constexpr int64_t kMaxHeadDim = 512;
+/// Query rows (tokens x heads of a group) of one task.
+constexpr int64_t kTileRows = 48;
+
+/// Floats of scratch that one attention task needs.
+constexpr int64_t kAttentionScratch =
+    2 * kChunk * kMaxHeadDim + 2 * kTileRows * kMaxHeadDim + kTileRows * (kChunk + 2 * 16);
+
+/// Attention of `tokens` consecutive tokens of one sequence and `heads` heads that share a KV head;
+/// tokens * heads <= kTileRows.
+struct AttentionTile {
+  KvView kv;
+  const int32_t* blocks = nullptr;  ///< the sequence's block table
+  int64_t kv_head = 0;
+  int64_t position = 0;  ///< of the first token
+  int64_t tokens = 0;
+  int64_t heads = 0;
+  float scale = 1;
+  int64_t window = 0;  ///< 0 = all
+  const float* q = nullptr;
+  int64_t q_stride = 0;  ///< floats between tokens; heads lie side by side
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  float* scratch = nullptr;
+};
+
+/// One row of qkv_rope_append.
+struct QkvRow {
+  float* q = nullptr;  ///< q, then k, then v
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t rotary_dim = 0;
+  bool norm_per_head = false;     ///< else over all heads, if the weights are given
+  const float* q_norm = nullptr;  ///< null: no QK-norm
+  const float* k_norm = nullptr;
+  float eps = 0;
+  float clip = 0;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  KvView kv;
+  int64_t slot = 0;
+};
+
+struct MiscTable {
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t width, float* out);
+  /// residual += delta, then as rms_norm.
+  void (*add_rms_norm)(float* residual, const float* delta, const float* weight, float eps,
+                       int64_t width, float* out);
+  void (*qkv_row)(const QkvRow& row);
+  void (*attention_tile)(const AttentionTile& tile);
+};
+
+extern const MiscTable kMiscBaseline;
+extern const MiscTable kMiscAvx2;
+extern const MiscTable kMiscAvx512;
+
+}  // namespace moesaic::backend::cpu

@@ -1,0 +1,2 @@
+#define MOESAIC_MISC_TABLE kMiscAvx512
+#include "backend/cpu/misc_inl.h"
