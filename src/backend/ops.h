@@ -189,7 +189,8 @@ class Backend {
   virtual size_t kv_block_bytes(const KvDesc& desc) const = 0;
 
   /// Scratch the operators need for at most `max_rows` rows of the given layer shapes; counted as
-  /// activations in the memory plan and allocated once by reserve().
+  /// activations in the memory plan and allocated once by reserve(). A model's scratch is that of
+  /// the shape that needs the most.
   virtual size_t scratch_bytes(const ExpertsDesc& largest, int64_t top_k,
                                int64_t max_rows) const = 0;
   virtual void reserve(const ExpertsDesc& largest, int64_t top_k, int64_t max_rows) = 0;

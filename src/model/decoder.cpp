@@ -54,19 +54,32 @@ struct Layout {
   }
 };
 
-/// A feed-forward shape that covers every layer's, for the backend's scratch.
-backend::ExpertsDesc largest_ffn(const ModelSpec& spec, tensor::DType dtype) {
-  backend::ExpertsDesc desc{.experts = std::max<int64_t>(1, spec.max_experts()),
-                            .hidden = spec.hidden,
-                            .width = 0,
-                            .dtype = dtype};
-  for (const LayerSpec& layer : spec.layers) {
-    desc.width = std::max({desc.width, layer.ffn.width, layer.ffn.shared_width});
-  }
-  return desc;
-}
+/// One feed-forward shape of the model, as the backend's scratch is asked for.
+struct FfnShape {
+  backend::ExpertsDesc desc;
+  int64_t top_k = 1;
+  size_t scratch = 0;
+};
 
-int64_t largest_top_k(const ModelSpec& spec) { return std::max<int64_t>(1, spec.max_top_k()); }
+/// The shape that needs the most scratch. Not a shape with the largest of each size: a model of
+/// many narrow experts and one wide shared expert would be charged for many wide ones.
+FfnShape hungriest_ffn(const ModelSpec& spec, const backend::Backend& backend, tensor::DType dtype,
+                       int64_t max_rows) {
+  FfnShape most;
+  const auto consider = [&](int64_t experts, int64_t width, int64_t top_k) {
+    FfnShape shape{
+        .desc = {.experts = experts, .hidden = spec.hidden, .width = width, .dtype = dtype},
+        .top_k = top_k};
+    shape.scratch = backend.scratch_bytes(shape.desc, top_k, max_rows);
+    if (most.desc.experts == 0 || shape.scratch > most.scratch) most = shape;
+  };
+  for (const LayerSpec& layer : spec.layers) {
+    const FfnSpec& ffn = layer.ffn;
+    consider(std::max<int64_t>(1, ffn.experts), ffn.width, ffn.moe ? ffn.router.top_k : 1);
+    if (ffn.shared_width > 0) consider(1, ffn.shared_width, 1);
+  }
+  return most;
+}
 
 backend::AttentionDesc describe(const ModelSpec& spec, const AttentionSpec& attention) {
   return {.heads = attention.heads,
@@ -166,7 +179,8 @@ struct Decoder::Impl {
     for (size_t i = 0; i < spec.layers.size(); ++i) {
       layers.emplace_back(spec, spec.layers[i], weights, plan.layers[i]);
     }
-    backend.reserve(largest_ffn(spec, embed.desc.dtype), largest_top_k(spec), max_rows);
+    const FfnShape shape = hungriest_ffn(spec, backend, embed.desc.dtype, max_rows);
+    backend.reserve(shape.desc, shape.top_k, max_rows);
   }
 
   float* at(size_t offset) const { return reinterpret_cast<float*>(region.data() + offset); }
@@ -316,8 +330,7 @@ void Decoder::forward(const StepBatch& batch, KvCache& cache, const LogitsSink& 
 
 size_t Decoder::activation_bytes(const ModelSpec& spec, const backend::Backend& backend,
                                  tensor::DType dtype, int64_t max_rows) {
-  return Layout(spec, max_rows).bytes +
-         backend.scratch_bytes(largest_ffn(spec, dtype), largest_top_k(spec), max_rows);
+  return Layout(spec, max_rows).bytes + hungriest_ffn(spec, backend, dtype, max_rows).scratch;
 }
 
 }  // namespace moesaic::model
