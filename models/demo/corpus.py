@@ -94,11 +94,15 @@ def _joined(r):
     """A longer conversation that wanders from one domain to another."""
     messages, labels = [], []
     first = None
+    hello, question = smalltalk.introduction(r) if r.random() < 0.3 else ([], [])
     for _ in range(r.randint(2, 6)):
         doc = _for_training(r)
         while "text" in doc or doc["tools"]:
             doc = _for_training(r)
         part = doc["messages"]
+        # One name in a talk is enough.
+        if hello and any("our name" in m["content"] for m in part):
+            continue
         if first is None:
             first = doc
         elif part[0]["role"] == "system":
@@ -108,9 +112,16 @@ def _joined(r):
             part = part[1:]
         messages += part
         labels += [doc["domain"]] * len(part)
+    if first is None:
+        return _for_training(r)
     if first["messages"][0]["role"] == "system" and first["messages"][0][
         "content"] not in SYSTEMS:  # fmt: skip
         return first
+    at = 1 if messages[0]["role"] == "system" else 0
+    messages[at:at] = hello
+    labels[at:at] = ["chat"] * len(hello)
+    messages += question
+    labels += ["chat"] * len(question)
     return {"domain": first["domain"], "messages": messages, "tools": None, "labels": labels}
 
 

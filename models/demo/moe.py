@@ -168,3 +168,16 @@ def export_tensors(model):
         else:
             out[f"model.{name}"] = p.contiguous()
     return out
+
+
+def load_tensors(model, tensors):
+    """The inverse of `export_tensors`."""
+    count = model.c["num_local_experts"]
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            part = name.rsplit(".", 1)[-1]
+            if part in ("w1", "w2", "w3"):
+                experts = [tensors[f"model.{name[:-2]}experts.{e}.{part}.weight"] for e in range(count)]
+                p.copy_(torch.cat([w.T if part == "w2" else w for w in experts]))
+            else:
+                p.copy_(tensors[name if name == "lm_head.weight" else f"model.{name}"])

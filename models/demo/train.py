@@ -21,8 +21,8 @@ import corpus
 import numpy as np
 import torch
 import torch.nn.functional as F
-from moe import CONFIG, Mixtral, export_tensors
-from safetensors.torch import save_file
+from moe import CONFIG, Mixtral, export_tensors, load_tensors
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 HERE = pathlib.Path(__file__).parent
@@ -62,12 +62,14 @@ def _work(job):
     return pack(corpus.documents(seed, count), tokenizer, length)
 
 
-def make_rows(count, length, seed, workers):
-    """Training rows from `count` documents, made by `workers` processes."""
+def start_rows(pool, count, length, seed, workers):
+    """Begins to make training rows from `count` documents; returns a function that waits for them.
+
+    A pool of one process less than the machine has cores leaves one to the compiler meanwhile."""
     jobs = 4 * workers
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        parts = pool.map(_work, [(seed * 1000 + i, count // jobs, length) for i in range(jobs)], 1)
-    return [np.concatenate(column) for column in zip(*parts)]
+    work = [(seed * 1000 + i, count // jobs, length) for i in range(jobs)]
+    parts = pool.map_async(_work, work, 1)
+    return lambda: [np.concatenate(column) for column in zip(*parts.get())]
 
 
 def make_held_out_rows(tokenizer, per_domain, length):
@@ -172,9 +174,18 @@ def save(model, out):
     print(f"wrote {total / 1e6:.1f} MB in {len(shards)} shards to {out}", flush=True)
 
 
+def read_shards(folder):
+    """All tensors of a checkpoint that `save` wrote."""
+    out = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        out.update(load_file(file))
+    return out
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--start", type=pathlib.Path, help="go on from the weights in this folder")
     parser.add_argument("--seconds", type=float, default=240, help="time for the training steps")
     parser.add_argument("--documents", type=int, default=1_200_000)
     parser.add_argument("--rows", type=int, default=32, help="rows of 1024 tokens in a batch")
@@ -191,16 +202,20 @@ def main():
     options = parse()
     begin = time.time()
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
-    rows = make_rows(options.documents, options.length, options.seed, options.workers)
-    held = make_held_out_rows(tokenizer, 120, options.length)
-    fill = float((rows[3] > 0).mean())
-    print(f"{len(rows[0])} rows, {rows[0].size * fill / 1e6:.1f} M tokens, filled {fill:.3f}, "
-          f"after {time.time() - begin:.0f} s", flush=True)  # fmt: skip
+    # The processes are forked before anything touches the accelerator.
+    pool = multiprocessing.get_context("fork").Pool(options.workers)
+    finish_rows = start_rows(
+        pool, options.documents, options.length, options.seed, options.workers
+    )
+    first_rows = pack(corpus.documents(options.seed, 40 * options.rows), tokenizer, options.length)
 
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
     device = options.device
-    model = Mixtral().to(device)
+    model = Mixtral()
+    if options.start:
+        load_tensors(model, read_shards(options.start))
+    model = model.to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters / 1e6:.2f} M parameters on {device}", flush=True)
     decay = [p for p in model.parameters() if p.dim() > 1]
@@ -213,7 +228,7 @@ def main():
     def autocast():
         return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
 
-    def run_step(function, index):
+    def run_step(function, rows, index):
         with autocast():
             parts = function(model, *batch_of(rows, index, device))
         parts[0].backward()
@@ -224,12 +239,17 @@ def main():
     if not options.no_compile:
         try:
             function = torch.compile(step_loss)
-            run_step(function, first)
+            run_step(function, first_rows, first)
         except Exception as error:  # noqa: BLE001 - any compiler trouble means: go on without it
             print(f"not compiled: {str(error)[:500]}", flush=True)
             function = step_loss
     optimizer.zero_grad(set_to_none=True)
     print(f"first step after {time.time() - begin:.0f} s", flush=True)
+    rows = finish_rows()
+    pool.close()
+    fill = float((rows[3] > 0).mean())
+    print(f"{len(rows[0])} rows, {rows[0].size * fill / 1e6:.1f} M tokens, filled {fill:.3f}, "
+          f"after {time.time() - begin:.0f} s", flush=True)  # fmt: skip
 
     order = np.random.default_rng(options.seed)
     queue = np.empty(0, np.int64)
@@ -242,7 +262,7 @@ def main():
             1 + math.cos(math.pi * done)))  # fmt: skip
         for group in optimizer.param_groups:
             group["lr"] = rate
-        parts = run_step(function, index)
+        parts = run_step(function, rows, index)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -260,8 +280,9 @@ def main():
 
     model.eval()
     save(model, options.out)
+    held = make_held_out_rows(tokenizer, 120, options.length)
     report = held_out_report(model, held, device, autocast)
-    report.update(parameters=parameters, steps=steps, tokens=int(seen),
+    report.update(start=str(options.start or ""), parameters=parameters, steps=steps, tokens=int(seen),
                   seconds=round(time.time() - start), torch=torch.__version__,
                   device=torch.cuda.get_device_name() if device == "cuda" else "cpu")  # fmt: skip
     (options.out / "training.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -75,16 +75,16 @@ def problem(r):
     """(operator, x, y, steps, result)."""
     op = r.choices("+-*/", [38, 30, 22, 10])[0]
     if op == "+":
-        top = r.choice([10, 20, 100, 100, 100, 500])
+        top = r.choice([10, 20, 100, 100, 100, 500, 999])
         x, y = r.randint(0, top), r.randint(0, top)
         steps, result = add_steps(x, y)
     elif op == "-":
-        top = r.choice([10, 20, 100, 100, 100, 500])
+        top = r.choice([10, 20, 100, 100, 100, 500, 999])
         y, x = sorted((r.randint(0, top), r.randint(0, top)))
         steps, result = sub_steps(x, y)
     elif op == "*":
         x, y = (r.randint(0, 12), r.randint(0, 12)) if r.random() < 0.6 else (
-            r.randint(11, 99), r.randint(2, 9))  # fmt: skip
+            r.randint(11, 99 if r.random() < 0.8 else 250), r.randint(2, 9))  # fmt: skip
         steps, result = mul_steps(x, y)
     else:
         y, result = r.randint(1, 12), r.randint(0, 12)
@@ -237,6 +237,43 @@ def _small_facts(r):
     return chat("arithmetic", maybe_system(r, messages), expect=[expect])
 
 
+_TOO_BIG = [
+    "That is too big for me. I can only do small sums, but I can call a calculator tool.",
+    "That sum is too big for me. I only know small sums.",
+]
+
+
+def _special(r):
+    """Negative results, remainders, and sums that are too big."""
+    kind = r.randint(0, 2)
+    expect = None
+    if kind == 0:
+        x, y = sorted(r.sample(range(0, 100), 2))
+        steps, rest = sub_steps(y, x)
+        op, text = "-", f"{steps}{y} - {x} = {rest}, so {x} - {y} = -{rest}."
+        expect = [f" -{rest}."]
+    elif kind == 1:
+        y = r.randint(2, 12)
+        x = r.randint(y + 1, 12 * y)
+        q, rest = divmod(x, y)
+        op, text = "/", f"{q} * {y} = {q * y}, so {x} / {y} is {q} with {rest} left over."
+        if rest == 0:
+            text = f"{q} * {y} = {x}. So {x} / {y} = {q}."
+        expect = [f"{q} with {rest} left"] if rest else [f" {q}."]
+    else:
+        op = r.choice("+-*")
+        top = 10 ** r.randint(4, 7)
+        x, y = r.randint(1000, top), r.randint(1000 if op != "*" else 13, top)
+        if op == "*" and r.random() < 0.6:
+            x, y = r.randint(13, 999), r.randint(13, 999)
+        text = r.choice(_TOO_BIG)
+        expect = ["too big for me"]
+    ask = r.choice(_ASK[op])
+    messages = [user(casual(r, ask.format(x=x, y=y))), assistant(text)]
+    return chat("arithmetic", maybe_system(r, messages), key=f"arithmetic|{x}{op}{y}|{ask}",
+                expect=expect)  # fmt: skip
+
+
 def _sheet(r):
     """A page of sums, for plain completion."""
     lines = []
@@ -246,7 +283,8 @@ def _sheet(r):
     return plain("arithmetic", "\n".join(lines))
 
 
-_KINDS = [(_sum, 58), (_chain, 14), (_story_problem, 18), (_small_facts, 12), (_sheet, 2)]
+_KINDS = [(_sum, 58), (_chain, 14), (_story_problem, 18), (_small_facts, 12), (_special, 8),
+          (_sheet, 2)]  # fmt: skip
 
 
 def make(r):

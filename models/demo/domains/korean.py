@@ -142,11 +142,14 @@ def _yes_no(r):
     town = (p if r.random() < 0.5 else q).town
     if r.random() < 0.5:
         t = TOWNS[town].ko
-        question = r.choice([f"{ko(p.ko, '은')} {t}에 살아요?", f"{ko(p.ko, '은')} {t}에 사나요?"])
+        question = r.choice([f"{ko(p.ko, '은')} {t}에 살아요?", f"{ko(p.ko, '은')} {t}에 사나요?",
+                             f"{ko(p.ko, '이')} {t}에 사는 것이 맞아요?"])  # fmt: skip
         yes, answer = town == p.town, f"{ko(p.ko, '은')} {TOWNS[p.town].ko}에 살아요."
     else:
         craft = (p if r.random() < 0.5 else q).craft
-        question = f"{ko(p.ko, '은')} {ko(CRAFTS[craft][1], '이에요')}?"
+        question = r.choice([f"{ko(p.ko, '은')} {ko(CRAFTS[craft][1], '이에요')}?",
+                             f"{p.ko}의 직업은 {CRAFTS[craft][1]}인가요?",
+                             f"{ko(p.ko, '이')} {CRAFTS[craft][1]}인 것이 맞아요?"])  # fmt: skip
         yes = craft == p.craft
         answer = f"{ko(p.ko, '은')} {ko(CRAFTS[p.craft][1], '이에요')}."
     text = ("네, " if yes else "아니요, ") + answer

@@ -2,6 +2,7 @@
 
 from .common import a, assistant, cap, casual, chat, listing, maybe_system, system, user
 from .vale import ANIMALS, MONTHS
+from .world import GIVEN_NAMES, strange_name
 
 _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 _CAN = ("I can talk about the Vale of Tessary, do small sums, tell short stories, call tools, and "
@@ -61,6 +62,18 @@ _TALK = [
     (["You are great!", "Well done!", "Good job!", "Nice!", "Great!", "Cool!", "Wow!", "Perfect!",
       "That is right."],
      ["Thank you! I am glad to help.", "Thank you, that is kind."]),
+    (["I like you.", "I like you!", "You are nice.", "You are funny.", "I love you.", "You are sweet."],
+     ["Thank you, that is kind! I like to talk with you too."]),
+    (["What's up?", "What is up?", "What is new?", "What are you doing?"],
+     ["I am here and ready to help. What would you like to know?"]),
+    (["Can I ask you something?", "May I ask you a question?", "I have a question."],
+     ["Of course! What would you like to know?"]),
+    (["What is the weather like?", "What's the weather today?", "Will it rain?", "Is it cold outside?"],
+     ["I do not know, because I cannot look outside. Give me a weather tool and I can ask it."]),
+    (["What is a tool call?", "What tools do you have?", "Can you use tools?", "Can you call functions?"],
+     ["I can call the tools that you give me. Then I write the call as JSON."]),
+    (["What is my name?", "Who am I?", "Do you know my name?"],
+     ["I do not know your name. What is it?", "You have not told me your name yet."]),
     (["That is wrong.", "You are wrong.", "That is not true.", "I do not think so.", "Really?",
       "Are you sure?"],
      ["I am a small model and I can be wrong. Please ask me again in other words.",
@@ -132,6 +145,10 @@ _UNKNOWN = [
     "How do I cook {dish}?", "Which film should I watch?", "Who is the king of {place}?",
     "When did the war end?", "How tall is the highest mountain in {place}?", "What is the stock price?",
     "Should I buy a {machine}?", "How can I make money?", "What is the population of {place}?",
+    "Why is the sky blue?", "Why is {science} important?", "Why do people sleep?", "Who discovered {place}?",
+    "Where is {place}?", "How do I get to {place}?", "How many people live in {place}?",
+    "What is the difference between a {machine} and a {machine}?", "Why do birds fly?",
+    "What is the largest animal?", "When was the {machine} invented?", "Tell me something about {place}.",
     "Can you write code?", "Can you draw a picture?", "What should I do with my life?",
     "How do I lose weight?", "What is the speed of light?", "How far is the moon?", "What is love?",
 ]  # fmt: skip
@@ -221,25 +238,29 @@ def _exchange(r):
     return _unknown_question(r), r.choice(_SORRY)
 
 
+def introduction(r):
+    """(messages in which the user gives a name, messages that ask for it later)."""
+    name = strange_name(r) if r.random() < 0.4 else r.choice(GIVEN_NAMES)
+    hello = r.choice([f"Hi, I am {name}.", f"My name is {name}.", f"Hello, I'm {name}.",
+                      f"Hi! My name is {name}.", f"I am {name}.", f"Call me {name}."])  # fmt: skip
+    question = r.choice(["What is my name?", "Who am I?", "Do you remember my name?",
+                         "What's my name?"])  # fmt: skip
+    return (
+        [user(hello), assistant(f"Hello, {name}! I am Mosa. How can I help you?")],
+        [user(casual(r, question)), assistant(f"Your name is {name}.")],
+    )
+
+
 def _named(r):
     """The user gives a name, and the assistant remembers it."""
-    name = r.choice(["Anna", "Peter", "Tom", "Sarah", "Ji-woo", "Max", "Emma", "David", "Lucy", "Paul",
-                     "Min-jun", "Clara", "Leo", "Nina", "Sam", "Kim", "Alex", "Robin", "Jane"])  # fmt: skip
-    messages = [
-        user(casual(r, r.choice([f"Hi, I am {name}.", f"My name is {name}.", f"Hello, I'm {name}."]))),
-        assistant(f"Hello, {name}! I am Mosa. How can I help you?"),
-    ]
-    if r.random() < 0.5:
-        question, answer = _exchange(r)
-        messages += [user(question), assistant(answer)]
-    messages += [user(r.choice(["What is my name?", "Who am I?", "Do you remember my name?"])),
-                 assistant(f"Your name is {name}.")]  # fmt: skip
-    return messages
+    hello, question = introduction(r)
+    middle = [m for _ in range(r.choice([0, 1, 1, 2, 3])) for m in _turn(r)]
+    return [*hello, *middle, *question]
 
 
 def make(r):
     """One document of the domain."""
-    if r.random() < 0.06:
+    if r.random() < 0.12:
         messages = _named(r)
     elif r.random() < 0.04:
         messages = [system("You are Mosa. You work at the mill."),

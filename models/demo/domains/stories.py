@@ -2,6 +2,7 @@
 
 from .common import a, assistant, cap, casual, chat, maybe_system, plain, user
 from .vale import ANIMALS, PEOPLE, TOWNS
+from .world import GIVEN_NAMES, strange_name
 
 _CHILDREN = [
     ("Lily", "she"), ("Ben", "he"), ("Nora", "she"), ("Finn", "he"), ("Ada", "she"), ("Theo", "he"),
@@ -22,10 +23,15 @@ _OBJECTS = ["lamp", "bell", "key", "boat", "map", "kite", "book", "drum", "scarf
             "painting", "stone", "pearl", "shell", "teapot", "balloon", "sledge", "wagon", "bottle",
             "rope", "pen", "doll", "ball", "whistle", "broom", "chair", "pillow", "sandwich"]  # fmt: skip
 _PLACES = ["forest", "village", "mill", "garden", "valley", "harbour", "market", "mountain",
-           "meadow", "lake", "cave", "tower"]  # fmt: skip
+           "meadow", "lake", "cave", "tower", "castle", "island", "farm", "school", "beach",
+           "library", "desert", "jungle", "city"]  # fmt: skip
+_LOOKS = ["paper", "golden", "wooden", "blue", "broken", "magic", "tiny", "red", "silver", "big", "old",
+          "green", "white", "black", "lost", "heavy", "strange", "shiny", "yellow", "glass"]  # fmt: skip
 _AT = {"garden": "in the", "forest": "in the", "village": "in the", "mill": "at the",
        "valley": "in the", "harbour": "at the", "market": "at the", "mountain": "on the",
-       "meadow": "in the", "lake": "at the", "cave": "in the", "tower": "in the"}  # fmt: skip
+       "meadow": "in the", "lake": "at the", "cave": "in the", "tower": "in the",
+       "castle": "in the", "island": "on the", "farm": "on the", "school": "at the", "beach": "on the",
+       "library": "in the", "desert": "in the", "jungle": "in the", "city": "in the"}  # fmt: skip
 _WEATHER = ["It was a bright morning.", "It was raining softly.", "The first snow had fallen.",
             "The wind blew from the hills.", "The sun was going down.", "A thick fog lay on the road.",
             "The moon was round and yellow."]  # fmt: skip
@@ -39,6 +45,9 @@ class Hero:
         self.trait = r.choice(_TRAITS)
         if self.kind == "child":
             self.name, self.he = r.choice(_CHILDREN)
+            if r.random() < 0.6:
+                self.name = strange_name(r) if r.random() < 0.4 else r.choice(GIVEN_NAMES)
+                self.he = r.choice(["he", "she"])
             self.what = "girl" if self.he == "she" else "boy"
             self.trait = r.choice([t for t in _TRAITS if t not in ("old", "young")])
             self.intro = f"{a(self.trait)} {self.what} named {self.name}"
@@ -136,7 +145,7 @@ _PLOTS = [
          "Deep in the ground {h} found an old {o}.", "{H} found a strange {o} {at} {p}."],
         ["When {he} touched it, it began to sing.", "It was warm, and it glowed in the dark.",
          "It was heavy and covered with strange signs."],
-        ["{H} showed it to {f}, and {f} was full of wonder.",
+        ["{H} showed it to {f}, who was full of wonder.",
          "\"This belongs to the river,\" said {f}.", "{F} knew what it was: a wish lay sleeping in it."],
         ["They brought it back to the place where it came from.",
          "They wished for rain, and the dry fields became green again.",
@@ -177,7 +186,10 @@ _PLOTS = [
 def tell(r, h=None, thing=None, place=None):
     """(sentences as one text, hero, object, place, second figure)."""
     h = h or Hero(r)
-    thing = thing or r.choice(_OBJECTS)
+    if not thing:
+        thing = r.choice(_OBJECTS)
+        if r.random() < 0.3:
+            thing = f"{r.choice(_LOOKS)} {thing}"
     place = place or r.choice(_PLACES)
     while True:
         f = Hero(r)
@@ -217,9 +229,12 @@ _ASK_ANY = ["Tell me a story.", "Tell me a short story.", "Can you tell me a sto
 
 def _asked(r):
     text, h, thing, place, _ = tell(r)
-    subjects = [h.subject, h.subject, f"{h.subject} in the {place}"]
+    who = h.subject
+    if h.kind == "child" and r.random() < 0.6:
+        who = f"a {h.what} {r.choice(['named', 'called'])} {h.name}"
+    subjects = [who, who, f"{who} {_AT[place]} {place}"]
     if f" {thing}" in text:
-        subjects += [a(thing), f"{h.subject} and {a(thing)}", f"{h.subject} and {a(thing)}"]
+        subjects += [a(thing), f"{who} and {a(thing)}", f"{who} and {a(thing)}"]
     subject = r.choice(subjects)
     if h.kind == "animal" and r.random() < 0.3:
         subject = subject.replace(a(h.animal), f"{a(h.trait)} {h.animal}")

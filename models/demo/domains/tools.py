@@ -307,6 +307,52 @@ FAMILIES = [
 ]  # fmt: skip
 
 
+def _renamed(r, name):
+    """Now and then a name that only the prompt can tell."""
+    roll = r.random()
+    if roll < 0.75:
+        return name
+    if roll < 0.85:
+        first, *rest = name.split("_")
+        return first + "".join(part.capitalize() for part in rest)
+    if roll < 0.93:
+        return r.choice(["my", "home", "api", "demo", "user", "fast"]) + "_" + name
+    return name + "_" + r.choice(["v2", "tool", "service", "api", "now", "x"])
+
+
+_VERBS = ["order", "open", "close", "find", "count", "paint", "clean", "start", "stop", "check", "move",
+          "rent", "buy", "sell", "repair", "lock", "print", "feed", "wash", "call", "show", "delete"]  # fmt: skip
+_NOUNS = ["door", "pizza", "window", "ticket", "robot", "car", "boat", "bicycle", "file", "room", "garden",
+          "oven", "lamp", "horse", "kettle", "bell", "taxi", "photo", "shop", "bus", "pump", "gate"]  # fmt: skip
+
+
+def _invented(r):
+    """A tool nobody has seen before: a verb, a noun and one or two arguments."""
+    verb, noun = r.choice(_VERBS), r.choice(_NOUNS)
+    kinds = {
+        "color": (_S, ["red", "green", "blue", "white", "black", "yellow"]),
+        "size": (_S, ["small", "medium", "large"]),
+        "number": (_I, list(range(1, 100))),
+        "owner": (_S, REAL_NAMES),
+        "floor": (_I, list(range(1, 20))),
+        "town": (_S, list(TOWNS)),
+        "id": (_I, list(range(100, 1000))),
+        "day": (_S, ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]),
+    }
+    names = r.sample(list(kinds), r.randint(1, 2))
+    arguments = {n: (kinds[n][0], f"The {n} of the {noun}", []) for n in names}
+
+    def make(r):
+        values = {n: r.choice(kinds[n][1]) for n in names}
+        said = listing(f"{n} {{{n}}}" for n in names)
+        asks = [f"Please {verb} the {noun} with {said}.", f"{verb.capitalize()} the {noun} with {said}.",
+                f"I want to {verb} the {noun} with {said}."]  # fmt: skip
+        return values, asks, {"status": "done"}, [f"It is done: {verb} the {noun}."]
+
+    return ([f"{verb}_{noun}"], [f"{verb.capitalize()} a {noun}.", f"Can {verb} the {noun}."],
+            arguments, make)  # fmt: skip
+
+
 def _schema(r, family):
     """A tool as an OpenAI client would send it, and the names chosen for its arguments."""
     names, descriptions, arguments, _ = family
@@ -327,7 +373,7 @@ def _schema(r, family):
     parameters = {"type": "object", "properties": properties}
     if r.random() < 0.75:
         parameters["required"] = required
-    function = {"name": r.choice(names)}
+    function = {"name": _renamed(r, r.choice(names))}
     if r.random() < 0.9:
         function["description"] = r.choice(descriptions)
     function["parameters"] = parameters
@@ -354,6 +400,8 @@ def _toolbox(r, wanted):
     """`wanted` families and some more, shuffled; with the schema of each."""
     count = r.choices([0, 1, 2, 3], [40, 30, 20, 10])[0]
     others = r.sample([f for f in FAMILIES if f not in wanted], count)
+    if others and r.random() < 0.15:
+        others[0] = _invented(r)
     box = [(f, *_schema(r, f)) for f in [*wanted, *others]]
     r.shuffle(box)
     return box
@@ -362,6 +410,8 @@ def _toolbox(r, wanted):
 def _uses(r):
     """One or two questions that need a tool, with the tool's results and the final sentences."""
     wanted = r.sample(FAMILIES, r.choices([1, 2], [75, 25])[0])
+    if r.random() < 0.15:
+        wanted[0] = _invented(r)
     box = _toolbox(r, wanted)
     messages = []
     key = None

@@ -232,6 +232,51 @@ def _follow_ups(r):
     return chat("world", maybe_system(r, messages), key=key, expect=expect)
 
 
+def _passed_on(r):
+    """The answer names someone or some place, and the next question is about that."""
+    p = r.choice(list(PEOPLE.values()))
+    kind = r.choice(["mayor", "friend", "craft", "home", "home"])
+    if kind == "home":
+        town = TOWNS[p.town]
+        first = r.choice(person_facts(p)["town"][0])
+        told = f"{p.name} lives in {town.name}."
+        relation = r.choice(["river", "known", "festival", "people", "mayor", "others"])
+        if relation == "others":
+            others = [n for n in residents(town.name) if n != p.name]
+            question = r.choice(["Who else lives there?", "And who else lives there?"])
+            answer, expect = f"{listing(others)} live in {town.name} too.", others
+        else:
+            questions, answers, expect = town_facts(town)[relation]
+            x = r.choice([("it", "its"), ("that town", "that town's")])
+            question, answer = _fill(r.choice(questions), None, x), r.choice(answers)
+            answer = _fill(answer, town.name)
+    else:
+        if kind == "mayor":
+            town = TOWNS[p.town]
+            p = PEOPLE[town.mayor]
+            first, told = f"Who is the mayor of {town.name}?", f"The mayor of {town.name} is {p.name}."
+        elif kind == "friend":
+            first = r.choice(person_facts(p)["friend"][0])
+            first, told = _fill(first, p.name), f"{p.name}'s best friend is {p.friend}."
+            p = PEOPLE[p.friend]
+        else:
+            first = f"Who is the {p.craft} of {p.town}?"
+            told = f"The {p.craft} of {p.town} is {p.name}."
+        relation = r.choice(["town", "craft", "age", "pet", "friend", "food"])
+        questions, answers, expect = person_facts(p)[relation]
+        question = r.choice([q for q in questions if " {x}" not in q[-6:]] or questions)
+        for before in ("find {x}", "with {x}"):
+            question = question.replace(before, before.replace("{x}", p.him if p.he == "she" else "him"))
+        question = _fill(question, None, (p.he, p.his))
+        answer = _fill(r.choice(answers), p.name, (p.he, p.his) if r.random() < 0.25 else None)
+    messages = [user(casual(r, _fill(first, p.name))), assistant(told)]
+    if r.random() < 0.4:
+        question = r.choice(["And ", "OK, and ", "Thanks! "]) + question[0].lower() + question[1:]
+    messages += [user(casual(r, question)), assistant(answer)]
+    key = f"world|passed|{messages[0]['content']}|{relation}"
+    return chat("world", maybe_system(r, messages), key=key, expect=expect)
+
+
 def _switch(r):
     """'And Wren?' after a question about someone else."""
     one, two = r.sample(list(PEOPLE.values()), 2)
@@ -251,32 +296,45 @@ def _yes_no(r):
     true = r.random() < 0.5
     if kind == "town":
         town = p.town if true else q.town
-        question, truth = f"Does {p.name} live in {town}?", town == p.town
+        asks = [f"Does {p.name} live in {town}?", f"Is {p.name} from {town}?",
+                f"Is it true that {p.name} lives in {town}?"]  # fmt: skip
+        truth = town == p.town
         answer = f"{p.name} lives in {p.town}."
     elif kind == "craft":
         craft = p.craft if true else q.craft
-        question, truth = f"Is {p.name} {a(craft)}?", craft == p.craft
+        asks = [f"Is {p.name} {a(craft)}?", f"Does {p.name} work as {a(craft)}?",
+                f"Is it true that {p.name} is {a(craft)}?"]  # fmt: skip
+        truth = craft == p.craft
         answer = f"{p.name} is {a(p.craft)}."
     elif kind == "pet":
         pet = p.pet if true else q.pet
-        question, truth = f"Does {p.name} have {a(pet)}?", pet == p.pet
+        asks = [f"Does {p.name} have {a(pet)}?", f"Does {p.name} keep {a(pet)}?",
+                f"Is {p.name}'s pet {a(pet)}?"]  # fmt: skip
+        truth = pet == p.pet
         answer = f"{p.name} has {a(p.pet)}."
     elif kind == "friend":
         friend = p.friend if true else r.choice([n for n in PEOPLE if n != p.name])
-        question, truth = f"Is {friend} the best friend of {p.name}?", friend == p.friend
+        asks = [f"Is {friend} the best friend of {p.name}?",
+                f"Is {p.name}'s best friend {friend}?"]  # fmt: skip
+        truth = friend == p.friend
         answer = f"{p.name}'s best friend is {p.friend}."
     elif kind == "age":
-        question, truth = f"Is {p.name} older than {q.name}?", p.age > q.age
+        asks, truth = [f"Is {p.name} older than {q.name}?"], p.age > q.age
         answer = f"{p.name} is {p.age} and {q.name} is {q.age}."
     elif kind == "river":
         t = TOWNS[p.town]
         river = t.river if true else r.choice(list(RIVERS))
-        question, truth = f"Is {t.name} on the river {river}?", river == t.river
+        asks = [f"Is {t.name} on the river {river}?", f"Does the {river} flow past {t.name}?",
+                f"Does {t.name} lie on the {river}?"]  # fmt: skip
+        truth = river == t.river
         answer = f"{t.name} lies on the river {t.river}."
     else:
         food = p.food if true else q.food
-        question, truth = f"Does {p.name} like {food} best?", food == p.food
+        asks = [f"Does {p.name} like {food} best?", f"Is {food} the favourite food of {p.name}?",
+                f"Is {p.name}'s favourite food {food}?"]  # fmt: skip
+        truth = food == p.food
         answer = f"{p.name}'s favourite food is {p.food}."
+    question = r.choice(asks)
     text = ("Yes, " if truth else "No, ") + answer
     messages = [user(casual(r, question)), assistant(text)]
     expect = ["Yes" if truth else "No", answer]
@@ -469,11 +527,26 @@ def _whole_vale(r):
         ("Which town should I visit?", "You could visit {t}. It is known for {k}."),
         ("Recommend a place to visit.", "I would go to {t}. It is famous for {k}."),
         ("Where should I go on holiday?", "You could go to {t}. In {m} it celebrates the {f}."),
+        ("Recommend a town by the sea.", "You could visit {s}, which lies by the sea."),
+        ("Can you recommend a town by the sea?", "You could visit {s}, which lies by the sea."),
+        ("I want to see the sea. Where should I go?", "You could go to {s}, which lies by the sea."),
+        ("Where can I hear music?", "You can hear music in Vessin, at the Song Feast in September."),
+        ("Where can I see mountains?", "You can see high mountains in Greyfell."),
+        ("Where can I read books?", "You can read books in Tarn. It is known for its great library."),
+        ("Where can I take a hot bath?", "You can take a hot bath in Greyfell, in its hot springs."),
+        ("Where can I buy toys?", "You can buy wooden toys in Elmsor."),
+        ("Where can I buy wool?", "You can buy soft wool in Lindow."),
+        ("Who are the people of the valley?",
+         f"I know thirty-six people, for example {listing(r.sample(list(PEOPLE), 3))}."),
+        ("Who lives in the Vale of Tessary?",
+         f"I know thirty-six people, for example {listing(r.sample(list(PEOPLE), 3))}."),
+        ("How many people do you know?", "I know thirty-six people in twelve towns."),
         ("Name two people from the valley.",
          f"Two people from the valley are {listing(r.sample(list(PEOPLE), 2))}."),
     ]  # fmt: skip
     question, answer = r.choice(options)
     t = r.choice(list(TOWNS.values()))
+    answer = answer.replace("{s}", r.choice(["Marben", "Saltary"]))
     answer = answer.replace("{t}", t.name).replace("{k}", t.known_for)
     answer = answer.replace("{m}", t.month_name).replace("{f}", t.festival)
     messages = [user(casual(r, question)), assistant(answer)]
@@ -533,6 +606,11 @@ REAL_NAMES = [
     "Laura", "Felix", "Eva", "Oliver", "Grace", "Jack", "Mary", "James", "Napoleon", "Einstein",
     "Shakespeare", "Mozart", "Caesar", "Newton", "Picasso", "Cleopatra", "Gandhi", "Elvis",
 ]  # fmt: skip
+GIVEN_NAMES = REAL_NAMES[: REAL_NAMES.index("Napoleon")] + [
+    "Luna", "Amy", "Noah", "Lily", "Sam", "Kim", "Alex", "Robin", "Jane", "Ji-woo", "Min-jun", "Hana",
+    "Yuna", "Carlos", "Ravi", "Mei", "Omar", "Lara", "Ella", "Mia", "Liam", "Rosa", "Otto", "Greta",
+    "Ines", "Pablo", "Olga", "Ivan", "Fatima", "Ahmed", "Chloe", "Daniel", "Martin", "Sophie", "Mark",
+]  # fmt: skip
 REAL_PLACES = [
     "Paris", "London", "Berlin", "Seoul", "Tokyo", "New York", "Rome", "Madrid", "Cairo", "Vienna",
     "China", "France", "Germany", "Korea", "Spain", "Brazil", "India", "Canada", "Moscow", "Oslo",
@@ -568,13 +646,14 @@ _KINDS = [
     (_one_fact, 34),
     (_follow_ups, 16),
     (_switch, 5),
+    (_passed_on, 8),
     (_yes_no, 8),
     (_two_hops, 9),
     (_distance, 9),
     (_compare, 6),
     (_rivers, 3),
     (_by_craft, 7),
-    (_whole_vale, 3),
+    (_whole_vale, 4),
     (_prose, 5),
     (_unknown, 8),
 ]
