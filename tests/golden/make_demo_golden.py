@@ -1,28 +1,24 @@
 #!/usr/bin/env python3
 """Greedy tokens of a model in bfloat16 as transformers generates them, for comparison with this
-program's on the same prompts.
+program's on the same prompts (src/model/demo_golden_test.cpp).
 
-    python tests/golden/make_demo_golden.py models/demo prompts.json expected.json [--tokens 48]
+    python tests/golden/make_demo_golden.py models/demo tests/golden/demo/prompts.json \\
+        tests/golden/demo/expected.json
 
 prompts.json is a list; each entry is a string (tokenized as it is, special tokens added as the
 tokenizer does), a list of chat messages (through the chat template, with the generation prompt),
 or {"tokens": [ids]}. The output has for each prompt its token ids, the greedy tokens, and per step
-the two best tokens and their logits: where another program first differs, gap_in_ulps says whether
-the two were closer than bfloat16 can tell apart.
+the two best tokens with their logits in bfloat16 and, over the same tokens, in float32. What the
+two types disagree by is what rounding does to these logits: where another program first chooses
+the runner-up, and the two logits are closer than twice that, it is a tie.
 """
 
 import argparse
 import json
-import math
 import pathlib
 
 import torch
 import transformers
-
-
-def bf16_ulp(value):
-    """Distance of neighbouring bfloat16 numbers (8 significant bits) at the size of `value`."""
-    return 2.0 ** (math.floor(math.log2(max(abs(value), 2.0**-126))) - 7)
 
 
 def token_ids(tokenizer, prompt):
@@ -36,29 +32,37 @@ def token_ids(tokenizer, prompt):
     return list(encoded["input_ids"])
 
 
-def generate(model, tokens, count, stop_ids):
-    """Greedy continuation and, per step, the two best (id, logit)."""
-    device = model.device
-    cache = transformers.DynamicCache(config=model.config)
-    feed = list(tokens)
+def generate(model, exact, tokens, count, stop_ids):
+    """Greedy tokens of `model`, and per step its two best with their logits in both models."""
+    caches = [transformers.DynamicCache(config=m.config) for m in (model, exact)]
+    feed = torch.tensor([tokens], device=model.device)
     produced, steps = [], []
     with torch.no_grad():
         for _ in range(count):
-            out = model(torch.tensor([feed], device=device), past_key_values=cache, use_cache=True)
-            best = torch.topk(out.logits[0, -1].float(), 2)
-            (first, second), (top, runner_up) = best.indices.tolist(), best.values.tolist()
+            rounded, precise = (
+                m(feed, past_key_values=cache, use_cache=True).logits[0, -1].float()
+                for m, cache in zip((model, exact), caches, strict=True)
+            )
+            ids = torch.topk(rounded, 2).indices
             steps.append(
                 {
-                    "ids": [first, second],
-                    "logits": [top, runner_up],
-                    "gap_in_ulps": (top - runner_up) / bf16_ulp(top),
+                    "ids": ids.tolist(),
+                    "bfloat16": [round(x, 5) for x in rounded[ids].tolist()],
+                    "float32": [round(x, 5) for x in precise[ids].tolist()],
                 }
             )
-            produced.append(first)
-            if first in stop_ids:
+            produced.append(int(ids[0]))
+            if produced[-1] in stop_ids:
                 break
-            feed = [first]
+            feed = torch.tensor([produced[-1:]], device=model.device)
     return produced, steps
+
+
+def load(folder, dtype, device):
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager"
+    )
+    return model.to(device).eval()
 
 
 def main():
@@ -68,17 +72,12 @@ def main():
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--tokens", type=int, default=48, help="greedy tokens per prompt")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
 
     prompts = json.loads(arguments.prompts.read_text())
-    model = (
-        transformers.AutoModelForCausalLM.from_pretrained(
-            arguments.model, dtype=getattr(torch, arguments.dtype), attn_implementation="eager"
-        )
-        .to(arguments.device)
-        .eval()
-    )
+    model = load(arguments.model, torch.bfloat16, arguments.device)
+    exact = load(arguments.model, torch.float32, arguments.device)
     tokenizer = None
     if any(not isinstance(prompt, dict) for prompt in prompts):
         tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
@@ -88,17 +87,18 @@ def main():
     results = []
     for prompt in prompts:
         tokens = token_ids(tokenizer, prompt)
-        produced, steps = generate(model, tokens, arguments.tokens, stop_ids)
+        produced, steps = generate(model, exact, tokens, arguments.tokens, stop_ids)
         results.append({"prompt": prompt, "tokens": tokens, "greedy": produced, "steps": steps})
+        if tokenizer is not None:
+            results[-1]["text"] = tokenizer.decode(produced)
     report = {
         "made_by": "tests/golden/make_demo_golden.py",
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "device": arguments.device,
-        "dtype": arguments.dtype,
         "prompts": results,
     }
-    arguments.output.write_text(json.dumps(report) + "\n")
+    arguments.output.write_text(json.dumps(report, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
