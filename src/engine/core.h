@@ -1,0 +1,69 @@
+#pragma once
+
+// The engine without its thread: a plain object that a simulator can drive step by step. It reads
+// no clock; time is passed in.
+
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "engine/block_pool.h"
+#include "engine/engine.h"
+#include "engine/scheduler.h"
+
+namespace moesaic::engine {
+
+class EngineCore {
+ public:
+  /// `clock` gives the time; `executor` and `observer` outlive the core.
+  EngineCore(const EngineOptions& options, Executor& executor, EngineObserver& observer,
+             std::function<TimePoint()> clock);
+  ~EngineCore();
+
+  /// Whether a request can ever run: its longest possible sequence fits the context and the pool.
+  static bool fits(const EngineOptions& options, const Request& request);
+
+  /// Takes a request that fits().
+  void add(Request request);
+  /// Ends sequence `index`, or all with -1, with `reason`.
+  void finish(RequestId id, int32_t index, FinishReason reason);
+  /// Computes one step; false when there was nothing to do. What the executor throws passes
+  /// through, and the core must then be told to fail_all().
+  bool step();
+  /// Ends everything with `reason`.
+  void fail_all(FinishReason reason);
+
+  bool idle() const { return requests_.empty(); }
+  /// Requests none of whose sequences has started.
+  int64_t waiting_requests() const;
+  const EngineStats& stats();
+  /// Asserts free + cached + held = pool, that held blocks are those of running sequences, and that
+  /// nothing is held when idle.
+  void check_invariants() const;
+  const Scheduler& scheduler() const { return scheduler_; }
+
+ private:
+  struct Step;
+  void build(const Plan& plan, Step& step) const;
+  void take_logits(Step& step, int64_t first, int64_t count, float* logits);
+  void take_row(const Step& step, int64_t row, std::span<float> logits, struct RowResult& result);
+  void advance(Step& step);
+  void accept(Sequence& sequence, struct RowResult& result, TimePoint now);
+  FinishReason reason_to_stop(const Sequence& sequence, int32_t token,
+                              std::optional<int32_t>& stop_token) const;
+  void end(Sequence& sequence, SequenceOutput output);
+  void end_request(LiveRequest& request);
+
+  EngineOptions options_;
+  Executor& executor_;
+  EngineObserver& observer_;
+  std::function<TimePoint()> clock_;
+  BlockPool pool_;
+  Scheduler scheduler_;
+  std::map<RequestId, std::unique_ptr<LiveRequest>> requests_;
+  uint64_t arrivals_ = 0;
+  model::ExpertCounts counts_;
+  EngineStats stats_;
+};
+
+}  // namespace moesaic::engine

@@ -1,0 +1,228 @@
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
+#include <thread>
+
+namespace moesaic::engine {
+namespace {
+
+constexpr int64_t kVocab = 16;
+
+/// Always prefers the token after the last one. Waits at a gate when told to; the token kBad gives
+/// NaN, kFatal throws.
+constexpr int32_t kBad = 13;
+constexpr int32_t kFatal = 14;
+
+class Script : public Executor {
+ public:
+  void execute(const model::StepBatch& batch, const model::LogitsSink& sink,
+               model::ExpertCounts& counts) override {
+    {
+      std::unique_lock lock(mutex);
+      entered = true;
+      open.wait(lock, [&] { return !closed; });
+    }
+    ++steps;
+    counts = {1, 1, {static_cast<int32_t>(batch.rows())}};
+    for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
+      const int32_t token = batch.token_ids[static_cast<size_t>(batch.logit_rows[i])];
+      if (token == kFatal) throw std::runtime_error("the device is gone");
+      std::vector<float> logits(kVocab, 0.0f);
+      logits[static_cast<size_t>((token + 1) % 10)] = 5.0f;
+      if (token == kBad) logits[0] = std::numeric_limits<float>::quiet_NaN();
+      sink(static_cast<int64_t>(i), 1, logits.data());
+    }
+  }
+  int64_t vocab_size() const override { return kVocab; }
+  void set_closed(bool value) {
+    {
+      std::lock_guard lock(mutex);
+      closed = value;
+    }
+    open.notify_all();
+  }
+  std::mutex mutex;
+  std::condition_variable open;
+  bool closed = false;
+  std::atomic<int> steps{0};
+  std::atomic<bool> entered{false};
+};
+
+class Waiter : public OutputSink {
+ public:
+  void deliver(SequenceOutput&& output) override {
+    std::lock_guard lock(mutex_);
+    tokens_.insert(tokens_.end(), output.tokens.begin(), output.tokens.end());
+    if (output.finish != FinishReason::kNone) {
+      ++ends_;
+      reason_ = output.finish;
+      ended_.notify_all();
+    }
+  }
+  FinishReason wait(int ends = 1) {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(ended_.wait_for(lock, std::chrono::seconds(20), [&] { return ends_ >= ends; }));
+    return reason_;
+  }
+  std::vector<int32_t> tokens() {
+    std::lock_guard lock(mutex_);
+    return tokens_;
+  }
+  int ends() {
+    std::lock_guard lock(mutex_);
+    return ends_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  std::vector<int32_t> tokens_;
+  int ends_ = 0;
+  FinishReason reason_ = FinishReason::kNone;
+};
+
+class EngineTest : public testing::Test {
+ protected:
+  void start(int64_t max_waiting = 0) {
+    EngineOptions options;
+    options.num_blocks = 32;
+    options.block_size = 4;
+    options.max_model_len = 100;
+    options.max_waiting = max_waiting;
+    options.eos_ids = {9};
+    auto script = std::make_unique<Script>();
+    script_ = script.get();
+    engine_ =
+        std::make_unique<Engine>(options, std::move(script), std::make_shared<EngineObserver>());
+  }
+  std::shared_ptr<Waiter> ask(std::vector<int32_t> prompt, int32_t max_tokens = 4,
+                              Refusal expected = Refusal::kNone) {
+    auto waiter = std::make_shared<Waiter>();
+    Request request;
+    request.id = last_id_ = next_id_++;
+    request.prompt = std::move(prompt);
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = max_tokens;
+    request.sink = waiter;
+    EXPECT_EQ(engine_->submit(std::move(request)), expected);
+    return waiter;
+  }
+  std::unique_ptr<Engine> engine_;
+  Script* script_ = nullptr;
+  RequestId next_id_ = 1, last_id_ = 0;
+};
+
+TEST_F(EngineTest, RunsARequest) {
+  start();
+  const auto answer = ask({1});
+  EXPECT_EQ(answer->wait(), FinishReason::kLength);
+  EXPECT_EQ(answer->tokens(), (std::vector<int32_t>{2, 3, 4, 5}));
+  EXPECT_EQ(ask({7}, 50)->wait(), FinishReason::kStop);
+}
+
+TEST_F(EngineTest, OneRequestsNanIsItsOwn) {
+  start();
+  const auto good = ask({1}, 8);
+  const auto bad = ask({kBad}, 8);
+  EXPECT_EQ(bad->wait(), FinishReason::kError);
+  EXPECT_EQ(good->wait(), FinishReason::kStop);
+  EXPECT_EQ(good->tokens().size(), 8u);
+  EXPECT_TRUE(engine_->stats().alive);
+}
+
+TEST_F(EngineTest, ADeadExecutorTellsEveryoneAndTakesNoMore) {
+  start();
+  script_->set_closed(true);
+  const auto first = ask({1}, 90);
+  const auto second = ask({kFatal}, 90);
+  const auto third = ask({2}, 90);
+  script_->set_closed(false);
+  for (const auto& waiter : {first, second, third}) EXPECT_EQ(waiter->wait(), FinishReason::kError);
+  EXPECT_FALSE(engine_->stats().alive);
+  ask({1}, 4, Refusal::kDead);
+}
+
+TEST_F(EngineTest, RefusesWhatCanNeverFit) {
+  start();
+  ask({}, 4, Refusal::kTooLong);
+  ask(std::vector<int32_t>(100, 1), 4, Refusal::kTooLong);
+  EXPECT_EQ(ask(std::vector<int32_t>(99, 1), 4)->wait(), FinishReason::kLength);
+}
+
+TEST_F(EngineTest, BoundsTheQueue) {
+  start(2);
+  script_->set_closed(true);
+  // The first may already run; two more may wait; of five, two or three must have been refused.
+  int refused = 0;
+  for (int i = 0; i < 5; ++i) {
+    Request request;
+    request.id = next_id_++;
+    request.prompt = {1};
+    request.sink = std::make_shared<Waiter>();
+    if (engine_->submit(std::move(request)) == Refusal::kQueueFull) ++refused;
+  }
+  EXPECT_GE(refused, 1);
+  EXPECT_LE(refused, 3);
+  script_->set_closed(false);
+}
+
+TEST_F(EngineTest, CancelsWithinAStep) {
+  start();
+  const auto long_one = ask({1}, 90);
+  const RequestId id = last_id_;
+  while (long_one->tokens().empty() && long_one->ends() == 0) std::this_thread::yield();
+  engine_->finish(id, -1, FinishReason::kAbort);
+  long_one->wait();
+  engine_->finish(id, -1, FinishReason::kAbort);
+  engine_->finish(999, -1, FinishReason::kAbort);
+  EXPECT_EQ(ask({1})->wait(), FinishReason::kLength);
+  while (!engine_->idle()) std::this_thread::yield();
+  EXPECT_EQ(engine_->stats().blocks_held, 0);
+  EXPECT_EQ(long_one->ends(), 1);
+}
+
+TEST_F(EngineTest, DrainsAndStops) {
+  start();
+  script_->set_closed(true);
+  const auto running = ask({1}, 8);
+  engine_->drain();
+  ask({1}, 4, Refusal::kDraining);
+  script_->set_closed(false);
+  EXPECT_EQ(running->wait(), FinishReason::kStop);
+}
+
+TEST_F(EngineTest, StoppingAbortsWhatIsLeft) {
+  start();
+  script_->set_closed(true);
+  const auto first = ask({1}, 90);
+  const auto second = ask({2}, 90);
+  while (!script_->entered) std::this_thread::yield();
+  std::thread opener([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    script_->set_closed(false);
+  });
+  engine_.reset();
+  opener.join();
+  EXPECT_EQ(first->ends(), 1);
+  EXPECT_EQ(second->ends(), 1);
+}
+
+TEST_F(EngineTest, ReportsAStall) {
+  start();
+  script_->set_closed(true);
+  const auto stuck = ask({1});
+  std::this_thread::sleep_for(std::chrono::milliseconds(120));
+  EXPECT_GT(engine_->stats().seconds_since_progress, 0.1);
+  script_->set_closed(false);
+  stuck->wait();
+  while (!engine_->idle()) std::this_thread::yield();
+  EXPECT_EQ(engine_->stats().seconds_since_progress, 0);
+}
+
+}  // namespace
+}  // namespace moesaic::engine

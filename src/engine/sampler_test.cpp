@@ -1,0 +1,212 @@
+#include "engine/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+
+namespace moesaic::engine {
+namespace {
+
+struct Case {
+  SamplingParams params;
+  std::vector<int32_t> prompt, output, eos;
+  std::unordered_map<int32_t, int32_t> counts;
+  uint64_t seed = 1;
+
+  std::optional<Sampled> operator()(std::vector<float> logits) const {
+    SamplingContext context;
+    context.params = &params;
+    context.prompt = prompt;
+    context.output = output;
+    context.output_counts = &counts;
+    context.eos_ids = eos;
+    context.seed = seed;
+    return sample(logits, context);
+  }
+};
+
+/// Shares of each token over many seeds.
+std::map<int32_t, double> shares(Case chooser, const std::vector<float>& logits,
+                                 int draws = 20000) {
+  std::map<int32_t, double> result;
+  for (int i = 0; i < draws; ++i) {
+    chooser.seed = static_cast<uint64_t>(i);
+    result[chooser(logits)->token] += 1.0 / draws;
+  }
+  return result;
+}
+
+TEST(Sampler, GreedyTakesTheLargestAndTheLowestOfEqual) {
+  Case greedy;
+  greedy.params.temperature = 0;
+  EXPECT_EQ(greedy({0, 3, 1, 3})->token, 1);
+}
+
+TEST(Sampler, FollowsTheSoftmax) {
+  const std::vector<float> logits = {0.0f, std::log(2.0f), std::log(5.0f)};
+  const auto got = shares({}, logits);
+  EXPECT_NEAR(got.at(0), 1.0 / 8, 0.01);
+  EXPECT_NEAR(got.at(1), 2.0 / 8, 0.01);
+  EXPECT_NEAR(got.at(2), 5.0 / 8, 0.01);
+}
+
+TEST(Sampler, TemperatureSharpens) {
+  Case cold;
+  cold.params.temperature = 0.5f;
+  const auto got = shares(cold, {0.0f, std::log(2.0f)});
+  EXPECT_NEAR(got.at(1), 4.0 / 5, 0.01);
+}
+
+TEST(Sampler, TopKKeepsTheBest) {
+  Case top;
+  top.params.top_k = 2;
+  const auto got = shares(top, {1, 5, 3, 4.9f, 5}, 2000);
+  EXPECT_EQ(got.size(), 2u);
+  EXPECT_TRUE(got.contains(1) && got.contains(4));
+}
+
+TEST(Sampler, TopPKeepsTheFewestThatReachIt) {
+  Case top;
+  top.params.top_p = 0.7f;  // 5/8 alone is too little, 7/8 is enough
+  const auto got = shares(top, {0.0f, std::log(2.0f), std::log(5.0f)}, 2000);
+  EXPECT_EQ(got.size(), 2u);
+  EXPECT_FALSE(got.contains(0));
+  top.params.top_p = 0.6f;
+  EXPECT_EQ(shares(top, {0.0f, std::log(2.0f), std::log(5.0f)}, 500).size(), 1u);
+}
+
+TEST(Sampler, TopPOfAFlatRowKeepsItsShare) {
+  Case top;
+  top.params.top_p = 0.5f;
+  top.params.temperature = 2.0f;
+  std::vector<float> flat(100, 1.0f);
+  for (const auto& [id, share] : shares(top, flat, 3000)) EXPECT_LT(id, 50);
+}
+
+TEST(Sampler, MinPIsRelativeToTheBest) {
+  Case least;
+  least.params.min_p = 0.3f;
+  const auto got = shares(least, {0.0f, std::log(2.0f), std::log(5.0f)}, 2000);
+  EXPECT_EQ(got.size(), 2u);
+  EXPECT_FALSE(got.contains(0));
+}
+
+TEST(Sampler, PenaltiesActAsDocumented) {
+  Case penal;
+  penal.params.temperature = 0;
+  penal.params.repetition_penalty = 2;
+  penal.prompt = {0};
+  EXPECT_EQ(penal({3, 2, 0})->token, 1);        // 3 / 2 < 2
+  EXPECT_EQ(penal({-1, -1.5f, -9})->token, 1);  // -1 * 2 < -1.5
+  Case frequent;
+  frequent.params.temperature = 0;
+  frequent.params.frequency_penalty = 0.5f;
+  frequent.output = {0, 0, 0};
+  frequent.counts = {{0, 3}};
+  EXPECT_EQ(frequent({1.4f, 0})->token, 1);
+  EXPECT_EQ(frequent({1.6f, 0})->token, 0);
+  frequent.params.presence_penalty = 0.5f;
+  EXPECT_EQ(frequent({1.9f, 0})->token, 1);
+}
+
+TEST(Sampler, MasksAndBias) {
+  Case allowed;
+  allowed.params.allowed_token_ids = {2, 0};
+  EXPECT_EQ(shares(allowed, {0, 9, 0}, 500).size(), 2u);
+  Case biased;
+  biased.params.temperature = 0;
+  biased.params.logit_bias = {{2, 100.0f}};
+  EXPECT_EQ(biased({0, 9, 0})->token, 2);
+  Case bad;
+  bad.params.temperature = 0;
+  bad.params.bad_words = {{1}, {0, 2}};
+  bad.output = {0};
+  EXPECT_EQ(bad({1, 9, 8})->token, 0);
+  Case young;
+  young.params.temperature = 0;
+  young.params.min_tokens = 2;
+  young.params.stop_token_ids = {1};
+  young.eos = {0};
+  young.output = {2};
+  EXPECT_EQ(young({9, 8, 1})->token, 2);
+  young.output = {2, 2};
+  EXPECT_EQ(young({9, 8, 1})->token, 0);
+}
+
+TEST(Sampler, BrokenLogitsFailTheRow) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(Case{}({0, nan, 1}));
+  EXPECT_FALSE(Case{}({0, infinity, 1}));
+  EXPECT_FALSE(Case{}({-infinity, -infinity}));
+  Case nothing;
+  nothing.params.allowed_token_ids = {1};
+  EXPECT_FALSE(nothing({0, -infinity}));
+  EXPECT_TRUE(Case{}({0, -infinity}));
+}
+
+TEST(Sampler, LogprobsAreOfTheRawLogits) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> logits(1000);
+  for (float& x : logits) x = normal(random);
+  Case chooser;
+  chooser.params.temperature = 0.3f;
+  chooser.params.logprobs = 5;
+  chooser.params.logit_bias = {{7, 50.0f}};
+  const auto got = chooser(logits);
+  EXPECT_EQ(got->token, 7);
+  double sum = 0;
+  for (float x : logits) sum += std::exp(static_cast<double>(x));
+  EXPECT_NEAR(got->logprobs.token.logprob, logits[7] - std::log(sum), 1e-5);
+  std::vector<float> sorted = logits;
+  std::sort(sorted.rbegin(), sorted.rend());
+  ASSERT_EQ(got->logprobs.top.size(), 5u);
+  for (size_t i = 0; i < 5; ++i) {
+    EXPECT_NEAR(got->logprobs.top[i].logprob, sorted[i] - std::log(sum), 1e-5);
+    EXPECT_EQ(got->logprobs.top[i].rank, static_cast<int32_t>(i + 1));
+  }
+  const auto rank =
+      std::count_if(logits.begin(), logits.end(), [&](float x) { return x > logits[7]; });
+  EXPECT_EQ(got->logprobs.token.rank, rank + 1);
+}
+
+TEST(Sampler, FiltersAgreeWithAPlainSort) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 4);
+  for (int round = 0; round < 50; ++round) {
+    std::vector<float> logits(300);
+    for (float& x : logits) x = std::round(normal(random) * 4) / 4;  // with ties
+    Case chooser;
+    chooser.params.top_p = 0.3f + 0.6f * static_cast<float>(round) / 50;
+    chooser.params.top_k = round % 3 == 0 ? 20 : 0;
+    std::vector<int32_t> order(logits.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    if (chooser.params.top_k > 0) order.resize(20);
+    double total = 0;
+    for (int32_t id : order) total += std::exp(logits[static_cast<size_t>(id)]);
+    double sum = 0;
+    size_t kept = 0;
+    while (kept < order.size() && sum < chooser.params.top_p * total) {
+      sum += std::exp(logits[static_cast<size_t>(order[kept++])]);
+    }
+    const std::vector<int32_t> allowed(order.begin(), order.begin() + static_cast<long>(kept));
+    for (const auto& [id, share] : shares(chooser, logits, 200)) {
+      EXPECT_NE(std::find(allowed.begin(), allowed.end(), id), allowed.end());
+    }
+  }
+}
+
+TEST(Sampler, SequencesOfARequestHaveSeedsOfTheirOwn) {
+  EXPECT_EQ(sequence_seed(5, 0), 5u);
+  EXPECT_NE(sequence_seed(5, 1), sequence_seed(5, 2));
+}
+
+}  // namespace
+}  // namespace moesaic::engine

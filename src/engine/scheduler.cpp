@@ -1,0 +1,246 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace moesaic::engine {
+
+Scheduler::Scheduler(const EngineOptions& options, BlockPool& pool)
+    : options_(options),
+      pool_(pool),
+      order_{options.priority_scheduling},
+      waiting_(ServedBefore{options.priority_scheduling}) {}
+
+int64_t Scheduler::blocks_for(int64_t tokens) const {
+  return (tokens + pool_.block_size() - 1) / pool_.block_size();
+}
+
+void Scheduler::add(Sequence* sequence) { waiting_.insert(sequence); }
+
+void Scheduler::give_back(Sequence& sequence) {
+  // Last block first: the beginning of a prompt is what others share, so it is evicted last.
+  for (auto block = sequence.blocks.rbegin(); block != sequence.blocks.rend(); ++block) {
+    pool_.release(*block);
+  }
+  sequence.blocks.clear();
+  sequence.computed = 0;
+  sequence.published = 0;
+  sequence.chain_end = -1;
+  sequence.chain_broken = false;
+  sequence.running = false;
+}
+
+void Scheduler::remove(Sequence* sequence) {
+  if (sequence->running) {
+    running_.erase(std::find(running_.begin(), running_.end(), sequence));
+    give_back(*sequence);
+  } else {
+    waiting_.erase(sequence);
+  }
+}
+
+/// Requests that want log-probabilities of their prompt must compute every row of it.
+bool Scheduler::reuses(const Sequence& sequence) const {
+  return options_.prefix_caching && sequence.request->request.sampling.prompt_logprobs < 0;
+}
+
+void Scheduler::extend_keys(Sequence& sequence, int64_t blocks) const {
+  const int64_t size = pool_.block_size();
+  for (auto b = static_cast<int64_t>(sequence.keys.size()); b < blocks; ++b) {
+    const BlockKey parent = b == 0 ? BlockKey{} : sequence.keys.back();
+    sequence.keys.push_back(chain_key(parent, sequence.tokens.data() + b * size, size));
+  }
+}
+
+/// The longest chain of cached blocks that a sequence about to start can begin with. Its last token
+/// is always computed, since its logits are wanted.
+std::vector<BlockId> Scheduler::find_reusable(Sequence& sequence) const {
+  std::vector<BlockId> blocks;
+  if (!reuses(sequence)) return blocks;
+  const int64_t size = pool_.block_size();
+  const int64_t most = (sequence.size() - 1) / size;
+  extend_keys(sequence, most);
+  for (int64_t b = 0; b < most; ++b) {
+    const BlockId parent = blocks.empty() ? -1 : blocks.back();
+    const auto found = pool_.find(sequence.keys[static_cast<size_t>(b)], parent,
+                                  sequence.tokens.data() + b * size);
+    if (!found) break;
+    blocks.push_back(*found);
+  }
+  return blocks;
+}
+
+/// The scratch copy that a plan is made on.
+class Scheduler::Draft {
+ public:
+  explicit Draft(const Scheduler& scheduler)
+      : scheduler_(scheduler),
+        budget_(scheduler.options_.max_rows),
+        available_(scheduler.pool_.available()),
+        running_(scheduler.running_) {}
+
+  Plan make() {
+    const std::vector<Sequence*> order = running_;
+    for (Sequence* sequence : order) {
+      if (sequence->uncomputed() == 1) grow(sequence, true);
+    }
+    for (Sequence* sequence : order) {
+      if (sequence->uncomputed() > 1) grow(sequence, false);
+    }
+    if (plan_.preempted.empty()) start_waiting();
+    return std::move(plan_);
+  }
+
+ private:
+  bool is_running(const Sequence* sequence) const {
+    return std::find(running_.begin(), running_.end(), sequence) != running_.end();
+  }
+
+  /// Gives a running sequence its rows, preempting younger ones for blocks if it must.
+  void grow(Sequence* sequence, bool decode) {
+    if (budget_ == 0) return;
+    if (!plan_.preempted.empty() && !is_running(sequence)) return;
+    const int64_t rows = std::min(sequence->uncomputed(), budget_);
+    const int64_t needed = scheduler_.blocks_for(sequence->computed + rows) -
+                           static_cast<int64_t>(sequence->blocks.size());
+    while (available_ < needed) {
+      Sequence* youngest = running_.back();
+      preempt(youngest);
+      if (youngest == sequence) return;
+    }
+    available_ -= needed;
+    budget_ -= rows;
+    plan_.chunks.push_back({sequence, rows, needed, {}, decode});
+  }
+
+  void preempt(Sequence* sequence) {
+    running_.pop_back();
+    plan_.preempted.push_back(sequence);
+    const auto planned =
+        std::find_if(plan_.chunks.begin(), plan_.chunks.end(),
+                     [&](const Chunk& chunk) { return chunk.sequence == sequence; });
+    if (planned != plan_.chunks.end()) {
+      available_ += planned->new_blocks;
+      budget_ += planned->rows;
+      plan_.chunks.erase(planned);
+    }
+    // A shared block comes back only when its last holder gives it up.
+    for (BlockId block : sequence->blocks) {
+      auto [entry, fresh] = references_.try_emplace(block, 0);
+      if (fresh) entry->second = scheduler_.pool_.references(block);
+      if (--entry->second == 0) ++available_;
+    }
+  }
+
+  /// Blocks that running sequences still need for the tokens they have.
+  int64_t promised() const {
+    int64_t blocks = 0;
+    for (const Sequence* sequence : running_) {
+      blocks +=
+          scheduler_.blocks_for(sequence->size()) - static_cast<int64_t>(sequence->blocks.size());
+    }
+    for (const Chunk& chunk : plan_.chunks) {
+      blocks -= chunk.new_blocks + static_cast<int64_t>(chunk.reused.size());
+    }
+    return blocks;
+  }
+
+  void start_waiting() {
+    const auto limit = static_cast<size_t>(scheduler_.options_.max_sequences);
+    for (Sequence* sequence : scheduler_.waiting_) {
+      if (budget_ == 0 || running_.size() >= limit) return;
+      if (sequence->index > 0 && !sequence->request->prompt_done()) continue;
+      if (!start(sequence)) return;
+    }
+  }
+
+  bool start(Sequence* sequence) {
+    Chunk chunk{sequence, 0, 0, scheduler_.find_reusable(*sequence), false};
+    const auto reused = static_cast<int64_t>(chunk.reused.size());
+    int64_t revived = 0;
+    for (BlockId block : chunk.reused) {
+      if (scheduler_.pool_.references(block) == 0 && !revived_.contains(block)) ++revived;
+    }
+    const int64_t cached = reused * scheduler_.pool_.block_size();
+    // Room for all its tokens and one more block: starting a prompt that could not be finished
+    // would only push others out.
+    const int64_t whole = scheduler_.blocks_for(sequence->size() + 1) - reused;
+    if (!running_.empty() && available_ - revived - promised() < whole) return false;
+    chunk.rows = std::min(sequence->size() - cached, budget_);
+    chunk.new_blocks = scheduler_.blocks_for(cached + chunk.rows) - reused;
+    if (available_ - revived < chunk.new_blocks) return false;
+    for (BlockId block : chunk.reused) {
+      if (scheduler_.pool_.references(block) == 0) revived_.insert(block);
+    }
+    available_ -= revived + chunk.new_blocks;
+    budget_ -= chunk.rows;
+    if (scheduler_.reuses(*sequence)) {
+      plan_.prefix_queries += sequence->size();
+      plan_.prefix_hits += cached;
+    }
+    plan_.chunks.push_back(std::move(chunk));
+    started_.push_back(sequence);
+    running_.push_back(sequence);
+    return true;
+  }
+
+  const Scheduler& scheduler_;
+  int64_t budget_;
+  int64_t available_;
+  std::vector<Sequence*> running_;
+  std::vector<Sequence*> started_;
+  std::unordered_map<BlockId, int32_t> references_;
+  std::set<BlockId> revived_;
+  Plan plan_;
+};
+
+Plan Scheduler::plan() const { return Draft(*this).make(); }
+
+void Scheduler::commit(const Plan& plan) {
+  for (Sequence* sequence : plan.preempted) {
+    running_.erase(std::find(running_.begin(), running_.end(), sequence));
+    give_back(*sequence);
+    waiting_.insert(sequence);
+    ++preemptions_;
+  }
+  // Reused blocks first: a new block must not be one that another chunk is about to reuse.
+  for (const Chunk& chunk : plan.chunks) {
+    for (BlockId block : chunk.reused) {
+      pool_.retain(block);
+      chunk.sequence->blocks.push_back(block);
+    }
+  }
+  for (const Chunk& chunk : plan.chunks) {
+    Sequence& sequence = *chunk.sequence;
+    if (!sequence.running) {
+      sequence.running = true;
+      sequence.computed = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
+      sequence.published = static_cast<int64_t>(chunk.reused.size());
+      if (!chunk.reused.empty()) sequence.chain_end = chunk.reused.back();
+      waiting_.erase(&sequence);
+      running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, order_),
+                      &sequence);
+    }
+    for (int64_t i = 0; i < chunk.new_blocks; ++i) sequence.blocks.push_back(pool_.take());
+  }
+}
+
+void Scheduler::computed(const Chunk& chunk) {
+  Sequence& sequence = *chunk.sequence;
+  sequence.computed += chunk.rows;
+  if (!options_.prefix_caching) return;
+  const int64_t full = sequence.computed / pool_.block_size();
+  extend_keys(sequence, full);
+  for (; sequence.published < full && !sequence.chain_broken; ++sequence.published) {
+    const auto b = static_cast<size_t>(sequence.published);
+    const BlockKey parent_key = b == 0 ? BlockKey{} : sequence.keys[b - 1];
+    const auto stands =
+        pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end, parent_key,
+                      sequence.tokens.data() + sequence.published * pool_.block_size());
+    sequence.chain_broken = !stands;
+    if (stands) sequence.chain_end = *stands;
+  }
+}
+
+}  // namespace moesaic::engine

@@ -1,0 +1,72 @@
+#pragma once
+
+// Chooses what the next step computes. It does no I/O and reads no clock: the same calls give the
+// same plans.
+
+#include <set>
+#include <vector>
+
+#include "engine/block_pool.h"
+#include "engine/engine.h"
+#include "engine/sequence.h"
+
+namespace moesaic::engine {
+
+/// The rows of one sequence in the next step.
+struct Chunk {
+  Sequence* sequence = nullptr;
+  int64_t rows = 0;
+  int64_t new_blocks = 0;
+  std::vector<BlockId> reused;  ///< blocks of the prefix cache that a starting sequence begins with
+  bool decode = false;
+};
+
+/// A step's plan. Making it changes nothing; commit() carries it out whole.
+struct Plan {
+  std::vector<Sequence*> preempted;
+  std::vector<Chunk> chunks;
+  int64_t prefix_queries = 0, prefix_hits = 0;  ///< tokens
+};
+
+class Scheduler {
+ public:
+  Scheduler(const EngineOptions& options, BlockPool& pool);
+
+  /// Blocks a sequence of `tokens` positions needs.
+  int64_t blocks_for(int64_t tokens) const;
+
+  void add(Sequence* sequence);
+  /// Takes a sequence out, wherever it is, and gives its blocks back.
+  void remove(Sequence* sequence);
+
+  /// Decodes first, oldest first; then chunks of prompts under way; then waiting sequences, as far
+  /// as token budget, sequence limit and blocks go. When blocks run out the youngest running
+  /// sequence gives up its own and will be recomputed, so the oldest always goes on.
+  Plan plan() const;
+
+  /// Carries a plan out: preempts, starts, allocates.
+  void commit(const Plan& plan);
+
+  /// Marks a chunk's rows as computed and offers its full blocks to the prefix cache.
+  void computed(const Chunk& chunk);
+
+  const std::vector<Sequence*>& running() const { return running_; }
+  int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  uint64_t preemptions() const { return preemptions_; }
+
+ private:
+  class Draft;
+  bool reuses(const Sequence& sequence) const;
+  std::vector<BlockId> find_reusable(Sequence& sequence) const;
+  void extend_keys(Sequence& sequence, int64_t blocks) const;
+  void give_back(Sequence& sequence);
+
+  const EngineOptions& options_;
+  BlockPool& pool_;
+  ServedBefore order_;
+  std::vector<Sequence*> running_;  ///< in serving order
+  std::set<Sequence*, ServedBefore> waiting_;
+  uint64_t preemptions_ = 0;
+};
+
+}  // namespace moesaic::engine
