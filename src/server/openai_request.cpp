@@ -344,7 +344,7 @@ CompletionRequest parse_completion(const json::object& body, const RequestLimits
   static_cast<CommonRequest&>(out) = parse_common(body, limits, defaults);
   if (fields.has("suffix")) not_yet("suffix", "filling in the middle (suffix)");
   out.add_special_tokens = fields.boolean("add_special_tokens").value_or(true);
-  out.max_tokens = fields.integer("max_tokens").value_or(16);
+  out.max_tokens = fields.integer("max_tokens");
   check_max_tokens("max_tokens", out.max_tokens, out.echo ? 0 : 1, limits);
   if (const auto count = fields.integer("logprobs")) {
     out.sampling.logprobs = logprob_count("logprobs", *count, limits);

@@ -28,6 +28,9 @@ struct ServedModel {
   std::string generation_config_json;  ///< "" or the file's text: sampling defaults
 };
 
+/// Turns the engine's events into the vllm:... histograms. Give it to the engine's constructor.
+std::shared_ptr<engine::EngineObserver> make_observer(std::shared_ptr<base::Metrics> metrics);
+
 class Server {
  public:
   /// Binds the port; throws UnavailableError when it is taken. Serves from run().
@@ -40,7 +43,11 @@ class Server {
 
   /// Serves until SIGTERM or SIGINT has been handled: stop listening to new work (503), let running
   /// requests end within --shutdown-timeout, then return. A second signal ends the process at once.
+  /// Throws Error(kInternal) when the engine has died.
   void run();
+
+  /// Begins what SIGTERM begins. Thread-safe.
+  void shutdown();
 
  private:
   struct Impl;

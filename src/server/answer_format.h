@@ -1,0 +1,45 @@
+#pragma once
+
+// The two endpoints' answers, whole and as server-sent events.
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "server/generation_plan.h"
+
+namespace moesaic::server {
+
+class AnswerFormat {
+ public:
+  virtual ~AnswerFormat() = default;
+  /// Events of one delta; may be empty. `last` marks the last event of the last choice.
+  virtual std::string events(ChoiceState& choice, const ChoiceDelta& delta,
+                             const PromptState& prompt, bool last) = 0;
+  /// What follows all choices, with `[DONE]`.
+  virtual std::string stream_end(const Usage& usage) = 0;
+  /// The whole answer.
+  virtual std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
+                            const Usage& usage) = 0;
+};
+
+/// `plan` outlives the format.
+std::unique_ptr<AnswerFormat> completion_format(const GenerationPlan& plan,
+                                                const text::Tokenizer* tokenizer);
+std::unique_ptr<AnswerFormat> chat_format(const GenerationPlan& plan,
+                                          const text::Tokenizer* tokenizer);
+
+/// Of a plan's choice: its usage so far, for continuous_usage_stats.
+Usage usage_of(const GenerationPlan& plan, const ChoiceState& choice);
+
+/// Unicode characters of UTF-8 text.
+int64_t count_characters(std::string_view text);
+
+/// The last members of an event: usage when asked for at every event, the fingerprint on the last.
+void write_event_tail(JsonWriter& json, const GenerationPlan& plan, const ChoiceState& choice,
+                      bool last);
+/// The usage event, when asked for, and [DONE].
+std::string write_stream_end(const GenerationPlan& plan, std::string_view object,
+                             const Usage& usage);
+
+}  // namespace moesaic::server

@@ -1,0 +1,114 @@
+#pragma once
+
+// The endpoints: from a request to its answer.
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/metrics.h"
+#include "base/settings.h"
+#include "engine/engine.h"
+#include "server/expert_load.h"
+#include "server/generation.h"
+#include "server/http_types.h"
+#include "server/json_strict.h"
+#include "server/openai_request.h"
+#include "server/server.h"
+#include "server/text_pool.h"
+
+namespace moesaic::server {
+
+class Api {
+ public:
+  Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engine::Engine> engine,
+      std::shared_ptr<base::Metrics> metrics);
+  ~Api();
+
+  /// Endpoints that generate or read text: their work happens on the text threads.
+  void completions(Request request, const std::shared_ptr<Exchange>& exchange);
+  void chat(Request request, const std::shared_ptr<Exchange>& exchange);
+  void tokenize(Request request, const std::shared_ptr<Exchange>& exchange);
+  void detokenize(Request request, const std::shared_ptr<Exchange>& exchange);
+
+  /// Endpoints that answer at once.
+  Response models() const;
+  Response version() const;
+  Response health() const;
+  Response load() const;
+  Response metrics_page();
+  Response experts() const;
+
+  /// No new generations; health says so.
+  void drain();
+  bool draining() const { return draining_; }
+  /// Ends every generation with an error to its client.
+  void abort_all();
+  /// Generation requests between arrival and answer.
+  int64_t active() const { return active_; }
+  /// Takes a sample for the page and writes a line of statistics now and then.
+  void tick();
+  /// Joins the text threads; nothing touches an exchange after this.
+  void stop();
+
+ private:
+  struct Intake;
+  using Handler = std::function<Response(const boost::json::object&)>;
+
+  void generate(Request request, const std::shared_ptr<Exchange>& exchange, bool chat);
+  void intake(Intake& intake, const std::weak_ptr<Exchange>& exchange);
+  void answer_later(Request request, const std::shared_ptr<Exchange>& exchange, Handler handler);
+  Response guarded(const std::function<Response()>& body) const;
+  boost::json::object parse_body(const std::string& body) const;
+  void check_model(const std::string& name) const;
+  std::shared_ptr<void> count(std::atomic<int64_t>& counter);
+
+  GenerationPlan plan_completion(const CompletionRequest& request,
+                                 const std::atomic<bool>* cancel) const;
+  GenerationPlan plan_chat(ChatRequest& request) const;
+  GenerationPlan plan_common(const CommonRequest& request, bool chat) const;
+  void finish_prompt(const CommonRequest& request, GenerationPlan& plan,
+                     GenerationPlan::Prompt prompt, const char* field) const;
+  std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& words) const;
+  /// The rendered chat template, guard marks included.
+  std::string render(ChatInput& chat) const;
+  const text::Tokenizer& tokenizer(const char* param) const;
+  Response tokenize_now(const boost::json::object& body) const;
+  Response detokenize_now(const boost::json::object& body) const;
+  void log_stats(const engine::EngineStats& stats, ExpertLoad::TimePoint now);
+
+  ServedModel model_;
+  std::shared_ptr<engine::Engine> engine_;
+  std::shared_ptr<base::Metrics> metrics_;
+  RequestLimits limits_;
+  SamplingDefaults defaults_;
+  JsonLimits json_limits_;
+  ContentFormat content_format_ = ContentFormat::kString;
+  boost::json::object default_template_kwargs_;
+  std::string response_role_;
+  bool prompt_details_ = false;
+  bool log_stats_ = true;
+  double stall_seconds_ = 120;
+  int64_t max_waiting_ = 0;  ///< requests before their first token; 0 = no bound
+  int64_t created_;
+
+  std::atomic<bool> draining_{false};
+  std::atomic<int64_t> waiting_{0};
+  std::atomic<int64_t> active_{0};
+  TextPool intake_pool_;  ///< JSON, templates, tokenising: may take long
+  TextPool output_pool_;  ///< tokens to text: never behind the former
+  std::shared_ptr<GenerationContext> context_;
+  ExpertLoad expert_load_;
+  std::mutex registry_mutex_;
+  std::map<uint64_t, std::weak_ptr<Generation>> registry_;
+  uint64_t next_entry_ = 0;
+  ExpertLoad::TimePoint last_log_ = std::chrono::steady_clock::now();
+  engine::EngineStats last_stats_;
+};
+
+}  // namespace moesaic::server

@@ -1,0 +1,265 @@
+// From a parsed request to a plan: templates, token ids, and what depends on the prompt's length.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <chrono>
+
+#include "base/error.h"
+#include "server/api.h"
+#include "server/fields.h"
+#include "server/json_writer.h"
+
+namespace moesaic::server {
+
+namespace json = boost::json;
+
+namespace {
+
+/// A request id becomes part of ids and logs; only these characters are taken over.
+bool usable_id(const std::string& id) {
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '_' || c == '.' || c == ':';
+  });
+}
+
+void truncate(const CommonRequest& request, int64_t max_model_len, std::vector<int32_t>& ids) {
+  if (!request.truncate_prompt_tokens) return;
+  int64_t keep = *request.truncate_prompt_tokens;
+  if (keep < 0) keep = std::max<int64_t>(max_model_len - request.max_tokens.value_or(16), 1);
+  if (static_cast<int64_t>(ids.size()) <= keep) return;
+  if (request.truncate_right) {
+    ids.resize(static_cast<size_t>(keep));
+  } else {
+    ids.erase(ids.begin(), ids.end() - keep);
+  }
+}
+
+/// Appends `mark` to the text of the last message, which has been normalised.
+void mark_last_message(json::array& messages, const std::string& mark) {
+  json::value& content = messages.back().as_object()["content"];
+  if (content.is_string()) {
+    content.as_string().append(mark);
+    return;
+  }
+  if (content.as_array().empty()) {
+    value_error("continue_final_message", "the final message has no text to go on from");
+  }
+  content.as_array().back().as_object()["text"].as_string().append(mark);
+}
+
+}  // namespace
+
+const text::Tokenizer& Api::tokenizer(const char* param) const {
+  if (!model_.tokenizer) {
+    value_error(param, "this server runs without a tokenizer; send token ids to /v1/completions");
+  }
+  return *model_.tokenizer;
+}
+
+GenerationPlan Api::plan_common(const CommonRequest& request, bool chat) const {
+  GenerationPlan plan;
+  plan.chat = chat;
+  plan.identity.id = (chat ? "chatcmpl-" : "cmpl-") +
+                     (usable_id(request.request_id) ? request.request_id : random_hex());
+  plan.identity.model = model_.names.front();
+  plan.identity.created = std::chrono::duration_cast<std::chrono::seconds>(
+                              std::chrono::system_clock::now().time_since_epoch())
+                              .count();
+  plan.sampling = request.sampling;
+  plan.sampling.bad_words = bad_word_ids(request.bad_words);
+  plan.priority = request.priority;
+  plan.stop = request.stop;
+  plan.include_stop = request.include_stop;
+  plan.skip_special = request.skip_special;
+  plan.stream = request.stream;
+  plan.include_usage = request.include_usage;
+  plan.continuous_usage = request.continuous_usage;
+  plan.echo = request.echo;
+  plan.return_token_ids = request.return_token_ids;
+  plan.tokens_as_ids = request.tokens_as_ids;
+  plan.prompt_details = prompt_details_;
+  if (!request.stop.empty() && !model_.tokenizer) tokenizer("stop");
+  return plan;
+}
+
+/// The shape a banned word can have in the text: at its beginning, or after a space.
+std::vector<std::vector<int32_t>> Api::bad_word_ids(const std::vector<std::string>& words) const {
+  std::vector<std::vector<int32_t>> out;
+  for (const std::string& word : words) {
+    const size_t start = word.find_first_not_of(' ');
+    if (start == std::string::npos) value_error("bad_words", "a bad word is only spaces");
+    const std::string bare = word.substr(start);
+    const text::Tokenizer& codec = tokenizer("bad_words");
+    auto plain = codec.encode(bare, false, text::Tokenizer::Specials::kAsText);
+    auto spaced = codec.encode(" " + bare, false, text::Tokenizer::Specials::kAsText);
+    const bool other = !spaced.empty() && !plain.empty() && spaced[0] != plain[0] &&
+                       spaced.size() == plain.size();
+    if (!plain.empty()) out.push_back(std::move(plain));
+    if (other) out.push_back(std::move(spaced));
+  }
+  return out;
+}
+
+void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
+                        GenerationPlan::Prompt prompt, const char* field) const {
+  truncate(request, limits_.max_model_len, prompt.ids);
+  if (prompt.ids.empty()) value_error(field, fmt::format("{} has no tokens", field));
+  const auto size = static_cast<int64_t>(prompt.ids.size());
+  const int64_t room = limits_.max_model_len - size;
+  if (room < 1) {
+    value_error("input_tokens",
+                fmt::format("the model's maximum context length is {} tokens; the prompt has {} and "
+                            "leaves no room for an answer",
+                            limits_.max_model_len, size));
+  }
+  plan.echo_only = request.echo && request.max_tokens == 0;
+  if (request.max_tokens && *request.max_tokens > room) {
+    value_error("max_tokens",
+                fmt::format("the model's maximum context length is {} tokens; {} in the prompt and "
+                            "{} asked for are too many",
+                            limits_.max_model_len, size, *request.max_tokens));
+  }
+  int64_t most = request.max_tokens.value_or(plan.chat ? room : std::min<int64_t>(16, room));
+  if (defaults_.max_new_tokens && *defaults_.max_new_tokens > 0) {
+    most = std::min(most, *defaults_.max_new_tokens);
+  }
+  prompt.max_tokens = static_cast<int32_t>(std::max<int64_t>(most, 1));
+  if (plan.sampling.min_tokens > prompt.max_tokens) {
+    value_error("min_tokens", fmt::format("min_tokens is {}, more than the {} tokens at most",
+                                          plan.sampling.min_tokens, prompt.max_tokens));
+  }
+  plan.prompts.push_back(std::move(prompt));
+}
+
+GenerationPlan Api::plan_completion(const CompletionRequest& request,
+                                    const std::atomic<bool>* cancel) const {
+  GenerationPlan plan = plan_common(request, false);
+  if (request.echo && request.sampling.logprobs >= 0) {
+    if (request.stream && request.sampling.n > 1) {
+      not_yet("echo", "streaming an echo with logprobs for n above 1");
+    }
+    plan.sampling.prompt_logprobs =
+        std::max(plan.sampling.prompt_logprobs, plan.sampling.logprobs);
+  }
+  for (const CompletionRequest::Prompt& source : request.prompts) {
+    GenerationPlan::Prompt prompt;
+    if (const auto* text = std::get_if<std::string>(&source)) {
+      prompt.ids = tokenizer("prompt").encode(*text, request.add_special_tokens,
+                                              text::Tokenizer::Specials::kParse, cancel);
+      prompt.text = *text;
+    } else {
+      prompt.ids = std::get<std::vector<int32_t>>(source);
+      if (request.echo && model_.tokenizer) {
+        prompt.text = model_.tokenizer->decode(prompt.ids, request.skip_special);
+      }
+    }
+    finish_prompt(request, plan, std::move(prompt), "prompt");
+  }
+  return plan;
+}
+
+std::string Api::render(ChatInput& chat) const {
+  tokenizer("messages");
+  if (!model_.chat_template) {
+    value_error("messages",
+                "this model has no chat template; give one with --chat-template, or use "
+                "/v1/completions");
+  }
+  const std::string mark = fmt::format("[[moesaic-continue-{}]]", random_hex());
+  if (chat.continue_final_message) mark_last_message(chat.messages, mark);
+  json::object context = default_template_kwargs_;
+  for (const auto& [key, value] : chat.template_kwargs) context[key] = value;
+  context["messages"] = chat.messages;
+  // Templates ask `tools is not none`, so absence is null and not undefined.
+  context["tools"] = chat.tools;
+  context["documents"] = chat.documents;
+  context["add_generation_prompt"] = chat.add_generation_prompt;
+  std::string rendered = model_.chat_template->render(json::serialize(context));
+  if (chat.continue_final_message) {
+    // The template would close the message; what follows its text is dropped.
+    const size_t at = rendered.rfind(mark);
+    if (at == std::string::npos) {
+      value_error("continue_final_message", "the chat template does not show the final message");
+    }
+    rendered.resize(at);
+  }
+  return rendered;
+}
+
+GenerationPlan Api::plan_chat(ChatRequest& request) const {
+  GenerationPlan plan = plan_common(request, true);
+  int64_t bytes = 0;
+  for (const json::value& message : request.chat.messages) {
+    if (const json::string* text = message.at("content").if_string()) {
+      bytes += static_cast<int64_t>(text->size());
+    }
+  }
+  if (bytes > limits_.max_prompt_bytes) {
+    value_error("messages", fmt::format("the messages have {} bytes; --max-prompt-bytes is {}",
+                                        bytes, limits_.max_prompt_bytes));
+  }
+  const std::string rendered = render(request.chat);
+  GenerationPlan::Prompt prompt;
+  prompt.ids = model_.tokenizer->encode_chat(rendered, request.add_special_tokens);
+  prompt.text = text::ChatTemplate::without_guards(rendered);
+  plan.role = request.chat.add_generation_prompt ? response_role_ : request.chat.last_role;
+  plan.echo_text = request.echo && request.chat.last_role == plan.role ? request.chat.last_content
+                                                                       : std::string();
+  plan.return_prompt_text = request.return_prompt_text;
+  plan.parse_tool_calls = request.parse_tool_calls;
+  plan.parallel_tool_calls = request.parallel_tool_calls;
+  // The marks of a call may be special tokens; without them there would be nothing to parse.
+  if (plan.parse_tool_calls) plan.skip_special = false;
+  finish_prompt(request, plan, std::move(prompt), "messages");
+  return plan;
+}
+
+Response Api::tokenize_now(const json::object& body) const {
+  const Fields fields(body);
+  if (const auto model = fields.name("model")) check_model(*model);
+  const bool strings = fields.boolean("return_token_strs").value_or(false);
+  std::vector<int32_t> ids;
+  if (fields.has("messages")) {
+    ChatInput chat = parse_chat_input(body, content_format_);
+    const std::string rendered = render(chat);
+    ids = model_.tokenizer->encode_chat(rendered,
+                                        fields.boolean("add_special_tokens").value_or(false));
+  } else {
+    const auto prompt = fields.string("prompt");
+    if (!prompt) schema_error("prompt", "is required");
+    if (static_cast<int64_t>(prompt->size()) > limits_.max_prompt_bytes) {
+      value_error("prompt", fmt::format("the prompt has {} bytes; --max-prompt-bytes is {}",
+                                        prompt->size(), limits_.max_prompt_bytes));
+    }
+    ids = tokenizer("prompt").encode(*prompt, fields.boolean("add_special_tokens").value_or(true),
+                                     text::Tokenizer::Specials::kParse);
+  }
+  JsonWriter json;
+  json.begin_object().member("count", static_cast<int64_t>(ids.size()));
+  json.member("max_model_len", model_.max_model_len).key("tokens").integers(ids);
+  json.key("token_strs");
+  if (strings) {
+    json.begin_array();
+    for (const int32_t id : ids) json.string(model_.tokenizer->token_text(id));
+    json.end_array();
+  } else {
+    json.null();
+  }
+  json.end_object();
+  return json_response(200, json.take());
+}
+
+Response Api::detokenize_now(const json::object& body) const {
+  const Fields fields(body);
+  if (const auto model = fields.name("model")) check_model(*model);
+  const auto ids = fields.token_ids("tokens", limits_.vocab_size);
+  if (!ids) schema_error("tokens", "is required");
+  JsonWriter json;
+  json.begin_object().member("prompt", tokenizer("tokens").decode(*ids, false)).end_object();
+  return json_response(200, json.take());
+}
+
+}  // namespace moesaic::server

@@ -1,0 +1,242 @@
+#include <algorithm>
+
+#include "server/answer_format.h"
+
+namespace moesaic::server {
+namespace {
+
+class ChatFormat : public AnswerFormat {
+ public:
+  ChatFormat(const GenerationPlan& plan, const text::Tokenizer* tokenizer)
+      : plan_(plan), names_(tokenizer, plan.tokens_as_ids) {}
+
+  std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
+                     bool last) override;
+  std::string stream_end(const Usage& usage) override {
+    return write_stream_end(plan_, "chat.completion.chunk", usage);
+  }
+  std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
+                    const Usage& usage) override;
+
+ private:
+  ToolCallParser::Pieces split(ChoiceState& choice, const std::string& text, bool end) const;
+  void open_event(JsonWriter& json, const ChoiceState& choice) const;
+  std::string role_event(const ChoiceState& choice) const;
+  std::string content_event(const ChoiceState& choice, std::string_view content) const;
+  std::string call_events(ChoiceState& choice, std::span<const ToolCall> calls) const;
+  std::string last_event(const ChoiceState& choice, std::string_view content,
+                         const ChoiceDelta& delta, bool last) const;
+  void write_logprobs(JsonWriter& json,
+                      std::span<const engine::PositionLogprobs> positions) const;
+  void write_choice(JsonWriter& json, ChoiceState& choice) const;
+  void write_prompt(JsonWriter& json, bool whole) const;
+
+  const GenerationPlan& plan_;
+  TokenNames names_;
+};
+
+ToolCallParser::Pieces ChatFormat::split(ChoiceState& choice, const std::string& text,
+                                         bool end) const {
+  if (!plan_.parse_tool_calls) return {text, {}};
+  ToolCallParser::Pieces pieces = choice.tools.add(text);
+  if (end) {
+    ToolCallParser::Pieces rest = choice.tools.end();
+    pieces.content += rest.content;
+    std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(pieces.calls));
+  }
+  if (!plan_.parallel_tool_calls) {
+    const size_t room = choice.shown_calls > 0 ? 0 : 1;
+    if (pieces.calls.size() > room) pieces.calls.resize(room);
+  }
+  return pieces;
+}
+
+void ChatFormat::open_event(JsonWriter& json, const ChoiceState& choice) const {
+  json.begin_object();
+  write_identity(json, plan_.identity, "chat.completion.chunk");
+  json.key("choices").begin_array().begin_object();
+  json.member("index", int64_t{choice.index}).key("delta").begin_object();
+}
+
+/// prompt_token_ids and prompt_text.
+void ChatFormat::write_prompt(JsonWriter& json, bool whole) const {
+  const GenerationPlan::Prompt& prompt = plan_.prompts.front();
+  json.key("prompt_token_ids");
+  if (plan_.return_token_ids) {
+    json.integers(prompt.ids);
+  } else {
+    json.null();
+  }
+  json.key("prompt_text");
+  if (plan_.return_prompt_text) {
+    json.string(prompt.text);
+  } else {
+    json.null();
+  }
+  if (whole) {
+    json.member_null("kv_transfer_params").member_null("ec_transfer_params").member_null("metrics");
+  }
+}
+
+std::string ChatFormat::role_event(const ChoiceState& choice) const {
+  JsonWriter json;
+  open_event(json, choice);
+  json.member("role", plan_.role).member("content", "").end_object();
+  json.member_null("logprobs").member_null("finish_reason").end_object().end_array();
+  write_prompt(json, false);
+  ChoiceState none = {};
+  none.prompt = choice.prompt;
+  write_event_tail(json, plan_, none, false);
+  return sse_event(json.take());
+}
+
+std::string ChatFormat::content_event(const ChoiceState& choice, std::string_view content) const {
+  JsonWriter json;
+  open_event(json, choice);
+  json.member("content", content).end_object();
+  json.member_null("logprobs").member_null("finish_reason").end_object().end_array();
+  write_event_tail(json, plan_, choice, false);
+  return sse_event(json.take());
+}
+
+/// A call opens with its name; its arguments follow in an event of their own, as clients that
+/// collect fragments expect.
+std::string ChatFormat::call_events(ChoiceState& choice, std::span<const ToolCall> calls) const {
+  std::string out;
+  for (const ToolCall& call : calls) {
+    const int64_t index = choice.shown_calls++;
+    JsonWriter json;
+    open_event(json, choice);
+    const ToolCall opening{call.name, ""};
+    json.key("tool_calls");
+    write_tool_calls(json, std::span(&opening, 1), index);
+    json.end_object().member_null("logprobs").member_null("finish_reason");
+    json.end_object().end_array();
+    write_event_tail(json, plan_, choice, false);
+    out += sse_event(json.take());
+
+    JsonWriter rest;
+    open_event(rest, choice);
+    rest.key("tool_calls").begin_array().begin_object().member("index", index);
+    rest.key("function").begin_object().member("arguments", call.arguments).end_object();
+    rest.end_object().end_array();
+    rest.end_object().member_null("logprobs").member_null("finish_reason");
+    rest.end_object().end_array();
+    write_event_tail(rest, plan_, choice, false);
+    out += sse_event(rest.take());
+  }
+  return out;
+}
+
+void ChatFormat::write_logprobs(JsonWriter& json,
+                                std::span<const engine::PositionLogprobs> positions) const {
+  json.key("logprobs");
+  if (plan_.sampling.logprobs < 0 || positions.empty()) {
+    json.null();
+  } else {
+    write_chat_logprobs(json, names_, positions, plan_.sampling.logprobs);
+  }
+}
+
+std::string ChatFormat::last_event(const ChoiceState& choice, std::string_view content,
+                                   const ChoiceDelta& delta, bool last) const {
+  JsonWriter json;
+  open_event(json, choice);
+  if (!content.empty()) json.member("content", content);
+  json.end_object();
+  write_logprobs(json, delta.logprobs);
+  write_choice_end(json, choice.end, !choice.end.finish_reason.empty());
+  json.key("token_ids");
+  if (plan_.return_token_ids) {
+    json.integers(delta.tokens);
+  } else {
+    json.null();
+  }
+  json.end_object().end_array();
+  write_event_tail(json, plan_, choice, last);
+  return sse_event(json.take());
+}
+
+std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
+                               const PromptState& prompt, bool last) {
+  std::string out;
+  if (!choice.started) {
+    choice.started = true;
+    out += role_event(choice);
+    if (plan_.echo && !plan_.echo_text.empty()) out += content_event(choice, plan_.echo_text);
+  }
+  const ToolCallParser::Pieces pieces = split(choice, delta.text, choice.done);
+  // Content before a call stays before it.
+  const bool calls = !pieces.calls.empty();
+  if (calls && !pieces.content.empty()) out += content_event(choice, pieces.content);
+  out += call_events(choice, pieces.calls);
+  if (choice.done && choice.end.finish_reason == "stop" && choice.shown_calls > 0) {
+    choice.end.finish_reason = "tool_calls";
+  }
+  const std::string_view content = calls ? std::string_view() : std::string_view(pieces.content);
+  const bool worth_saying = !content.empty() || choice.done || !delta.logprobs.empty() ||
+                            plan_.return_token_ids || plan_.continuous_usage;
+  if (worth_saying) out += last_event(choice, content, delta, last);
+  return out;
+}
+
+void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
+  const ToolCallParser::Pieces pieces = split(choice, choice.text, true);
+  if (!pieces.calls.empty() && choice.end.finish_reason == "stop") {
+    choice.end.finish_reason = "tool_calls";
+  }
+  const std::string content = plan_.echo ? plan_.echo_text + pieces.content : pieces.content;
+  json.begin_object().member("index", int64_t{choice.index});
+  json.key("message").begin_object().member("role", plan_.role).key("content");
+  if (content.empty() && !pieces.calls.empty()) {
+    json.null();
+  } else {
+    json.string(content);
+  }
+  for (const char* name : {"refusal", "annotations", "audio", "function_call"}) {
+    json.member_null(name);
+  }
+  if (!pieces.calls.empty()) {
+    json.key("tool_calls");
+    write_tool_calls(json, pieces.calls, -1);
+  }
+  json.member_null("reasoning").end_object();
+  write_logprobs(json, choice.logprobs);
+  write_choice_end(json, choice.end, true);
+  json.key("token_ids");
+  if (plan_.return_token_ids) {
+    json.integers(choice.tokens);
+  } else {
+    json.null();
+  }
+  json.member_null("routed_experts").end_object();
+}
+
+std::string ChatFormat::whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
+                              const Usage& usage) {
+  JsonWriter json;
+  json.begin_object();
+  write_identity(json, plan_.identity, "chat.completion");
+  json.key("choices").begin_array();
+  for (ChoiceState& choice : choices) write_choice(json, choice);
+  json.end_array();
+  write_tail(json, usage);
+  json.key("prompt_logprobs");
+  if (plan_.sampling.prompt_logprobs >= 0) {
+    write_prompt_logprobs(json, names_, prompts.front().logprobs);
+  } else {
+    json.null();
+  }
+  write_prompt(json, true);
+  json.end_object();
+  return json.take();
+}
+
+}  // namespace
+
+std::unique_ptr<AnswerFormat> chat_format(const GenerationPlan& plan,
+                                          const text::Tokenizer* tokenizer) {
+  return std::make_unique<ChatFormat>(plan, tokenizer);
+}
+
+}  // namespace moesaic::server

@@ -1,0 +1,168 @@
+#include "server/answer_format.h"
+
+namespace moesaic::server {
+namespace {
+
+class CompletionFormat : public AnswerFormat {
+ public:
+  CompletionFormat(const GenerationPlan& plan, const text::Tokenizer* tokenizer)
+      : plan_(plan), names_(tokenizer, plan.tokens_as_ids) {}
+
+  std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
+                     bool last) override;
+  std::string stream_end(const Usage& usage) override {
+    return write_stream_end(plan_, "text_completion", usage);
+  }
+  std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
+                    const Usage& usage) override;
+
+ private:
+  void write_logprobs(JsonWriter& json, const GenerationPlan::Prompt& prompt,
+                      const PromptState& state, bool echo,
+                      std::span<const engine::PositionLogprobs> positions, int64_t offset);
+  void write_choice(JsonWriter& json, const ChoiceState& choice, const PromptState& state);
+
+  const GenerationPlan& plan_;
+  TokenNames names_;
+};
+
+void CompletionFormat::write_logprobs(JsonWriter& json, const GenerationPlan::Prompt& prompt,
+                                      const PromptState& state, bool echo,
+                                      std::span<const engine::PositionLogprobs> positions,
+                                      int64_t offset) {
+  json.key("logprobs");
+  if (plan_.sampling.logprobs < 0) {
+    json.null();
+    return;
+  }
+  std::vector<engine::PositionLogprobs> all;
+  std::optional<int32_t> first;
+  if (echo) {
+    first = prompt.ids.front();
+    all = state.logprobs;
+  }
+  all.insert(all.end(), positions.begin(), positions.end());
+  write_completion_logprobs(json, names_, all, first, offset);
+}
+
+std::string CompletionFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
+                                     const PromptState& state, bool last) {
+  const GenerationPlan::Prompt& prompt = plan_.prompts[static_cast<size_t>(choice.prompt)];
+  const bool first = !choice.started;
+  const bool echo = first && plan_.echo;
+  choice.started = true;
+  const std::string text = echo ? prompt.text + delta.text : delta.text;
+  JsonWriter json;
+  json.begin_object();
+  write_identity(json, plan_.identity, "text_completion");
+  json.key("choices").begin_array().begin_object();
+  json.member("index", int64_t{choice.index}).member("text", text);
+  write_logprobs(json, prompt, state, echo, delta.logprobs, choice.shown_characters);
+  write_choice_end(json, choice.end, true);
+  json.key("prompt_token_ids");
+  if (first && plan_.return_token_ids) {
+    json.integers(prompt.ids);
+  } else {
+    json.null();
+  }
+  json.key("token_ids");
+  if (plan_.return_token_ids) {
+    json.integers(delta.tokens);
+  } else {
+    json.null();
+  }
+  json.end_object().end_array();
+  write_event_tail(json, plan_, choice, last);
+  choice.shown_characters += count_characters(text);
+  return sse_event(json.take());
+}
+
+void CompletionFormat::write_choice(JsonWriter& json, const ChoiceState& choice,
+                                    const PromptState& state) {
+  const GenerationPlan::Prompt& prompt = plan_.prompts[static_cast<size_t>(choice.prompt)];
+  json.begin_object().member("index", int64_t{choice.index});
+  json.member("text", plan_.echo ? prompt.text + choice.text : choice.text);
+  write_logprobs(json, prompt, state, plan_.echo, choice.logprobs, 0);
+  write_choice_end(json, choice.end, true);
+  json.key("token_ids");
+  if (plan_.return_token_ids) {
+    json.integers(choice.tokens);
+  } else {
+    json.null();
+  }
+  json.key("prompt_logprobs");
+  if (plan_.sampling.prompt_logprobs >= 0) {
+    write_prompt_logprobs(json, names_, state.logprobs);
+  } else {
+    json.null();
+  }
+  json.key("prompt_token_ids");
+  if (plan_.return_token_ids) {
+    json.integers(prompt.ids);
+  } else {
+    json.null();
+  }
+  json.member_null("routed_experts").end_object();
+}
+
+std::string CompletionFormat::whole(std::span<ChoiceState> choices,
+                                    std::span<const PromptState> prompts, const Usage& usage) {
+  JsonWriter json;
+  json.begin_object();
+  write_identity(json, plan_.identity, "text_completion");
+  json.key("choices").begin_array();
+  for (const ChoiceState& choice : choices) {
+    write_choice(json, choice, prompts[static_cast<size_t>(choice.prompt)]);
+  }
+  json.end_array();
+  write_tail(json, usage);
+  json.member_null("kv_transfer_params").member_null("ec_transfer_params").member_null("metrics");
+  json.end_object();
+  return json.take();
+}
+
+}  // namespace
+
+std::unique_ptr<AnswerFormat> completion_format(const GenerationPlan& plan,
+                                                const text::Tokenizer* tokenizer) {
+  return std::make_unique<CompletionFormat>(plan, tokenizer);
+}
+
+int64_t count_characters(std::string_view text) {
+  int64_t count = 0;
+  for (const char c : text) count += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  return count;
+}
+
+Usage usage_of(const GenerationPlan& plan, const ChoiceState& choice) {
+  const auto& ids = plan.prompts[static_cast<size_t>(choice.prompt)].ids;
+  return {static_cast<int64_t>(ids.size()), choice.generated, std::nullopt};
+}
+
+void write_event_tail(JsonWriter& json, const GenerationPlan& plan, const ChoiceState& choice,
+                      bool last) {
+  if (plan.continuous_usage) {
+    json.key("usage");
+    write_usage(json, usage_of(plan, choice), false);
+  }
+  if (last && !plan.include_usage) json.member("system_fingerprint", system_fingerprint());
+  json.end_object();
+}
+
+std::string write_stream_end(const GenerationPlan& plan, std::string_view object,
+                             const Usage& usage) {
+  std::string out;
+  if (plan.include_usage) {
+    JsonWriter json;
+    json.begin_object();
+    write_identity(json, plan.identity, object);
+    json.key("choices").begin_array().end_array().key("usage");
+    write_usage(json, usage, false);
+    json.member("system_fingerprint", system_fingerprint()).end_object();
+    out = sse_event(json.take());
+  }
+  out += kSseDone;
+  return out;
+}
+
+}  // namespace moesaic::server

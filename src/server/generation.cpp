@@ -1,0 +1,363 @@
+#include "server/generation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace moesaic::server {
+namespace {
+
+/// Prompt ids that give the detokenizer its context.
+constexpr size_t kPromptTail = 8;
+
+/// The metric's word for a refusal.
+std::string refusal_label(engine::Refusal refusal) {
+  switch (refusal) {
+    case engine::Refusal::kTooLong:
+      return "too_long";
+    case engine::Refusal::kQueueFull:
+      return "queue_full";
+    case engine::Refusal::kDraining:
+      return "draining";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+/// The engine's side of one prompt.
+class Generation::Sink : public engine::OutputSink {
+ public:
+  Sink(std::shared_ptr<Generation> generation, int32_t prompt)
+      : generation_(std::move(generation)), prompt_(prompt) {}
+  void deliver(engine::SequenceOutput&& output) override {
+    generation_->enqueue(prompt_, std::move(output));
+  }
+
+ private:
+  std::shared_ptr<Generation> generation_;
+  int32_t prompt_;
+};
+
+/// What turns a choice's tokens into text.
+struct Generation::Voice {
+  std::optional<text::StreamDecoder> decoder;
+  StopMatcher stops;
+};
+
+Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPlan plan,
+                       std::weak_ptr<Exchange> exchange, std::shared_ptr<void> waiting_ticket,
+                       std::shared_ptr<void> active_ticket)
+    : context_(std::move(context)),
+      plan_(std::move(plan)),
+      exchange_(std::move(exchange)),
+      waiting_ticket_(std::move(waiting_ticket)),
+      active_ticket_(std::move(active_ticket)) {
+  const text::Tokenizer* tokenizer = context_->tokenizer.get();
+  format_ = plan_.chat ? chat_format(plan_, tokenizer) : completion_format(plan_, tokenizer);
+  prompts_.resize(plan_.prompts.size());
+  for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
+    const std::vector<int32_t>& ids = plan_.prompts[prompt].ids;
+    const std::span<const int32_t> tail =
+        std::span(ids).last(std::min(ids.size(), kPromptTail));
+    for (int32_t k = 0; k < plan_.sampling.n; ++k) {
+      ChoiceState choice;
+      choice.index = static_cast<int32_t>(choices_.size());
+      choice.prompt = static_cast<int32_t>(prompt);
+      choices_.push_back(std::move(choice));
+      Voice voice{std::nullopt, StopMatcher(plan_.stop, plan_.include_stop)};
+      if (tokenizer != nullptr) {
+        voice.decoder.emplace(context_->tokenizer, tail, plan_.skip_special);
+      }
+      voices_.push_back(std::move(voice));
+    }
+  }
+  choices_left_ = choices_.size();
+}
+
+Generation::~Generation() = default;
+
+Generation::Voice& Generation::voice(const ChoiceState& choice) {
+  return voices_[static_cast<size_t>(choice.index)];
+}
+
+bool Generation::submit_all(Response& refusal) {
+  for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
+    engine::Request request;
+    request.id = context_->next_id++;
+    request.prompt = plan_.prompts[prompt].ids;
+    request.sampling = plan_.sampling;
+    request.sampling.max_tokens = plan_.prompts[prompt].max_tokens;
+    request.priority = plan_.priority;
+    request.sink = std::make_shared<Sink>(shared_from_this(), static_cast<int32_t>(prompt));
+    // Under the lock, so that a cancel sees either no id yet and the flag set, or the id.
+    std::lock_guard lock(mutex_);
+    if (cancelled_) return false;
+    const engine::RequestId id = request.id;
+    const engine::Refusal answer = context_->engine.submit(std::move(request));
+    if (answer != engine::Refusal::kNone) {
+      refusal = refusal_response(answer);
+      if (const auto reason = refusal_label(answer); !reason.empty()) {
+        context_->metrics->add("vllm:admission_rejections_total", 1, {{"reason", reason}});
+      }
+      return false;
+    }
+    ids_.push_back(id);
+  }
+  return true;
+}
+
+void Generation::start() {
+  Response refusal;
+  refusal.status = 0;
+  if (!submit_all(refusal)) {
+    stop_everything();
+    if (const auto exchange = exchange_.lock(); exchange && refusal.status != 0) {
+      exchange->reply(std::move(refusal));
+    }
+    return;
+  }
+  if (plan_.stream) {
+    if (const auto exchange = exchange_.lock()) {
+      Response head;
+      head.content_type = "text/event-stream; charset=utf-8";
+      head.headers.push_back({"cache-control", "no-cache"});
+      // Proxies such as nginx would otherwise collect events before they pass them on.
+      head.headers.push_back({"x-accel-buffering", "no"});
+      exchange->begin_stream(std::move(head));
+    }
+  }
+  bool work = false;
+  {
+    std::lock_guard lock(mutex_);
+    started_ = true;
+    work = !queue_.empty();
+    scheduled_ = work;
+  }
+  if (work) context_->pool.post([self = shared_from_this()] { self->drain(); });
+}
+
+void Generation::enqueue(int32_t prompt, engine::SequenceOutput&& output) {
+  {
+    std::lock_guard lock(mutex_);
+    queue_.emplace_back(prompt, std::move(output));
+    if (scheduled_ || !started_) return;
+    scheduled_ = true;
+  }
+  context_->pool.post([self = shared_from_this()] { self->drain(); });
+}
+
+void Generation::drain() {
+  std::vector<std::pair<int32_t, engine::SequenceOutput>> batch;
+  {
+    std::lock_guard lock(mutex_);
+    batch.swap(queue_);
+    if (cancelled_) over_ = true;
+  }
+  waiting_ticket_.reset();
+  for (auto& [prompt, output] : batch) {
+    if (!over_) advance(prompt, std::move(output));
+  }
+  if (!over_ && !events_.empty()) {
+    const auto exchange = exchange_.lock();
+    if (!exchange || !exchange->push(std::move(events_))) cancel();
+    events_.clear();
+  }
+  if (!over_ && choices_left_ == 0) conclude();
+  if (over_) active_ticket_.reset();
+  bool more = false;
+  {
+    std::lock_guard lock(mutex_);
+    more = !queue_.empty();
+    scheduled_ = more;
+  }
+  // Others get their turn before this one goes on.
+  if (more) context_->pool.post([self = shared_from_this()] { self->drain(); });
+}
+
+void Generation::add_token(ChoiceState& choice, ChoiceDelta& delta, engine::SequenceOutput& output,
+                           size_t position) {
+  const int32_t id = output.tokens[position];
+  ++choice.generated;
+  delta.tokens.push_back(id);
+  if (position < output.logprobs.size()) {
+    delta.logprobs.push_back(std::move(output.logprobs[position]));
+  }
+  const bool last = position + 1 == output.tokens.size();
+  // The engine's stop is always a token (EOS or a stop id), and the last one; its text is not part
+  // of the answer.
+  const bool hidden =
+      last && output.finish == engine::FinishReason::kStop && !plan_.include_stop;
+  Voice& own = voice(choice);
+  if (hidden || !own.decoder) return;
+  const std::string text = own.decoder->push(id);
+  if (choice.generated <= plan_.sampling.min_tokens) {
+    own.stops.pass(text);
+  } else {
+    own.stops.add(text);
+  }
+}
+
+void Generation::end_choice(ChoiceState& choice, ChoiceDelta& delta,
+                            const engine::SequenceOutput& output) {
+  Voice& own = voice(choice);
+  if (own.stops.found().empty() && own.decoder) own.stops.add(own.decoder->finish());
+  choice.done = true;
+  --choices_left_;
+  if (!own.stops.found().empty()) {
+    choice.end.finish_reason = "stop";
+    choice.end.stop_string = own.stops.found();
+    if (output.finish == engine::FinishReason::kNone) {
+      context_->engine.finish(ids_[static_cast<size_t>(choice.prompt)],
+                              choice.index % plan_.sampling.n, engine::FinishReason::kStop);
+    }
+  } else {
+    choice.end.finish_reason = finish_name(output.finish);
+    choice.end.stop_token = output.stop_token;
+  }
+}
+
+void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
+  PromptState& state = prompts_[static_cast<size_t>(prompt)];
+  if (!output.prompt_logprobs.empty()) state.logprobs = std::move(output.prompt_logprobs);
+  state.cached_tokens = std::max<int64_t>(state.cached_tokens, output.cached_prompt_tokens);
+  ChoiceState& choice =
+      choices_[static_cast<size_t>(prompt) * static_cast<size_t>(plan_.sampling.n) +
+               static_cast<size_t>(output.index)];
+  if (choice.done) return;
+  if (output.finish == engine::FinishReason::kError) {
+    return fail(500, "InternalServerError", "this request failed inside the engine");
+  }
+  if (output.finish == engine::FinishReason::kAbort) {
+    return fail(503, "ServiceUnavailableError", "the server is shutting down");
+  }
+  ChoiceDelta delta;
+  if (plan_.echo_only) {
+    if (output.finish == engine::FinishReason::kNone) return;
+    choice.done = true;
+    choice.end.finish_reason = "length";
+    --choices_left_;
+    return emit(choice, delta);
+  }
+  Voice& own = voice(choice);
+  for (size_t i = 0; i < output.tokens.size() && own.stops.found().empty(); ++i) {
+    add_token(choice, delta, output, i);
+  }
+  if (output.finish != engine::FinishReason::kNone || !own.stops.found().empty()) {
+    end_choice(choice, delta, output);
+  }
+  delta.text = own.stops.take(choice.done);
+  emit(choice, delta);
+}
+
+void Generation::emit(ChoiceState& choice, ChoiceDelta& delta) {
+  if (plan_.stream) {
+    events_ += format_->events(choice, delta, prompts_[static_cast<size_t>(choice.prompt)],
+                               choice.done && choices_left_ == 0);
+    return;
+  }
+  choice.text += delta.text;
+  if (plan_.return_token_ids) {
+    choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
+  }
+  std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(choice.logprobs));
+}
+
+Usage Generation::usage() const {
+  Usage usage;
+  usage.prompt_tokens = plan_.prompt_tokens();
+  for (const ChoiceState& choice : choices_) usage.completion_tokens += choice.generated;
+  if (plan_.prompt_details) {
+    int64_t cached = 0;
+    for (const PromptState& prompt : prompts_) cached += prompt.cached_tokens;
+    usage.cached_tokens = cached;
+  }
+  return usage;
+}
+
+void Generation::conclude() {
+  over_ = true;
+  const Usage total = usage();
+  if (const auto exchange = exchange_.lock()) {
+    if (plan_.stream) {
+      exchange->push(format_->stream_end(total));
+      exchange->end_stream();
+    } else {
+      exchange->reply(json_response(200, format_->whole(choices_, prompts_, total)));
+    }
+  }
+  if (context_->log_requests) {
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - arrival_;
+    spdlog::info("{}: {} prompt tokens, {} generated, {:.3f} s, {}", plan_.identity.id,
+                 total.prompt_tokens, total.completion_tokens, time.count(),
+                 choices_.front().end.finish_reason);
+  }
+}
+
+void Generation::fail(int status, std::string_view type, std::string_view message) {
+  over_ = true;
+  stop_everything();
+  const auto exchange = exchange_.lock();
+  if (!exchange) return;
+  Response response = error_response(status, type, message);
+  if (!plan_.stream) {
+    if (status == 503) response.headers.push_back({"retry-after", "1"});
+    exchange->reply(std::move(response));
+    return;
+  }
+  // No [DONE]: a client must not take a broken answer for a whole one.
+  exchange->push(events_ + sse_event(response.body));
+  events_.clear();
+  exchange->end_stream();
+}
+
+void Generation::abort() { stop_everything(); }
+
+void Generation::stop_everything() {
+  std::vector<engine::RequestId> ids;
+  {
+    std::lock_guard lock(mutex_);
+    ids = ids_;
+  }
+  for (const engine::RequestId id : ids) {
+    context_->engine.finish(id, -1, engine::FinishReason::kAbort);
+  }
+}
+
+void Generation::cancel() {
+  {
+    std::lock_guard lock(mutex_);
+    if (cancelled_) return;
+    cancelled_ = true;
+  }
+  stop_everything();
+}
+
+Response refusal_response(engine::Refusal refusal) {
+  Response response;
+  switch (refusal) {
+    case engine::Refusal::kNone:
+      break;
+    case engine::Refusal::kTooLong:
+      return error_response(400, "BadRequestError",
+                            "the request can never fit the KV cache or the model's maximum context "
+                            "length; shorten the prompt or lower max_tokens or n");
+    case engine::Refusal::kQueueFull:
+      response = error_response(503, "ServiceUnavailableError",
+                                "the queue is full (--max-num-queued-reqs); try again later");
+      break;
+    case engine::Refusal::kDraining:
+      response =
+          error_response(503, "ServiceUnavailableError", "the server is shutting down");
+      break;
+    case engine::Refusal::kDead:
+      return error_response(500, "InternalServerError", "the engine has failed");
+  }
+  response.headers.push_back({"retry-after", "1"});
+  return response;
+}
+
+}  // namespace moesaic::server

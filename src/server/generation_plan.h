@@ -1,0 +1,81 @@
+#pragma once
+
+// One accepted generation request in the protocol's terms, after validation and tokenising.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "server/openai_response.h"
+#include "server/tool_calls.h"
+
+namespace moesaic::server {
+
+struct GenerationPlan {
+  bool chat = false;
+  ResponseIdentity identity;
+  struct Prompt {
+    std::vector<int32_t> ids;
+    std::string text;        ///< shown by echo; of chat, the rendered template
+    int32_t max_tokens = 0;  ///< of this prompt's sequences; at least 1
+  };
+  std::vector<Prompt> prompts;
+  engine::SamplingParams sampling;  ///< max_tokens is each prompt's
+  int32_t priority = 0;
+
+  std::vector<std::string> stop;
+  bool include_stop = false;
+  bool skip_special = true;
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+  bool echo = false;
+  bool echo_only = false;  ///< echo with max_tokens 0: what is generated is not shown
+  bool return_token_ids = false;
+  bool tokens_as_ids = false;
+  bool prompt_details = false;  ///< usage says how many prompt tokens were cached
+
+  std::string role = "assistant";  ///< chat: of the answer
+  std::string echo_text;           ///< chat: the final message that echo repeats
+  bool return_prompt_text = false;
+  bool parse_tool_calls = false;
+  bool parallel_tool_calls = true;
+
+  int64_t prompt_tokens() const {
+    int64_t sum = 0;
+    for (const Prompt& prompt : prompts) sum += static_cast<int64_t>(prompt.ids.size());
+    return sum;
+  }
+};
+
+/// What is known of one prompt beside its ids.
+struct PromptState {
+  std::vector<engine::PositionLogprobs> logprobs;  ///< [prompt - 1] when asked for
+  int64_t cached_tokens = 0;
+};
+
+/// What one delivery made certain about a choice.
+struct ChoiceDelta {
+  std::string text;
+  std::vector<int32_t> tokens;
+  std::vector<engine::PositionLogprobs> logprobs;
+};
+
+/// One choice so far. A stream keeps no text or tokens here.
+struct ChoiceState {
+  int32_t index = 0;
+  int32_t prompt = 0;
+  std::string text;
+  std::vector<int32_t> tokens;
+  std::vector<engine::PositionLogprobs> logprobs;
+  int64_t generated = 0;
+  int64_t shown_characters = 0;  ///< of streamed text
+  int64_t shown_calls = 0;       ///< tool calls streamed
+  bool started = false;          ///< its first event is out
+  bool done = false;
+  ChoiceEnd end;
+  ToolCallParser tools;
+};
+
+}  // namespace moesaic::server

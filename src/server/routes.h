@@ -1,0 +1,48 @@
+#pragma once
+
+// Which request goes where: the table of routes, and in front of it authorisation, CORS, content
+// types and the refusals that need no body.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/metrics.h"
+#include "base/settings.h"
+#include "server/api.h"
+#include "server/http_server.h"
+
+namespace moesaic::server {
+
+class Router : public HttpHandler {
+ public:
+  /// `api` outlives the router.
+  Router(const base::Settings& settings, Api& api, std::shared_ptr<base::Metrics> metrics);
+
+  std::optional<Response> check(const RequestHead& head) override;
+  void handle(Request request, std::shared_ptr<Exchange> exchange) override;
+  void decorate(const RequestHead* head, Response& response) override;
+  void answered(const RequestHead& head, int status) override;
+  void rejected(std::string_view reason) override;
+  void connections_changed(int64_t open) override;
+
+ private:
+  std::string_view route_path(const RequestHead& head) const;
+  bool authorised(const RequestHead& head) const;
+  bool origin_allowed(const std::string& origin) const;
+  Response preflight(const RequestHead& head) const;
+  Response at_once(std::string_view path);
+
+  Api& api_;
+  std::shared_ptr<base::Metrics> metrics_;
+  std::vector<std::string> keys_;
+  std::string root_path_;
+  std::vector<std::string> origins_;
+  std::string methods_;
+  std::vector<std::string> allowed_headers_;
+  bool credentials_ = false;
+  bool echo_request_id_ = false;
+};
+
+}  // namespace moesaic::server

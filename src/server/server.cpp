@@ -1,0 +1,147 @@
+#include "server/server.h"
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "server/api.h"
+#include "server/http_server.h"
+#include "server/routes.h"
+
+namespace moesaic::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// How long clients may take to read the error that ends their request.
+constexpr std::chrono::seconds kFlush{2};
+
+std::chrono::milliseconds milliseconds(const base::Settings& settings, const char* name) {
+  return std::chrono::milliseconds(static_cast<int64_t>(settings.get_float(name) * 1000));
+}
+
+HttpOptions http_options(const base::Settings& settings) {
+  const auto size = [&](const char* name) { return static_cast<size_t>(settings.get_int(name)); };
+  HttpOptions options;
+  options.limits.header_line = size("max-header-line");
+  options.limits.header_bytes = size("max-header-bytes");
+  options.limits.header_count = size("max-header-count");
+  options.limits.body_bytes = size("max-body-bytes");
+  options.host = settings.get_string("host");
+  options.port = static_cast<uint16_t>(settings.get_int("port"));
+  options.threads = static_cast<int>(settings.get_int("io-threads"));
+  options.max_connections = settings.get_int("max-connections");
+  options.max_stream_bytes = size("max-stream-bytes");
+  options.header_timeout = milliseconds(settings, "header-timeout");
+  options.body_idle_timeout = milliseconds(settings, "body-idle-timeout");
+  options.body_timeout = milliseconds(settings, "body-timeout");
+  options.keep_alive_timeout = milliseconds(settings, "keep-alive-timeout");
+  options.write_timeout = milliseconds(settings, "write-timeout");
+  return options;
+}
+
+}  // namespace
+
+struct Server::Impl {
+  Impl(const base::Settings& settings, ServedModel model, std::shared_ptr<engine::Engine> engine,
+       std::shared_ptr<base::Metrics> metrics)
+      : engine(engine),
+        api(settings, std::move(model), engine, metrics),
+        router(settings, api, metrics),
+        http(http_options(settings), router),
+        shutdown_timeout(settings.get_int("shutdown-timeout")) {}
+  // The text threads stop first: they reach into exchanges, which die with the sockets.
+  ~Impl() { api.stop(); }
+
+  void on_signal(int number);
+  void begin_shutdown();
+  void watch_shutdown();
+  void watch_engine();
+
+  std::shared_ptr<engine::Engine> engine;
+  Api api;
+  Router router;
+  HttpServer http;
+  std::chrono::seconds shutdown_timeout;
+  std::atomic<bool> asked{false};
+  // Only the timers' thread of control touches these.
+  std::optional<Clock::time_point> deadline;
+  std::optional<Clock::time_point> last_call;
+  std::optional<Clock::time_point> engine_death;
+  std::atomic<bool> engine_dead{false};
+  int signals = 0;
+};
+
+void Server::Impl::on_signal(int number) {
+  if (++signals > 1 && number != SIGHUP) {
+    spdlog::warn("second signal: ending at once");
+    std::_Exit(128 + number);
+  }
+  spdlog::info("shutting down; running requests may take {} s to end", shutdown_timeout.count());
+  asked = true;
+}
+
+void Server::Impl::begin_shutdown() {
+  deadline = Clock::now() + shutdown_timeout;
+  api.drain();
+  http.close_after_answers();
+}
+
+void Server::Impl::watch_shutdown() {
+  if (!asked) return;
+  if (!deadline) begin_shutdown();
+  if (api.active() == 0 && http.open_exchanges() == 0 && engine->idle()) return http.stop();
+  const auto now = Clock::now();
+  if (now < *deadline) return;
+  if (!last_call) {
+    spdlog::warn("{} requests did not end in time and are aborted", api.active());
+    last_call = now + kFlush;
+  }
+  api.abort_all();  // again and again: one may just have been on its way in
+  if (now >= *last_call) http.stop();
+}
+
+/// A dead engine ends the process, after its clients have been told.
+void Server::Impl::watch_engine() {
+  if (engine->stats().alive) return;
+  if (!engine_death) {
+    spdlog::critical("the engine has failed; ending");
+    engine_death = Clock::now();
+    engine_dead = true;
+  }
+  if (http.open_exchanges() == 0 || Clock::now() - *engine_death > kFlush) http.stop();
+}
+
+Server::Server(const base::Settings& settings, ServedModel model,
+               std::shared_ptr<engine::Engine> engine, std::shared_ptr<base::Metrics> metrics)
+    : impl_(std::make_unique<Impl>(settings, std::move(model), std::move(engine),
+                                   std::move(metrics))) {}
+
+Server::~Server() = default;
+
+uint16_t Server::port() const { return impl_->http.port(); }
+
+void Server::shutdown() { impl_->asked = true; }
+
+void Server::run() {
+  // A client that goes away is an error of a write, not a signal to everybody.
+  std::signal(SIGPIPE, SIG_IGN);
+  impl_->http.on_signal([this](int number) { impl_->on_signal(number); });
+  impl_->http.every(std::chrono::milliseconds(25), [this] { impl_->watch_shutdown(); });
+  impl_->http.every(std::chrono::milliseconds(500), [this] {
+    impl_->api.tick();
+    impl_->watch_engine();
+  });
+  impl_->http.run();
+  impl_->api.stop();
+  if (impl_->engine_dead) {
+    throw base::Error(base::ExitCode::kInternal, "the engine has failed; the log says why");
+  }
+  spdlog::info("all requests have ended; bye");
+}
+
+}  // namespace moesaic::server
