@@ -3,7 +3,6 @@
 // The KV blocks of the pool: who holds each, and which hold content that a later request may reuse.
 
 #include <cstdint>
-#include <list>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -21,8 +20,19 @@ struct BlockKey {
 /// The key of a block that follows `parent` (zero for the first) and holds `tokens`.
 BlockKey chain_key(const BlockKey& parent, const int32_t* tokens, int64_t count);
 
-/// Reference-counted blocks. A block is free (no content), cached (content that nobody holds, taken
-/// back least recently used first) or held. free + cached + held = size, always.
+/// A published content: the block, and which of the contents it has had. The start of every chain
+/// is the default.
+struct Content {
+  BlockId block = -1;
+  uint64_t life = 0;
+  bool operator==(const Content&) const = default;
+};
+
+/// Reference-counted blocks. A block is free (no content), cached (published content that nobody
+/// holds, taken back least recently used first) or held. free + cached + held = size, always.
+///
+/// Nothing but publish() allocates memory after construction, so a step's plan can be carried out
+/// without failing half-way.
 class BlockPool {
  public:
   BlockPool(int64_t blocks, int64_t block_size);
@@ -30,7 +40,7 @@ class BlockPool {
   int64_t size() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t block_size() const { return block_size_; }
   int64_t free() const { return static_cast<int64_t>(free_.size()); }
-  int64_t cached() const { return static_cast<int64_t>(lru_.size()); }
+  int64_t cached() const { return cached_; }
   int64_t held() const { return size() - free() - cached(); }
   /// Blocks that take() can give.
   int64_t available() const { return free() + cached(); }
@@ -44,25 +54,32 @@ class BlockPool {
   /// One holder less; the last one leaves the block cached if its content is published, else free.
   void release(BlockId block);
 
-  /// Publishes the content of a held, full block: `tokens` after the content `parent_key` of the
-  /// published block `parent` (-1: none). Returns the block that now stands for this content: this
-  /// one, or an equal one published before; none when the parent is no longer what it was.
-  std::optional<BlockId> publish(BlockId block, const BlockKey& key, BlockId parent,
-                                 const BlockKey& parent_key, const int32_t* tokens);
-  /// The block with that content, compared token by token, so that a hash collision cannot give one
-  /// request another's content.
-  std::optional<BlockId> find(const BlockKey& key, BlockId parent, const int32_t* tokens) const;
+  /// Publishes the content of a held, full block: `tokens` after the content `parent`. Returns the
+  /// content that now stands for it: this block's, or an equal one published before; none when the
+  /// parent's content is gone.
+  std::optional<Content> publish(BlockId block, const BlockKey& key, const Content& parent,
+                                 const int32_t* tokens);
+  /// The content with that key, compared token by token after the very content `parent`, so that a
+  /// collision of hashes cannot give one request what another computed.
+  std::optional<Content> find(const BlockKey& key, const Content& parent,
+                              const int32_t* tokens) const;
+
+  /// The content that a published block has now.
+  Content content(BlockId block) const { return {block, at(block).life}; }
+
+  /// Counts blocks anew and asserts that every one is free, cached or held and nothing else.
+  void check_invariants() const;
 
  private:
+  static constexpr BlockId kNone = -1;
   struct Block {
     int32_t references = 0;
     bool published = false;
     BlockKey key;
-    BlockId parent = -1;
-    uint64_t parent_life = 0;  ///< the parent's life when this was published
-    uint64_t life = 0;         ///< counts the contents this block has had
+    Content parent;
+    uint64_t life = 0;  ///< contents this block has had before
     std::vector<int32_t> tokens;
-    std::list<BlockId>::iterator place;  ///< in lru_ while cached
+    BlockId older = kNone, newer = kNone;  ///< neighbours among the cached
   };
   struct KeyHash {
     size_t operator()(const BlockKey& key) const { return static_cast<size_t>(key.low); }
@@ -70,12 +87,19 @@ class BlockPool {
 
   Block& at(BlockId block) { return blocks_[static_cast<size_t>(block)]; }
   const Block& at(BlockId block) const { return blocks_[static_cast<size_t>(block)]; }
+  bool stands(const Content& content) const {
+    return content.block == kNone ||
+           (at(content.block).published && at(content.block).life == content.life);
+  }
   void forget(Block& block);
+  void link_newest(BlockId block);
+  void unlink(BlockId block);
 
   int64_t block_size_;
   std::vector<Block> blocks_;
   std::vector<BlockId> free_;
-  std::list<BlockId> lru_;  ///< least recently used first
+  BlockId oldest_ = kNone, newest_ = kNone;  ///< ends of the list of cached blocks
+  int64_t cached_ = 0;
   std::unordered_map<BlockKey, BlockId, KeyHash> published_;
 };
 

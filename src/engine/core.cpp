@@ -1,9 +1,12 @@
 #include "engine/core.h"
 
 #include <algorithm>
+#include <map>
+#include <new>
 #include <set>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "engine/sampler.h"
 
 namespace moesaic::engine {
@@ -19,7 +22,8 @@ bool counts_output(const SamplingParams& params) {
 
 }  // namespace
 
-/// What came of one row of logits.
+/// What came of one row of logits: a chosen token, or log-probabilities of the prompt's next token;
+/// neither when the row cannot be used, and then its request has failed.
 struct RowResult {
   std::optional<Sampled> sampled;
   std::optional<PositionLogprobs> prompt;
@@ -75,13 +79,14 @@ void EngineCore::add(Request request) {
   }
   const RequestId id = request.id;
   live->request = std::move(request);
-  for (const auto& sequence : live->sequences) scheduler_.add(sequence.get());
-  requests_.emplace(id, std::move(live));
+  // Known before it is scheduled, so that finish() can undo what an exception leaves.
+  const LiveRequest& known = *requests_.emplace(id, std::move(live)).first->second;
+  for (const auto& sequence : known.sequences) scheduler_.add(sequence.get());
 }
 
-void EngineCore::finish(RequestId id, int32_t index, FinishReason reason) {
+bool EngineCore::finish(RequestId id, int32_t index, FinishReason reason) {
   const auto found = requests_.find(id);
-  if (found == requests_.end()) return;
+  if (found == requests_.end()) return false;
   LiveRequest& request = *found->second;
   for (const auto& sequence : request.sequences) {
     if (sequence->finished || (index >= 0 && sequence->index != index)) continue;
@@ -91,10 +96,23 @@ void EngineCore::finish(RequestId id, int32_t index, FinishReason reason) {
     end(*sequence, std::move(output));
   }
   if (request.unfinished == 0) end_request(request);
+  return true;
 }
 
 void EngineCore::fail_all(FinishReason reason) {
   while (!requests_.empty()) finish(requests_.begin()->first, -1, reason);
+}
+
+/// Hands news to the client's side; false when that failed, which is this request's failure alone.
+bool EngineCore::deliver(LiveRequest& request, SequenceOutput&& output) {
+  try {
+    request.request.sink->deliver(std::move(output));
+    return true;
+  } catch (const std::exception& error) {
+    spdlog::error("request {}: its tokens could not be delivered: {}", request.request.id,
+                  error.what());
+    return false;
+  }
 }
 
 /// Gives the blocks back and makes the last delivery.
@@ -106,7 +124,7 @@ void EngineCore::end(Sequence& sequence, SequenceOutput output) {
   if (request.reason == FinishReason::kNone || request.reason == FinishReason::kStop) {
     request.reason = output.finish;
   }
-  request.request.sink->deliver(std::move(output));
+  deliver(request, std::move(output));
 }
 
 void EngineCore::end_request(LiveRequest& request) {
@@ -129,8 +147,9 @@ void EngineCore::end_request(LiveRequest& request) {
   observer_.on_finished(news);
 }
 
-/// Lays a plan out as flat arrays.
-void EngineCore::build(const Plan& plan, Step& step) const {
+/// Lays the plan out as flat arrays.
+void EngineCore::build(Step& step) const {
+  const Plan& plan = step.plan;
   model::StepBatch& batch = step.batch;
   for (const Chunk& chunk : plan.chunks) {
     batch.max_blocks =
@@ -192,8 +211,12 @@ void EngineCore::take_row(const Step& step, int64_t row, std::span<float> logits
 void EngineCore::take_logits(Step& step, int64_t first, int64_t count, float* logits) {
   const auto vocab = static_cast<size_t>(executor_.vocab_size());
   executor_.parallel_for(count, [&](int64_t i) {
-    take_row(step, first + i, {logits + static_cast<size_t>(i) * vocab, vocab},
-             step.results[static_cast<size_t>(first + i)]);
+    RowResult& result = step.results[static_cast<size_t>(first + i)];
+    try {
+      take_row(step, first + i, {logits + static_cast<size_t>(i) * vocab, vocab}, result);
+    } catch (const std::bad_alloc&) {
+      result = {};  // compute threads must not throw; an empty result fails the request
+    }
   });
 }
 
@@ -218,8 +241,9 @@ FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
   return FinishReason::kNone;
 }
 
-/// Appends a chosen token and tells the client; ends the sequence when it is done.
-void EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
+/// Appends a chosen token and tells the client; ends the sequence when it is done. False when the
+/// client could not be told.
+bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
   LiveRequest& request = *sequence.request;
   const SamplingParams& params = request.request.sampling;
   SequenceOutput output;
@@ -239,7 +263,7 @@ void EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
   if (params.max_tokens == 0) {
     output.finish = FinishReason::kLength;
     end(sequence, std::move(output));
-    return;
+    return true;
   }
   const int32_t token = result.sampled->token;
   sequence.tokens.push_back(token);
@@ -249,11 +273,9 @@ void EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
   output.tokens.push_back(token);
   if (params.logprobs >= 0) output.logprobs.push_back(std::move(result.sampled->logprobs));
   output.finish = reason_to_stop(sequence, token, output.stop_token);
-  if (output.finish != FinishReason::kNone) {
-    end(sequence, std::move(output));
-  } else {
-    request.request.sink->deliver(std::move(output));
-  }
+  if (output.finish == FinishReason::kNone) return deliver(request, std::move(output));
+  end(sequence, std::move(output));
+  return true;
 }
 
 /// After the forward pass: counts rows as computed, hands out tokens, fails what went wrong.
@@ -266,13 +288,13 @@ void EngineCore::advance(Step& step) {
     Sequence& sequence = *step.plan.chunks[step.wanted[i].chunk].sequence;
     LiveRequest& request = *sequence.request;
     RowResult& result = step.results[i];
+    const RequestId id = request.request.id;
+    if (failed.contains(id)) continue;
+    touched.insert(id);
     if (result.prompt) {
       request.prompt_logprobs.push_back(std::move(*result.prompt));
-    } else if (!result.sampled && request.request.sampling.max_tokens > 0) {
-      failed.insert(request.request.id);
-    } else if (!failed.contains(request.request.id)) {
-      accept(sequence, result, now);
-      touched.insert(request.request.id);
+    } else if (!result.sampled || !accept(sequence, result, now)) {
+      failed.insert(id);
     }
   }
   for (RequestId id : failed) finish(id, -1, FinishReason::kError);
@@ -282,58 +304,83 @@ void EngineCore::advance(Step& step) {
   }
 }
 
-bool EngineCore::step() {
-  Step step;
-  step.plan = scheduler_.plan();
-  scheduler_.commit(step.plan);
-  if (step.plan.chunks.empty()) {
-    // Whoever fits() can run when alone, so an empty plan means there is nothing to run.
-    MOESAIC_ASSERT(requests_.empty() || !step.plan.preempted.empty());
-    return !step.plan.preempted.empty();
-  }
-  const TimePoint start = clock_();
-  int64_t decode_rows = 0;
-  for (const Chunk& chunk : step.plan.chunks) {
+/// What is known of the requests once their rows are chosen but not yet computed.
+void EngineCore::note_started(const Plan& plan, TimePoint now) {
+  stats_.prefix_queries += static_cast<uint64_t>(plan.prefix_queries);
+  stats_.prefix_hits += static_cast<uint64_t>(plan.prefix_hits);
+  for (const Chunk& chunk : plan.chunks) {
     LiveRequest& request = *chunk.sequence->request;
-    if (chunk.decode) decode_rows += chunk.rows;
-    if (!request.has_started) {
-      request.has_started = true;
-      request.started = start;
-      request.cached_tokens = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
-      stats_.prompt_tokens += static_cast<uint64_t>(request.prompt_size());
-    }
+    if (request.has_started) continue;
+    request.has_started = true;
+    request.started = now;
+    request.cached_tokens = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
+    stats_.prompt_tokens += static_cast<uint64_t>(request.prompt_size());
   }
-  build(step.plan, step);
-  executor_.execute(
-      step.batch,
-      [&](int64_t first, int64_t count, float* logits) { take_logits(step, first, count, logits); },
-      counts_);
-  ++stats_.steps;
-  stats_.prefix_queries += static_cast<uint64_t>(step.plan.prefix_queries);
-  stats_.prefix_hits += static_cast<uint64_t>(step.plan.prefix_hits);
+}
+
+/// Runs the batch; false when it failed in a way that leaves the executor fit for the next one.
+bool EngineCore::execute(Step& step) {
+  const auto sink = [&](int64_t first, int64_t count, float* logits) {
+    take_logits(step, first, count, logits);
+  };
+  try {
+    executor_.execute(step.batch, sink, counts_);
+    return true;
+  } catch (const std::bad_alloc&) {
+    spdlog::error("no memory for a step of {} rows: its requests end", step.batch.rows());
+  } catch (const base::RequestError& error) {
+    spdlog::error("a step of {} rows failed, its requests end: {}", step.batch.rows(),
+                  error.what());
+  }
+  return false;
+}
+
+void EngineCore::count_experts() {
   stats_.moe_layers = counts_.layers;
   stats_.experts = counts_.experts;
   stats_.expert_tokens.resize(counts_.counts.size());
   for (size_t i = 0; i < counts_.counts.size(); ++i) {
     stats_.expert_tokens[i] += static_cast<uint64_t>(counts_.counts[i]);
   }
-  const int64_t rows = step.batch.rows();
-  advance(step);
-  observer_.on_step(rows - decode_rows, decode_rows, seconds_between(start, clock_()));
+}
+
+bool EngineCore::step() {
+  Step step;
+  step.plan = scheduler_.plan();
+  scheduler_.commit(step.plan);
+  if (step.plan.chunks.empty()) {
+    // Whoever fits() can run when alone, so an empty plan means that there is nothing to run.
+    MOESAIC_ASSERT(requests_.empty());
+    return false;
+  }
+  const TimePoint start = clock_();
+  note_started(step.plan, start);
+  build(step);
+  const bool computed = execute(step);
+  ++stats_.steps;
+  int64_t decode_rows = 0;
+  std::set<RequestId> failed;
+  for (const Chunk& chunk : step.plan.chunks) {
+    if (chunk.decode) decode_rows += chunk.rows;
+    if (!computed) failed.insert(chunk.sequence->request->request.id);
+  }
+  if (computed) {
+    count_experts();
+    advance(step);
+  }
+  for (RequestId id : failed) finish(id, -1, FinishReason::kError);
+  observer_.on_step(step.batch.rows() - decode_rows, decode_rows, seconds_between(start, clock_()));
   return true;
 }
 
-int64_t EngineCore::waiting_requests() const {
-  return std::count_if(requests_.begin(), requests_.end(), [](const auto& entry) {
-    const auto& sequences = entry.second->sequences;
-    return std::none_of(sequences.begin(), sequences.end(),
-                        [](const auto& s) { return s->running || s->finished; });
-  });
+EngineCore::Load EngineCore::load() const {
+  const int64_t running = scheduler_.running_requests();
+  return {running, static_cast<int64_t>(requests_.size()) - running};
 }
 
 const EngineStats& EngineCore::stats() {
-  stats_.waiting = waiting_requests();
-  stats_.running = static_cast<int64_t>(requests_.size()) - stats_.waiting;
+  stats_.running = load().running;
+  stats_.waiting = load().waiting;
   stats_.blocks_total = pool_.size();
   stats_.blocks_free = pool_.free();
   stats_.blocks_cached = pool_.cached();
@@ -343,14 +390,15 @@ const EngineStats& EngineCore::stats() {
 }
 
 void EngineCore::check_invariants() const {
-  MOESAIC_ASSERT(pool_.free() + pool_.cached() + pool_.held() == pool_.size());
-  std::set<BlockId> held;
+  pool_.check_invariants();
+  std::map<BlockId, int32_t> holders;
   for (const Sequence* sequence : scheduler_.running()) {
-    held.insert(sequence->blocks.begin(), sequence->blocks.end());
-    MOESAIC_ASSERT(static_cast<int64_t>(sequence->blocks.size()) >=
-                   scheduler_.blocks_for(sequence->computed));
+    for (BlockId block : sequence->blocks) ++holders[block];
+    MOESAIC_ASSERT(scheduler_.blocks_for(sequence->computed) <=
+                   static_cast<int64_t>(sequence->blocks.size()));
   }
-  MOESAIC_ASSERT(static_cast<int64_t>(held.size()) == pool_.held());
+  for (const auto& [block, count] : holders) MOESAIC_ASSERT(pool_.references(block) == count);
+  MOESAIC_ASSERT(static_cast<int64_t>(holders.size()) == pool_.held());
   if (idle()) MOESAIC_ASSERT(pool_.held() == 0 && scheduler_.waiting() == 0);
 }
 

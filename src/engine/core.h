@@ -25,30 +25,37 @@ class EngineCore {
 
   /// Takes a request that fits().
   void add(Request request);
-  /// Ends sequence `index`, or all with -1, with `reason`.
-  void finish(RequestId id, int32_t index, FinishReason reason);
-  /// Computes one step; false when there was nothing to do. What the executor throws passes
+  /// Ends sequence `index`, or all with -1, with `reason`. False when the request is unknown.
+  bool finish(RequestId id, int32_t index, FinishReason reason);
+  /// Computes one step; false when there was nothing to do. When the executor throws std::bad_alloc
+  /// or base::RequestError, the requests of that step end with kError. Anything else passes
   /// through, and the core must then be told to fail_all().
   bool step();
   /// Ends everything with `reason`.
   void fail_all(FinishReason reason);
 
   bool idle() const { return requests_.empty(); }
-  /// Requests none of whose sequences has started.
-  int64_t waiting_requests() const;
+  struct Load {
+    int64_t running = 0, waiting = 0;  ///< requests: with a running sequence, and the others
+  };
+  Load load() const;
   const EngineStats& stats();
-  /// Asserts free + cached + held = pool, that held blocks are those of running sequences, and that
-  /// nothing is held when idle.
+  /// Asserts that every block is free, cached or held by as many running sequences as it counts,
+  /// and that nothing is held when idle.
   void check_invariants() const;
   const Scheduler& scheduler() const { return scheduler_; }
 
  private:
   struct Step;
-  void build(const Plan& plan, Step& step) const;
+  void note_started(const Plan& plan, TimePoint now);
+  void build(Step& step) const;
+  bool execute(Step& step);
+  void count_experts();
   void take_logits(Step& step, int64_t first, int64_t count, float* logits);
   void take_row(const Step& step, int64_t row, std::span<float> logits, struct RowResult& result);
   void advance(Step& step);
-  void accept(Sequence& sequence, struct RowResult& result, TimePoint now);
+  bool accept(Sequence& sequence, struct RowResult& result, TimePoint now);
+  bool deliver(LiveRequest& request, SequenceOutput&& output);
   FinishReason reason_to_stop(const Sequence& sequence, int32_t token,
                               std::optional<int32_t>& stop_token) const;
   void end(Sequence& sequence, SequenceOutput output);

@@ -3,7 +3,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <iterator>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <variant>
 
@@ -37,11 +39,14 @@ struct Engine::Impl {
   std::deque<Command> inbox;
   EngineStats published;
   TimePoint last_progress = std::chrono::steady_clock::now();
-  int64_t queued_requests = 0;  ///< in the inbox
+  int64_t queued_requests = 0;  ///< in the inbox, or taken from it and not in `published` yet
   bool busy = false;            ///< between taking commands and having nothing left to do
   bool draining = false;
   bool stopping = false;
   bool dead = false;
+
+  std::deque<Command> commands;  ///< taken from the inbox; the engine thread's own
+  int64_t taken_requests = 0;
 
   std::thread thread;
 
@@ -64,80 +69,117 @@ struct Engine::Impl {
     thread.join();
   }
 
+  /// With the mutex held.
+  void add_command(Command command) {
+    // After idleness the time without progress begins here, not with the last step.
+    if (!busy && inbox.empty()) last_progress = std::chrono::steady_clock::now();
+    inbox.push_back(std::move(command));
+  }
+
   void publish() {
     const EngineStats& fresh = core.stats();
     std::lock_guard lock(mutex);
     published = fresh;
-    published.alive = !dead;
     last_progress = std::chrono::steady_clock::now();
   }
 
   /// Waits for work; false when the engine is to stop.
-  bool take_commands(std::deque<Command>& commands) {
+  bool take_commands() {
     std::unique_lock lock(mutex);
     if (core.idle()) {
       busy = false;
       wake.wait(lock, [&] { return stopping || !inbox.empty(); });
-      if (!inbox.empty()) last_progress = std::chrono::steady_clock::now();
     }
     if (stopping) return false;
     busy = true;
     commands.swap(inbox);
-    queued_requests = 0;
+    taken_requests = queued_requests;
     return true;
   }
 
+  void obey_all() {
+    for (; !commands.empty(); commands.pop_front()) obey(commands.front());
+    // Told at once and not only after the step, or the queue would look shorter than it is.
+    const EngineCore::Load load = core.load();
+    std::lock_guard lock(mutex);
+    published.running = load.running;
+    published.waiting = load.waiting;
+    queued_requests -= taken_requests;
+    taken_requests = 0;
+  }
+
   void obey(Command& command) {
-    if (auto* request = std::get_if<Request>(&command)) {
-      core.add(std::move(*request));
-    } else {
-      const auto& order = std::get<FinishCommand>(command);
-      core.finish(order.id, order.index, order.reason);
+    if (auto* order = std::get_if<FinishCommand>(&command)) {
+      core.finish(order->id, order->index, order->reason);
+      return;
+    }
+    auto& request = std::get<Request>(command);
+    const RequestId id = request.id;
+    const std::shared_ptr<OutputSink> sink = request.sink;
+    const int32_t n = request.sampling.n;
+    try {
+      core.add(std::move(request));
+    } catch (const std::bad_alloc&) {
+      spdlog::error("no memory for request {}: it ends", id);
+      if (!core.finish(id, -1, FinishReason::kError)) refuse(*sink, n, FinishReason::kError);
+    }
+  }
+
+  /// Ends a request that the core does not know.
+  static void refuse(OutputSink& sink, int32_t n, FinishReason reason) {
+    for (int32_t i = 0; i < n; ++i) {
+      SequenceOutput output;
+      output.index = i;
+      output.finish = reason;
+      try {
+        sink.deliver(std::move(output));
+      } catch (const std::exception& error) {
+        spdlog::error("the end of a request could not be delivered: {}", error.what());
+      }
     }
   }
 
   void run_thread() {
-    std::deque<Command> commands;
     try {
-      while (take_commands(commands)) {
-        for (Command& command : commands) obey(command);
-        commands.clear();
+      while (take_commands()) {
+        obey_all();
         core.step();
         publish();
       }
       end_all(FinishReason::kAbort);
     } catch (const std::exception& error) {
-      spdlog::critical("the engine has failed: {}", error.what());
-      {
-        std::lock_guard lock(mutex);
-        dead = true;
-      }
-      end_all(FinishReason::kError);
+      die(error.what());
+    } catch (...) {
+      die("an exception of unknown type");
     }
     publish();
     std::lock_guard lock(mutex);
     busy = false;
   }
 
-  /// Ends every request, those still in the inbox too. Nothing is taken in any more by now.
-  void end_all(FinishReason reason) {
-    std::deque<Command> left;
+  void die(const char* why) {
+    spdlog::critical("the engine has failed: {}", why);
     {
       std::lock_guard lock(mutex);
-      left.swap(inbox);
+      dead = true;
+    }
+    end_all(FinishReason::kError);
+  }
+
+  /// Ends every request, those on their way in too. Nothing is taken in any more by now.
+  void end_all(FinishReason reason) {
+    {
+      std::lock_guard lock(mutex);
+      std::move(inbox.begin(), inbox.end(), std::back_inserter(commands));
+      inbox.clear();
       queued_requests = 0;
     }
     core.fail_all(reason);
-    for (Command& command : left) {
-      if (auto* request = std::get_if<Request>(&command)) {
-        for (int32_t i = 0; i < request->sampling.n; ++i) {
-          SequenceOutput output;
-          output.index = i;
-          output.finish = reason;
-          request->sink->deliver(std::move(output));
-        }
-      }
+    for (Command& command : commands) {
+      const auto* request = std::get_if<Request>(&command);
+      if (request != nullptr && request->sink) refuse(*request->sink, request->sampling.n, reason);
     }
+    commands.clear();
   }
 };
 
@@ -157,8 +199,8 @@ Refusal Engine::submit(Request request) {
     if (impl_->options.max_waiting > 0 && waiting >= impl_->options.max_waiting) {
       return Refusal::kQueueFull;
     }
+    impl_->add_command(std::move(request));
     ++impl_->queued_requests;
-    impl_->inbox.emplace_back(std::move(request));
   }
   impl_->wake.notify_one();
   return Refusal::kNone;
@@ -168,7 +210,7 @@ void Engine::finish(RequestId id, int32_t index, FinishReason reason) {
   {
     std::lock_guard lock(impl_->mutex);
     if (impl_->dead) return;
-    impl_->inbox.emplace_back(FinishCommand{id, index, reason});
+    impl_->add_command(FinishCommand{id, index, reason});
   }
   impl_->wake.notify_one();
 }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/row_math.h"
+
 namespace moesaic::engine {
 namespace {
 
@@ -20,24 +22,6 @@ uint64_t split_mix(uint64_t x) {
 /// Uniform in [0, 1), a pure function of seed and position.
 double uniform(uint64_t seed, uint64_t position) {
   return static_cast<double>(split_mix(split_mix(seed) ^ position) >> 11) * 0x1p-53;
-}
-
-/// The largest logit; none when one is NaN or +inf or all are -inf.
-std::optional<float> largest(std::span<const float> logits) {
-  float best = kNever;
-  bool bad = false;
-  for (float x : logits) {
-    bad |= !(x <= std::numeric_limits<float>::max());
-    best = std::max(best, x);
-  }
-  if (bad || best == kNever) return std::nullopt;
-  return best;
-}
-
-double log_sum(std::span<const float> logits, float best) {
-  double sum = 0;
-  for (float x : logits) sum += std::exp(static_cast<double>(x) - best);
-  return best + std::log(sum);
 }
 
 /// A token that may be chosen.
@@ -67,12 +51,17 @@ std::vector<Candidate> best_of(std::span<const float> logits, size_t k) {
   return heap;
 }
 
+/// Forbids an id; ids that the row does not have are none to forbid.
+void forbid(std::span<float> logits, int32_t id) {
+  if (id >= 0 && static_cast<size_t>(id) < logits.size()) logits[static_cast<size_t>(id)] = kNever;
+}
+
 void keep_only(std::span<float> logits, std::vector<int32_t> allowed) {
   std::sort(allowed.begin(), allowed.end());
   size_t next = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    while (next < allowed.size() && static_cast<size_t>(allowed[next]) < i) ++next;
-    if (next == allowed.size() || static_cast<size_t>(allowed[next]) != i) logits[i] = kNever;
+    while (next < allowed.size() && allowed[next] < static_cast<int64_t>(i)) ++next;
+    if (next == allowed.size() || allowed[next] != static_cast<int64_t>(i)) logits[i] = kNever;
   }
 }
 
@@ -81,43 +70,52 @@ void forbid_bad_words(std::span<float> logits, const SamplingContext& context) {
   for (const std::vector<int32_t>& word : context.params->bad_words) {
     if (word.empty() || word.size() - 1 > context.output.size()) continue;
     const auto tail = context.output.last(word.size() - 1);
-    if (std::equal(tail.begin(), tail.end(), word.begin())) {
-      logits[static_cast<size_t>(word.back())] = kNever;
-    }
+    if (std::equal(tail.begin(), tail.end(), word.begin())) forbid(logits, word.back());
   }
+}
+
+bool young(const SamplingContext& context) {
+  return static_cast<int64_t>(context.output.size()) < context.params->min_tokens;
+}
+
+/// Whether anything is to change the logits before the choice.
+bool changes_logits(const SamplingContext& context) {
+  const SamplingParams& params = *context.params;
+  return !params.allowed_token_ids.empty() || !params.bad_words.empty() ||
+         !params.logit_bias.empty() || young(context) || params.repetition_penalty != 1.0f ||
+         params.presence_penalty != 0 || params.frequency_penalty != 0;
 }
 
 void apply_masks(std::span<float> logits, const SamplingContext& context) {
   const SamplingParams& params = *context.params;
   if (!params.allowed_token_ids.empty()) keep_only(logits, params.allowed_token_ids);
   forbid_bad_words(logits, context);
-  if (static_cast<int64_t>(context.output.size()) < params.min_tokens) {
-    for (int32_t id : context.eos_ids) {
-      if (id >= 0 && static_cast<size_t>(id) < logits.size()) {
-        logits[static_cast<size_t>(id)] = kNever;
-      }
-    }
-    for (int32_t id : params.stop_token_ids) {
-      if (id >= 0 && static_cast<size_t>(id) < logits.size()) {
-        logits[static_cast<size_t>(id)] = kNever;
-      }
+  if (young(context)) {
+    for (int32_t id : context.eos_ids) forbid(logits, id);
+    for (int32_t id : params.stop_token_ids) forbid(logits, id);
+  }
+  for (const auto& [id, bias] : params.logit_bias) {
+    if (id >= 0 && static_cast<size_t>(id) < logits.size()) logits[static_cast<size_t>(id)] += bias;
+  }
+}
+
+/// Each token that the prompt or the output holds is weakened once.
+void apply_repetition_penalty(std::span<float> logits, const SamplingContext& context) {
+  const float penalty = context.params->repetition_penalty;
+  std::vector<bool> weakened(logits.size());
+  for (const std::span<const int32_t> tokens : {context.prompt, context.output}) {
+    for (int32_t id : tokens) {
+      const auto i = static_cast<size_t>(id);
+      if (id < 0 || i >= logits.size() || weakened[i]) continue;
+      weakened[i] = true;
+      logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
     }
   }
-  for (const auto& [id, bias] : params.logit_bias) logits[static_cast<size_t>(id)] += bias;
 }
 
 void apply_penalties(std::span<float> logits, const SamplingContext& context) {
   const SamplingParams& params = *context.params;
-  if (params.repetition_penalty != 1.0f) {
-    std::vector<int32_t> seen(context.prompt.begin(), context.prompt.end());
-    seen.insert(seen.end(), context.output.begin(), context.output.end());
-    std::sort(seen.begin(), seen.end());
-    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-    for (int32_t id : seen) {
-      float& x = logits[static_cast<size_t>(id)];
-      x = x > 0 ? x / params.repetition_penalty : x * params.repetition_penalty;
-    }
-  }
+  if (params.repetition_penalty != 1.0f) apply_repetition_penalty(logits, context);
   if (params.presence_penalty == 0 && params.frequency_penalty == 0) return;
   for (const auto& [id, count] : *context.output_counts) {
     logits[static_cast<size_t>(id)] -=
@@ -125,93 +123,108 @@ void apply_penalties(std::span<float> logits, const SamplingContext& context) {
   }
 }
 
-int32_t walk(std::span<const Candidate> candidates, float best, double temperature, double u) {
-  double total = 0;
-  for (const Candidate& c : candidates) total += std::exp((c.logit - best) / temperature);
-  double left = u * total;
-  for (const Candidate& c : candidates) {
-    left -= std::exp((c.logit - best) / temperature);
-    if (left < 0) return c.id;
-  }
-  return candidates.back().id;
-}
-
-/// Samples from the whole vocabulary in two passes.
-int32_t sample_all(std::span<const float> logits, float best, double temperature, double u) {
-  double total = 0;
-  for (float x : logits) total += std::exp((x - best) / temperature);
-  double left = u * total;
-  int32_t last = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] == kNever) continue;
-    last = static_cast<int32_t>(i);
-    left -= std::exp((logits[i] - best) / temperature);
-    if (left < 0) return last;
-  }
-  return last;
-}
-
-/// Shortens candidates, best first, to the fewest whose probability reaches top_p; `total` is the
-/// sum over all that top_p counts.
-bool cut_top_p(std::vector<Candidate>& candidates, float best, double temperature, double top_p,
-               double total) {
-  double sum = 0;
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    sum += std::exp((candidates[i].logit - best) / temperature);
-    if (sum >= top_p * total) {
-      candidates.resize(i + 1);
-      return true;
-    }
-  }
-  return false;
-}
-
-/// Candidates after min_p and top_k, unordered unless top_k cut them.
-std::vector<Candidate> filtered(std::span<const float> logits, const SamplingParams& params,
-                                float best, bool& sorted) {
-  const float floor =
-      params.min_p > 0 ? best + params.temperature * std::log(params.min_p) : kNever;
-  sorted = false;
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size()) {
-    std::vector<Candidate> top = best_of(logits, static_cast<size_t>(params.top_k));
-    while (top.size() > 1 && (top.back().logit < floor || top.back().logit == kNever)) {
-      top.pop_back();
-    }
-    sorted = true;
-    return top;
-  }
+/// Entries of at least `least`, in the order of their ids.
+std::vector<Candidate> at_least(std::span<const float> logits, float least) {
   std::vector<Candidate> kept;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] != kNever && logits[i] >= floor) {
-      kept.push_back({logits[i], static_cast<int32_t>(i)});
-    }
+    if (logits[i] >= least) kept.push_back({logits[i], static_cast<int32_t>(i)});
   }
   return kept;
 }
 
-int32_t sample_filtered(std::span<const float> logits, const SamplingParams& params, float best,
-                        double u) {
-  bool sorted = false;
-  std::vector<Candidate> candidates = filtered(logits, params, best, sorted);
-  const double temperature = params.temperature;
-  if (params.top_p < 1.0f) {
-    double total = 0;
-    for (const Candidate& c : candidates) total += std::exp((c.logit - best) / temperature);
-    // Most of the vocabulary has next to no probability: sort the likely part, all only if it must
-    // be.
-    if (!sorted) {
-      const auto likely = best - 12.0f * params.temperature;
-      const auto middle = std::partition(candidates.begin(), candidates.end(),
-                                         [&](const Candidate& c) { return c.logit >= likely; });
-      std::vector<Candidate> head(candidates.begin(), middle);
-      std::sort(head.begin(), head.end(), better);
-      if (cut_top_p(head, best, temperature, params.top_p, total))
-        return walk(head, best, temperature, u);
-      std::sort(candidates.begin(), candidates.end(), better);
+double sum_of(std::span<const Candidate> candidates, const RowWeights& weights) {
+  double sum = 0;
+  for (const Candidate& c : candidates) sum += static_cast<double>(weights.weight(c.logit));
+  return sum;
+}
+
+/// Moves the fewest best candidates whose weight reaches `needed` to the front and returns how many
+/// they are: a search by halves, which costs a fraction of sorting them all.
+size_t fewest_reaching(std::span<Candidate> candidates, const RowWeights& weights, double needed) {
+  constexpr size_t kSortable = 64;
+  size_t low = 0;
+  size_t high = candidates.size();
+  while (high - low > kSortable) {
+    const size_t middle = low + (high - low) / 2;
+    const auto at = [&](size_t i) { return candidates.begin() + static_cast<ptrdiff_t>(i); };
+    std::nth_element(at(low), at(middle), at(high), better);
+    const double sum = sum_of(candidates.subspan(low, middle - low), weights);
+    if (sum >= needed) {
+      high = middle;
+    } else {
+      needed -= sum;
+      low = middle;
     }
-    cut_top_p(candidates, best, temperature, params.top_p, total);
   }
-  return walk(candidates, best, temperature, u);
+  const std::span<Candidate> rest = candidates.subspan(low, high - low);
+  std::sort(rest.begin(), rest.end(), better);
+  for (const Candidate& c : rest) {
+    ++low;
+    needed -= static_cast<double>(weights.weight(c.logit));
+    if (needed <= 0) break;
+  }
+  return low;
+}
+
+/// The candidate at which the running sum of weights first exceeds `share` of their sum.
+int32_t choose(std::span<const Candidate> candidates, const RowWeights& weights, double share) {
+  double left = share * sum_of(candidates, weights);
+  int32_t last = candidates.front().id;
+  for (const Candidate& c : candidates) {
+    const float weight = weights.weight(c.logit);
+    if (weight > 0) last = c.id;
+    left -= static_cast<double>(weight);
+    if (left < 0) break;
+  }
+  return last;
+}
+
+/// top_p without top_k. The likely part is found by widening a band below the best entry, since
+/// most of a vocabulary has next to no probability.
+int32_t choose_top_p(std::span<const float> logits, const SamplingParams& params, float best,
+                     const RowWeights& weights, float floor, double share) {
+  std::vector<Candidate> band;
+  for (float width = 3 * params.temperature;; width *= 1.5f) {
+    const float least = std::max({best - width, floor, std::numeric_limits<float>::lowest()});
+    band = at_least(logits, least);
+    const bool all = weights.weight(least) == 0 || least <= floor;
+    if (all || sum_of(band, weights) >= params.top_p * weights.total()) break;
+  }
+  const size_t count = fewest_reaching(band, weights, params.top_p * weights.total());
+  return choose(std::span(band).first(count), weights, share);
+}
+
+int32_t choose_at_random(std::span<const float> logits, const SamplingParams& params, float best,
+                         double share) {
+  const float floor =
+      params.min_p > 0 ? best + params.temperature * std::log(params.min_p) : kNever;
+  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size()) {
+    std::vector<Candidate> top = best_of(logits, static_cast<size_t>(params.top_k));
+    const RowWeights weights({}, best, params.temperature, floor);
+    if (params.top_p < 1.0f) {
+      top.resize(fewest_reaching(top, weights, params.top_p * sum_of(top, weights)));
+    }
+    return choose(top, weights, share);
+  }
+  const RowWeights weights(logits, best, params.temperature, floor);
+  if (params.top_p < 1.0f) return choose_top_p(logits, params, best, weights, floor, share);
+  return static_cast<int32_t>(weights.find(share));
+}
+
+/// Log-probabilities of one row's best entries, and what any entry's take.
+PositionLogprobs best_logprobs(std::span<const float> logits, double norm, int32_t k) {
+  PositionLogprobs result;
+  int32_t rank = 0;
+  for (const Candidate& c : best_of(logits, static_cast<size_t>(std::max(k, 0)))) {
+    result.top.push_back({c.id, static_cast<float>(c.logit - norm), ++rank});
+  }
+  return result;
+}
+
+TokenLogprob logprob_of(std::span<const float> logits, double norm, int32_t token) {
+  const float own = logits[static_cast<size_t>(token)];
+  return {token, static_cast<float>(own - norm),
+          1 + static_cast<int32_t>(count_above(logits, own))};
 }
 
 }  // namespace
@@ -220,43 +233,45 @@ uint64_t sequence_seed(uint64_t seed, int32_t index) {
   return index == 0 ? seed : split_mix(seed ^ (static_cast<uint64_t>(index) << 32));
 }
 
-PositionLogprobs logprobs_of(std::span<const float> logits, int32_t token, int32_t k) {
-  const float best = *std::max_element(logits.begin(), logits.end());
-  const double norm = log_sum(logits, best);
-  const float own = logits[static_cast<size_t>(token)];
-  PositionLogprobs result;
-  result.token.id = token;
-  result.token.logprob = static_cast<float>(own - norm);
-  result.token.rank = 1 + static_cast<int32_t>(std::count_if(logits.begin(), logits.end(),
-                                                             [own](float x) { return x > own; }));
-  int32_t rank = 0;
-  for (const Candidate& c : best_of(logits, static_cast<size_t>(std::max(k, 0)))) {
-    result.top.push_back({c.id, static_cast<float>(c.logit - norm), ++rank});
-  }
+std::optional<PositionLogprobs> logprobs_of(std::span<const float> logits, int32_t token,
+                                            int32_t k) {
+  const std::optional<float> best = largest(logits);
+  if (!best) return std::nullopt;
+  const double norm = log_sum_exp(logits, *best);
+  PositionLogprobs result = best_logprobs(logits, norm, k);
+  result.token = logprob_of(logits, norm, token);
   return result;
 }
 
 std::optional<Sampled> sample(std::span<float> logits, const SamplingContext& context) {
   const SamplingParams& params = *context.params;
-  if (!largest(logits)) return std::nullopt;
-  std::vector<float> raw;
-  if (params.logprobs >= 0) raw.assign(logits.begin(), logits.end());
-  apply_masks(logits, context);
-  apply_penalties(logits, context);
-  const std::optional<float> best = largest(logits);
-  if (!best) return std::nullopt;
+  const std::optional<float> raw_best = largest(logits);
+  if (!raw_best) return std::nullopt;
+  const bool wants_logprobs = params.logprobs >= 0;
+  std::optional<float> best = raw_best;
+  std::vector<float> raw;  // kept where the choice does not see the logits as they came
+  if (changes_logits(context)) {
+    if (wants_logprobs) raw.assign(logits.begin(), logits.end());
+    apply_masks(logits, context);
+    apply_penalties(logits, context);
+    best = largest(logits);
+    if (!best) return std::nullopt;
+  }
 
   Sampled sampled;
   if (params.temperature < kGreedyBelow) {
-    sampled.token =
-        static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    const auto at = std::find(logits.begin(), logits.end(), *best);
+    sampled.token = static_cast<int32_t>(at - logits.begin());
   } else {
-    const double u = uniform(context.seed, context.output.size());
-    const bool whole = params.top_p >= 1.0f && params.min_p <= 0.0f && params.top_k <= 0;
-    sampled.token = whole ? sample_all(logits, *best, params.temperature, u)
-                          : sample_filtered(logits, params, *best, u);
+    const double share = uniform(context.seed, context.output.size());
+    sampled.token = choose_at_random(logits, params, *best, share);
   }
-  if (params.logprobs >= 0) sampled.logprobs = logprobs_of(raw, sampled.token, params.logprobs);
+  if (wants_logprobs) {
+    const std::span<const float> seen = raw.empty() ? std::span<const float>(logits) : raw;
+    const double norm = log_sum_exp(seen, *raw_best);
+    sampled.logprobs = best_logprobs(seen, norm, params.logprobs);
+    sampled.logprobs.token = logprob_of(seen, norm, sampled.token);
+  }
   return sampled;
 }
 

@@ -29,8 +29,9 @@ struct Sampled {
 };
 
 /// The k best entries and the token itself, as log-softmax of the raw logits; ranks count entries
-/// that are greater, plus one.
-PositionLogprobs logprobs_of(std::span<const float> logits, int32_t token, int32_t k);
+/// that are greater, plus one. None when the logits hold NaN or +inf, or no finite value.
+std::optional<PositionLogprobs> logprobs_of(std::span<const float> logits, int32_t token,
+                                            int32_t k);
 
 /// Chooses the next token; writes over `logits`. None when they hold NaN or +inf, or when nothing
 /// can be chosen: that request has failed.

@@ -26,7 +26,7 @@ void Scheduler::give_back(Sequence& sequence) {
   sequence.blocks.clear();
   sequence.computed = 0;
   sequence.published = 0;
-  sequence.chain_end = -1;
+  sequence.chain_end = {};
   sequence.chain_broken = false;
   sequence.running = false;
 }
@@ -40,9 +40,17 @@ void Scheduler::remove(Sequence* sequence) {
   }
 }
 
-/// Requests that want log-probabilities of their prompt must compute every row of it.
+/// Requests that want log-probabilities of their prompt must compute every row of it once. The
+/// later sequences of a request begin with its first one's prompt even where prefix caching is off.
 bool Scheduler::reuses(const Sequence& sequence) const {
-  return options_.prefix_caching && sequence.request->request.sampling.prompt_logprobs < 0;
+  if (sequence.index > 0) return true;
+  const LiveRequest& request = *sequence.request;
+  return options_.prefix_caching &&
+         (request.request.sampling.prompt_logprobs < 0 || sequence.size() > request.prompt_size());
+}
+
+bool Scheduler::publishes(const Sequence& sequence) const {
+  return options_.prefix_caching || sequence.request->request.sampling.n > 1;
 }
 
 void Scheduler::extend_keys(Sequence& sequence, int64_t blocks) const {
@@ -61,12 +69,13 @@ std::vector<BlockId> Scheduler::find_reusable(Sequence& sequence) const {
   const int64_t size = pool_.block_size();
   const int64_t most = (sequence.size() - 1) / size;
   extend_keys(sequence, most);
+  Content parent;
   for (int64_t b = 0; b < most; ++b) {
-    const BlockId parent = blocks.empty() ? -1 : blocks.back();
     const auto found = pool_.find(sequence.keys[static_cast<size_t>(b)], parent,
                                   sequence.tokens.data() + b * size);
     if (!found) break;
-    blocks.push_back(*found);
+    parent = *found;
+    blocks.push_back(found->block);
   }
   return blocks;
 }
@@ -175,12 +184,11 @@ class Scheduler::Draft {
     }
     available_ -= revived + chunk.new_blocks;
     budget_ -= chunk.rows;
-    if (scheduler_.reuses(*sequence)) {
+    if (scheduler_.options_.prefix_caching && scheduler_.reuses(*sequence)) {
       plan_.prefix_queries += sequence->size();
       plan_.prefix_hits += cached;
     }
     plan_.chunks.push_back(std::move(chunk));
-    started_.push_back(sequence);
     running_.push_back(sequence);
     return true;
   }
@@ -189,7 +197,6 @@ class Scheduler::Draft {
   int64_t budget_;
   int64_t available_;
   std::vector<Sequence*> running_;
-  std::vector<Sequence*> started_;
   std::unordered_map<BlockId, int32_t> references_;
   std::set<BlockId> revived_;
   Plan plan_;
@@ -197,13 +204,22 @@ class Scheduler::Draft {
 
 Plan Scheduler::plan() const { return Draft(*this).make(); }
 
+/// All memory that carrying a plan out takes is got first, so that it happens whole or not at all.
 void Scheduler::commit(const Plan& plan) {
+  std::set<Sequence*, ServedBefore> returning(order_);
+  for (Sequence* sequence : plan.preempted) returning.insert(sequence);
+  running_.reserve(running_.size() + plan.chunks.size());
+  for (const Chunk& chunk : plan.chunks) {
+    std::vector<BlockId>& blocks = chunk.sequence->blocks;
+    blocks.reserve(blocks.size() + chunk.reused.size() + static_cast<size_t>(chunk.new_blocks));
+  }
+
   for (Sequence* sequence : plan.preempted) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
     give_back(*sequence);
-    waiting_.insert(sequence);
     ++preemptions_;
   }
+  waiting_.merge(returning);
   // Reused blocks first: a new block must not be one that another chunk is about to reuse.
   for (const Chunk& chunk : plan.chunks) {
     for (BlockId block : chunk.reused) {
@@ -212,35 +228,47 @@ void Scheduler::commit(const Plan& plan) {
     }
   }
   for (const Chunk& chunk : plan.chunks) {
-    Sequence& sequence = *chunk.sequence;
-    if (!sequence.running) {
-      sequence.running = true;
-      sequence.computed = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
-      sequence.published = static_cast<int64_t>(chunk.reused.size());
-      if (!chunk.reused.empty()) sequence.chain_end = chunk.reused.back();
-      waiting_.erase(&sequence);
-      running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, order_),
-                      &sequence);
+    if (!chunk.sequence->running) start(chunk);
+    for (int64_t i = 0; i < chunk.new_blocks; ++i) {
+      chunk.sequence->blocks.push_back(pool_.take());
     }
-    for (int64_t i = 0; i < chunk.new_blocks; ++i) sequence.blocks.push_back(pool_.take());
   }
+}
+
+/// Moves a waiting sequence among the running ones; it holds the blocks it reuses.
+void Scheduler::start(const Chunk& chunk) {
+  Sequence& sequence = *chunk.sequence;
+  sequence.running = true;
+  sequence.computed = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
+  sequence.published = static_cast<int64_t>(chunk.reused.size());
+  if (!chunk.reused.empty()) sequence.chain_end = pool_.content(chunk.reused.back());
+  waiting_.erase(&sequence);
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, order_), &sequence);
 }
 
 void Scheduler::computed(const Chunk& chunk) {
   Sequence& sequence = *chunk.sequence;
   sequence.computed += chunk.rows;
-  if (!options_.prefix_caching) return;
+  if (!publishes(sequence)) return;
   const int64_t full = sequence.computed / pool_.block_size();
   extend_keys(sequence, full);
   for (; sequence.published < full && !sequence.chain_broken; ++sequence.published) {
     const auto b = static_cast<size_t>(sequence.published);
-    const BlockKey parent_key = b == 0 ? BlockKey{} : sequence.keys[b - 1];
     const auto stands =
-        pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end, parent_key,
+        pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end,
                       sequence.tokens.data() + sequence.published * pool_.block_size());
     sequence.chain_broken = !stands;
     if (stands) sequence.chain_end = *stands;
   }
+}
+
+int64_t Scheduler::running_requests() const {
+  // The sequences of a request follow each other in serving order.
+  int64_t count = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    if (i == 0 || running_[i]->request != running_[i - 1]->request) ++count;
+  }
+  return count;
 }
 
 }  // namespace moesaic::engine

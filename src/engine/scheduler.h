@@ -52,11 +52,15 @@ class Scheduler {
 
   const std::vector<Sequence*>& running() const { return running_; }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  /// Requests with a running sequence.
+  int64_t running_requests() const;
   uint64_t preemptions() const { return preemptions_; }
 
  private:
   class Draft;
   bool reuses(const Sequence& sequence) const;
+  bool publishes(const Sequence& sequence) const;
+  void start(const Chunk& chunk);
   std::vector<BlockId> find_reusable(Sequence& sequence) const;
   void extend_keys(Sequence& sequence, int64_t blocks) const;
   void give_back(Sequence& sequence);

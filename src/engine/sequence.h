@@ -21,8 +21,8 @@ struct Sequence {
   std::vector<BlockId> blocks;
   std::vector<BlockKey> keys;  ///< of the full blocks, as far as they were needed
   int64_t published = 0;       ///< leading blocks offered to the prefix cache
-  BlockId chain_end = -1;  ///< the block that stands for the last of those there; -1 at the start
-  bool chain_broken = false;  ///< nothing more can be offered
+  Content chain_end;           ///< what stands for the last of those there
+  bool chain_broken = false;   ///< nothing more can be offered
   bool running = false;
   bool finished = false;
   uint64_t seed = 0;
