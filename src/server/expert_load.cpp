@@ -14,8 +14,9 @@ void write_table(JsonWriter& json, const char* name, const std::vector<uint64_t>
   for (int64_t layer = 0; layer < layers; ++layer) {
     json.begin_array();
     for (int64_t expert = 0; expert < experts; ++expert, ++at) {
+      const uint64_t count = at < counts.size() ? counts[at] : 0;
       const uint64_t before = minus != nullptr && at < minus->size() ? (*minus)[at] : 0;
-      json.unsigned_integer(counts[at] - before);
+      json.unsigned_integer(count - before);
     }
     json.end_array();
   }
@@ -58,12 +59,16 @@ std::string ExpertLoad::json(const engine::EngineStats& stats, const ServedModel
     }
   }
   const std::chrono::duration<double> window = now - start.time;
+  // The engine knows the tables' shape from its first step on; before, the spec says it.
+  const bool counted = !stats.expert_tokens.empty();
+  const int64_t layers = counted ? stats.moe_layers : model.spec.moe_layers();
+  const int64_t experts = counted ? stats.experts : model.spec.max_experts();
   JsonWriter json;
   json.begin_object();
-  json.member("layers", stats.moe_layers).member("experts", stats.experts);
+  json.member("layers", layers).member("experts", experts);
   json.member("top_k", model.spec.max_top_k());
-  write_table(json, "total", stats.expert_tokens, stats.moe_layers, stats.experts, nullptr);
-  write_table(json, "recent", stats.expert_tokens, stats.moe_layers, stats.experts, &start.counts);
+  write_table(json, "total", stats.expert_tokens, layers, experts, nullptr);
+  write_table(json, "recent", stats.expert_tokens, layers, experts, &start.counts);
   json.member("recent_seconds", window.count());
   json.member("running", stats.running).member("waiting", stats.waiting);
   const auto generated = static_cast<double>(stats.generated_tokens - start.generated);

@@ -76,12 +76,12 @@ ToolCallParser::Pieces ToolCallParser::add(std::string_view text) {
     }
     inside_ = !inside_;
   }
-  if (!inside_ && !(any_calls_ && is_blank(held_))) {
-    const size_t certain = held_.size() - partial_mark(held_, kOpen);
-    out.content += held_.substr(0, certain);
-    held_.erase(0, certain);
-    searched_ = 0;
-  }
+  if (inside_) return out;
+  const std::string certain = held_.substr(0, held_.size() - partial_mark(held_, kOpen));
+  if (any_calls_ && is_blank(certain)) return out;
+  out.content += certain;
+  held_.erase(0, certain.size());
+  searched_ = 0;
   return out;
 }
 
