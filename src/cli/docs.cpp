@@ -25,7 +25,7 @@ int run_docs(const Invocation& invocation) {
 Command docs_command() {
   return {
       "docs", "flags|metrics", "Print a reference page made from the program's own tables.", "", {},
-      false,  run_docs};
+      {},     run_docs};
 }
 
 }  // namespace moesaic::cli

@@ -144,7 +144,7 @@ int run_inspect(const Invocation& invocation) {
   const bool has_weights =
       fs::is_directory(path) &&
       (fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json"));
-  if (has_weights) checkpoint = checkpoint::Checkpoint::open(path);
+  if (has_weights) checkpoint.emplace(checkpoint::Checkpoint::open(path));
   if (invocation.has("tensors") && !checkpoint) {
     throw base::MissingFileError(path.string() + " has no safetensors files to list");
   }

@@ -140,13 +140,14 @@ void rotate(float* head, const float* cos, const float* sin, int64_t half) {
   }
 }
 
-void prepare_heads(const QkvRow& row, float* x, int64_t heads, const float* weight) {
-  const int64_t dim = row.head_dim;
-  if (weight != nullptr && !row.norm_per_head) norm(x, weight, row.eps, heads * dim, x);
+void normalise_heads(const QkvRow& row, float* x, int64_t heads, const float* weight) {
+  if (weight == nullptr) return;
+  if (!row.norm_per_head) {
+    norm(x, weight, row.eps, heads * row.head_dim, x);
+    return;
+  }
   for (int64_t h = 0; h < heads; ++h) {
-    float* head = x + h * dim;
-    if (weight != nullptr && row.norm_per_head) norm(head, weight, row.eps, dim, head);
-    rotate(head, row.cos, row.sin, row.rotary_dim / 2);
+    norm(x + h * row.head_dim, weight, row.eps, row.head_dim, x + h * row.head_dim);
   }
 }
 
@@ -154,13 +155,16 @@ void qkv_row(const QkvRow& row) {
   const int64_t dim = row.head_dim;
   float* k = row.q + row.heads * dim;
   float* v = k + row.kv_heads * dim;
+  normalise_heads(row, row.q, row.heads, row.q_norm);
+  normalise_heads(row, k, row.kv_heads, row.k_norm);
   if (row.clip > 0) {
     for (float* p = row.q; p < v + row.kv_heads * dim; ++p) {
       *p = *p > row.clip ? row.clip : *p < -row.clip ? -row.clip : *p;
     }
   }
-  prepare_heads(row, row.q, row.heads, row.q_norm);
-  prepare_heads(row, k, row.kv_heads, row.k_norm);
+  for (float* head = row.q; head < v; head += dim) {
+    rotate(head, row.cos, row.sin, row.rotary_dim / 2);
+  }
   const int64_t block = row.slot / row.kv.block_size;
   const int64_t offset = row.slot % row.kv.block_size;
   for (int64_t h = 0; h < row.kv_heads; ++h) {

@@ -155,12 +155,13 @@ class ReferenceBackend : public Backend {
       float* q = qkv + r * (q_width + 2 * kv_width);
       float* k = q + q_width;
       float* v = k + kv_width;
-      if (desc.clip_qkv > 0) {
-        for (float* p = q; p < v + kv_width; ++p)
-          *p = std::clamp(*p, -desc.clip_qkv, desc.clip_qkv);
-      }
       normalise(desc, q, desc.heads, inputs.q_norm);
       normalise(desc, k, desc.kv_heads, inputs.k_norm);
+      if (desc.clip_qkv > 0) {
+        for (float* p = q; p < v + kv_width; ++p) {
+          *p = std::clamp(*p, -desc.clip_qkv, desc.clip_qkv);
+        }
+      }
       const float* cos = inputs.cos + r * desc.rotary_dim / 2;
       const float* sin = inputs.sin + r * desc.rotary_dim / 2;
       for (int64_t h = 0; h < desc.heads; ++h) rotate(q + h * dim, cos, sin, desc.rotary_dim);

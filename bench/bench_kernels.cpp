@@ -1,0 +1,223 @@
+// Times the kernels that read weights, beside what the machine can do at best, on the shapes of one
+// layer of a model (OLMoE-1B-7B unless told otherwise). Run on an otherwise idle machine.
+//
+//   bench_kernels [--threads N] [--isa NAME] [--dtype f32|bf16|f16] [--seconds S]
+//                 [--hidden N] [--width N] [--experts N] [--top-k N] [--vocab N]
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+
+#include "backend/cpu/isa.h"
+#include "backend/cpu/kernel_tables.h"
+#include "backend/cpu/layout.h"
+#include "backend/cpu/measure.h"
+#include "backend/cpu/products.h"
+#include "base/memory.h"
+#include "base/thread_pool.h"
+
+namespace moesaic::backend::cpu {
+namespace {
+
+struct Options {
+  int64_t threads = 0;
+  int64_t hidden = 2048, width = 1024, experts = 64, top_k = 8, vocab = 50304;
+  double seconds = 0.5;  ///< per measurement
+  std::string isa;
+  DType dtype = DType::kBF16;
+};
+
+struct Limits {
+  double bandwidth = 0;
+  double peak = 0;
+};
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// The shortest of the times that `body` takes, repeated for `seconds`.
+double best_time(double seconds, const std::function<void()>& body) {
+  double best = 1e9;
+  const double begin = seconds_now();
+  int runs = 0;
+  while (runs < 3 || seconds_now() - begin < seconds) {
+    const double start = seconds_now();
+    body();
+    best = std::min(best, seconds_now() - start);
+    ++runs;
+  }
+  return best;
+}
+
+void report(const std::string& name, const Limits& limits, double bytes, double operations,
+            double seconds) {
+  const double by_memory = bytes / limits.bandwidth;
+  const double by_arithmetic = operations / limits.peak;
+  const double limit = std::max(by_memory, by_arithmetic);
+  fmt::print("{:<24}{:>10.3f} ms{:>9.1f} GB/s{:>9.1f} GFLOP/s{:>7.1f}% of {}\n", name,
+             seconds * 1e3, bytes / seconds / 1e9, operations / seconds / 1e9,
+             100 * limit / seconds, by_memory > by_arithmetic ? "bandwidth" : "arithmetic");
+}
+
+class Bench {
+ public:
+  Bench(const Options& options, Isa isa)
+      : options_(options),
+        pool_(static_cast<int>(options.threads)),
+        kernels_(kernel_table(isa)),
+        products_(pool_, kernels_) {
+    fmt::print("{}, {} threads, {} weights\n", title(isa), pool_.size(),
+               tensor::to_string(options.dtype));
+    limits_.bandwidth = measure_read_bandwidth(pool_, size_t{1} << 30);
+    limits_.peak = measure_peak_flops(pool_, std::string(to_string(isa)), options.dtype);
+    fmt::print("memory {:.1f} GB/s, arithmetic {:.1f} GFLOP/s\n", limits_.bandwidth / 1e9,
+               limits_.peak / 1e9);
+  }
+
+  void linear(const std::string& name, int64_t n, int64_t k, std::initializer_list<int64_t> rows) {
+    // Copies of the matrix, taken in turn, so that none is still in a cache.
+    const MatrixDesc desc{.n = n, .k = k, .dtype = options_.dtype};
+    const PanelShape shape = matrix_shape(desc);
+    const int64_t copies = std::max<int64_t>(1, (int64_t{512} << 20) / shape.bytes());
+    const base::Region weights(base::MemoryTag::kWeights,
+                               static_cast<size_t>(copies * shape.bytes()));
+    const MatrixSource source{.parts = {}, .dummy = true, .seed = 1};
+    pool_.parallel_for(copies * shape.panels, [&](int64_t i, int) {
+      pack_matrix(kernels_, desc, source, i % shape.panels,
+                  weights.data() + i / shape.panels * shape.bytes());
+    });
+    for (int64_t count : rows) {
+      const std::vector<float> x = inputs(count * k);
+      std::vector<float> y(static_cast<size_t>(count * n));
+      int64_t copy = 0;
+      const double seconds = best_time(options_.seconds, [&] {
+        const Matrix matrix{desc, weights.data() + copy * shape.bytes()};
+        products_.linear(matrix, nullptr, x.data(), count, y.data());
+        copy = (copy + 1) % copies;
+      });
+      const auto elements = static_cast<double>(n * k);
+      report(fmt::format("{} x {}", name, count), limits_,
+             elements * static_cast<double>(tensor::size_of(options_.dtype)),
+             2 * elements * static_cast<double>(count), seconds);
+    }
+  }
+
+  void experts(std::initializer_list<int64_t> rows) {
+    const ExpertsDesc desc{.experts = options_.experts,
+                           .hidden = options_.hidden,
+                           .width = options_.width,
+                           .dtype = options_.dtype};
+    const ExpertShape shape(desc);
+    const base::Region weights(base::MemoryTag::kWeights,
+                               static_cast<size_t>(desc.experts * shape.bytes()));
+    const ExpertsSource source{.gate = {}, .up = {}, .down = {}, .dummy = true, .seed = 1};
+    const double start = seconds_now();
+    pool_.parallel_for(desc.experts * shape.units(), [&](int64_t unit, int) {
+      pack_experts(kernels_, desc, source, unit, weights.data());
+    });
+    fmt::print("dummy weights {:.1f} GB/s\n",
+               static_cast<double>(weights.size()) / (seconds_now() - start) / 1e9);
+    const Experts handle{desc, weights.data()};
+    std::mt19937 random(3);
+    for (int64_t count : rows) {
+      const std::vector<float> x = inputs(count * desc.hidden);
+      std::vector<float> y(x.size());
+      // Several routings in turn, for one row leaves most experts out and a cache could hold it.
+      std::vector<Routing> routings;
+      double touched = 0;
+      for (int i = 0; i < 8; ++i) {
+        routings.push_back(route(count, random));
+        for (int32_t c : routings.back().counts) touched += c > 0 ? 1.0 / 8 : 0;
+      }
+      size_t turn = 0;
+      double total = 0;
+      constexpr int kRound = 8;
+      total = best_time(options_.seconds, [&] {
+        for (int i = 0; i < kRound; ++i) {
+          products_.experts(handle, routings[turn++ % routings.size()], x.data(), count, false,
+                            y.data());
+        }
+      });
+      const double expert = 3 * static_cast<double>(desc.hidden * desc.width);
+      report(fmt::format("experts x {}", count), limits_,
+             touched * expert * static_cast<double>(tensor::size_of(desc.dtype)),
+             2 * expert * static_cast<double>(count * options_.top_k), total / kRound);
+    }
+  }
+
+ private:
+  static std::vector<float> inputs(int64_t count) {
+    std::vector<float> x(static_cast<size_t>(count));
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    for (float& value : x) value = normal(random);
+    return x;
+  }
+
+  Routing route(int64_t rows, std::mt19937& random) const {
+    Routing routing;
+    routing.rows = rows;
+    routing.top_k = options_.top_k;
+    routing.counts.assign(static_cast<size_t>(options_.experts), 0);
+    std::vector<int32_t> order(static_cast<size_t>(options_.experts));
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    for (int64_t row = 0; row < rows; ++row) {
+      std::shuffle(order.begin(), order.end(), random);
+      for (int64_t i = 0; i < options_.top_k; ++i) {
+        const int32_t expert = order[static_cast<size_t>(i)];
+        routing.experts.push_back(expert);
+        routing.weights.push_back(1.0f / static_cast<float>(options_.top_k));
+        ++routing.counts[static_cast<size_t>(expert)];
+      }
+    }
+    return routing;
+  }
+
+  Options options_;
+  base::ThreadPool pool_;
+  const KernelTable& kernels_;
+  Products products_;
+  Limits limits_;
+};
+
+int run(int argc, char** argv) {
+  Options options;
+  const std::map<std::string, int64_t*> numbers = {
+      {"--threads", &options.threads}, {"--hidden", &options.hidden}, {"--width", &options.width},
+      {"--experts", &options.experts}, {"--top-k", &options.top_k},   {"--vocab", &options.vocab}};
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    const std::string value = argv[i + 1];
+    if (auto number = numbers.find(flag); number != numbers.end()) {
+      *number->second = std::atoll(value.c_str());
+    } else if (flag == "--isa") {
+      options.isa = value;
+    } else if (flag == "--seconds") {
+      options.seconds = std::atof(value.c_str());
+    } else if (flag == "--dtype") {
+      options.dtype = value == "f32" ? DType::kF32 : value == "f16" ? DType::kF16 : DType::kBF16;
+    } else {
+      fmt::print(stderr, "unknown flag {}\n", flag);
+      return 64;
+    }
+  }
+  Bench bench(options, isa_from_name(options.isa));
+  bench.experts({1, 16, 512});
+  bench.linear("qkv", 3 * options.hidden, options.hidden, {1, 16, 512});
+  bench.linear("o", options.hidden, options.hidden, {1, 16, 512});
+  bench.linear("router", options.experts, options.hidden, {1, 16, 512});
+  bench.linear("lm_head", options.vocab, options.hidden, {1, 16});
+  return 0;
+}
+
+}  // namespace
+}  // namespace moesaic::backend::cpu
+
+int main(int argc, char** argv) { return moesaic::backend::cpu::run(argc, argv); }

@@ -1,0 +1,15 @@
+#include "backend/cpu/gemm_inl.h"
+
+namespace moesaic::backend::cpu {
+
+const KernelTable kKernelsAmx = {
+    .bf16_rows = true,
+    .row_tiles = false,
+    .gemm = gemm,
+    .round_rows = round_rows,
+    .dummy_tile = dummy_tile,
+    .peak = peak,
+    .read = read_all,
+};
+
+}  // namespace moesaic::backend::cpu

@@ -1,0 +1,58 @@
+#pragma once
+
+// Packed weights: sizes, and packing from row-major views or dummy values. kernels.h draws the
+// layout. A matrix is its panels; the experts follow one another, each with its gate/up panels
+// (tiles gate, up, gate, up: 32 of the width per panel) and then its down panels. A unit of packing
+// is one panel.
+
+#include <cstdint>
+#include <string_view>
+
+#include "backend/cpu/kernels.h"
+#include "backend/ops.h"
+
+namespace moesaic::backend::cpu {
+
+/// Names this layout; it is the same for all instruction sets.
+inline constexpr std::string_view kLayoutId = "cpu-tiles-1";
+
+/// Columns of the width that one gate/up panel covers.
+inline constexpr int64_t kGatedOutputs = kPanelOutputs / 2;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/// Asserts that `dtype` is f32, bf16 or f16.
+WeightType weight_type(DType dtype);
+
+/// Panels and bytes of one matrix [n, k] of an element size.
+struct PanelShape {
+  int64_t panels = 0;
+  int64_t blocks = 0;  ///< of 32 inputs
+  int64_t tile_bytes = 0;
+
+  PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, DType dtype);
+  int64_t panel_bytes() const { return blocks * kPanelTiles * tile_bytes; }
+  int64_t bytes() const { return panels * panel_bytes(); }
+};
+
+PanelShape matrix_shape(const MatrixDesc& desc);
+
+struct ExpertShape {
+  PanelShape gate_up;
+  PanelShape down;
+
+  explicit ExpertShape(const ExpertsDesc& desc);
+  int64_t bytes() const { return gate_up.bytes() + down.bytes(); }  ///< of one expert
+  int64_t units() const { return gate_up.panels + down.panels; }    ///< of one expert
+};
+
+void pack_matrix(const KernelTable& kernels, const MatrixDesc& desc, const MatrixSource& source,
+                 int64_t unit, std::byte* destination);
+void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const ExpertsSource& source,
+                  int64_t unit, std::byte* destination);
+
+/// out [k] = row `row` of a packed matrix.
+void unpack_row(const Matrix& matrix, int64_t row, float* out);
+
+}  // namespace moesaic::backend::cpu

@@ -1,0 +1,111 @@
+#include <algorithm>
+
+#include "backend/cpu/layout.h"
+#include "backend/cpu/products.h"
+
+namespace moesaic::backend::cpu {
+namespace {
+
+constexpr int64_t kRowGroup = 16;
+/// Rows of one task where rows are what is split: two of an AMX kernel's steps of 32.
+constexpr int64_t kTaskRows = 64;
+/// Rows rounded by one task.
+constexpr int64_t kRoundRows = 16;
+
+}  // namespace
+
+ActivationLayout activation_layout(const KernelTable& kernels, bool bf16, int64_t k) {
+  const int64_t blocks = ceil_div(k, kTileInputs);
+  if (bf16 && kernels.row_tiles) {
+    constexpr int64_t kTileBytes = kRowGroup * kTileInputs * 2;
+    return {.group = blocks * kTileBytes, .row = kTileInputs * 2, .block = kTileBytes};
+  }
+  // Rows start an odd number of cache lines apart: at a multiple of 4 KiB all rows of a step would
+  // fall into the same few sets of the first level cache.
+  const int64_t block = kTileInputs * (bf16 ? 2 : 4);
+  const int64_t lines = ceil_div(blocks * block, 64) | 1;
+  return {.group = kRowGroup * lines * 64, .row = lines * 64, .block = block};
+}
+
+size_t activation_bytes(const ActivationLayout& layout, int64_t rows) {
+  return static_cast<size_t>(ceil_div(rows, kRowGroup) * layout.group);
+}
+
+void Products::round_rows(const float* x, const int32_t* index, int64_t rows, int64_t k,
+                          std::byte* out, const ActivationLayout& layout) {
+  if (rows <= kRoundRows) {
+    kernels_.round_rows(x, index, 0, rows, k, out, layout);
+    return;
+  }
+  run(ceil_div(rows, kRoundRows), [&](int64_t task, int64_t) {
+    const int64_t first = task * kRoundRows;
+    kernels_.round_rows(x, index, first, std::min(kRoundRows, rows - first), k, out, layout);
+  });
+}
+
+void Products::linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y) {
+  if (rows == 0) return;
+  int64_t at_once = rows;
+  if (rounds(w.desc.dtype)) {
+    // The scratch is planned for the experts and nearly always holds all rows of a projection too;
+    // where it does not, fewer at a time do as well.
+    const ActivationLayout layout = activation_layout(kernels_, true, w.desc.k);
+    const auto fit = static_cast<int64_t>(scratch_.size()) / layout.group * kRowGroup;
+    if (fit < std::min(rows, kTaskRows)) {
+      reserve(activation_bytes(layout, std::min(rows, kTaskRows)));
+    } else {
+      at_once = std::min(rows, fit);
+    }
+    at_once = std::min(at_once, static_cast<int64_t>(scratch_.size()) / layout.group * kRowGroup);
+  }
+  for (int64_t row = 0; row < rows; row += at_once) {
+    linear_rows(w, bias, x + row * w.desc.k, std::min(at_once, rows - row), y + row * w.desc.n);
+  }
+}
+
+void Products::linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows,
+                           float* y) {
+  const PanelShape shape = matrix_shape(w.desc);
+  const WeightType type = weight_type(w.desc.dtype);
+  Gemm base;
+  base.k = w.desc.k;
+  base.y_stride = w.desc.n;
+  if (rounds(w.desc.dtype)) {
+    base.x_layout = activation_layout(kernels_, true, w.desc.k);
+    base.x = scratch_.data();
+    round_rows(x, nullptr, rows, w.desc.k, scratch_.data(), base.x_layout);
+  } else {
+    const int64_t bytes = w.desc.k * 4;
+    base.x_layout = {.group = kRowGroup * bytes, .row = bytes, .block = kTileInputs * 4};
+    base.x = reinterpret_cast<const std::byte*>(x);
+  }
+
+  // Few panels: split their rows, or else their tiles, so that every thread has something to do.
+  const bool few = shape.panels < 4 * pool_.size();
+  const int64_t row_parts = few ? ceil_div(rows, kTaskRows) : 1;
+  const int64_t tile_parts = few && row_parts < pool_.size() ? 2 : 1;
+  const int64_t parts = row_parts * tile_parts;
+  run(shape.panels * parts, [&](int64_t task, int64_t next) {
+    const int64_t panel = task / parts;
+    const int64_t row = task % parts / tile_parts * kTaskRows;
+    const int64_t tile = task % tile_parts * (kPanelTiles / tile_parts);
+    const int64_t column = panel * kPanelOutputs;
+    if (column + tile * kTileOutputs >= w.desc.n) return;
+    Gemm gemm = base;
+    gemm.weights = w.packed + panel * shape.panel_bytes();
+    gemm.panels = 1;
+    gemm.first_tile = tile;
+    gemm.tiles = kPanelTiles / tile_parts;
+    gemm.x = base.x + row / kRowGroup * base.x_layout.group;
+    gemm.rows = row_parts == 1 ? rows : std::min(kTaskRows, rows - row);
+    if (next >= 0 && next / parts != panel) {
+      gemm.next = w.packed + next / parts * shape.panel_bytes();
+    }
+    gemm.y = y + row * w.desc.n + column;
+    gemm.n = w.desc.n - column;
+    gemm.bias = bias == nullptr ? nullptr : bias + column;
+    kernels_.gemm(type, gemm);
+  });
+}
+
+}  // namespace moesaic::backend::cpu
