@@ -63,10 +63,7 @@ pub fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
             Ok(text) => Ok(Some(text)),
             Err(e) => Err(Error::model_file(
                 path,
-                format!(
-                    "is not UTF-8 text at byte {}",
-                    e.utf8_error().valid_up_to()
-                ),
+                format!("is not UTF-8 text at byte {}", e.utf8_error().valid_up_to()),
             )),
         },
     }

@@ -10,5 +10,7 @@ mod encode;
 mod error;
 mod ffi;
 mod files;
+mod guard;
+mod template;
 mod tokenizer;
 mod tokenizer_json;
