@@ -96,9 +96,13 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
   }
   const int64_t queue = settings.get_int("max-num-queued-reqs");
   max_waiting_ = queue == 0 ? 0 : queue + settings.get_int("max-num-seqs");
-  context_ = std::shared_ptr<GenerationContext>(new GenerationContext{
-      *engine_, output_pool_, model_.tokenizer, metrics_,
-      settings.get_bool("enable-log-requests"), {}});
+  context_ = std::shared_ptr<GenerationContext>(
+      new GenerationContext{*engine_,
+                            output_pool_,
+                            model_.tokenizer,
+                            metrics_,
+                            settings.get_bool("enable-log-requests"),
+                            {}});
   context_->next_id = 1;
   last_stats_ = engine_->stats();
   const auto& layers = model_.spec.layers;
@@ -145,9 +149,8 @@ void Api::generate(Request request, const std::shared_ptr<Exchange>& exchange, b
                  1);
     intake->cancel();
   });
-  intake_pool_.post([this, intake, weak = std::weak_ptr<Exchange>(exchange)] {
-    this->intake(*intake, weak);
-  });
+  intake_pool_.post(
+      [this, intake, weak = std::weak_ptr<Exchange>(exchange)] { this->intake(*intake, weak); });
 }
 
 void Api::intake(Intake& intake, const std::weak_ptr<Exchange>& exchange) {
@@ -171,8 +174,7 @@ void Api::intake(Intake& intake, const std::weak_ptr<Exchange>& exchange) {
       if (request.request_id.empty()) request.request_id = intake.request_id;
       plan = plan_completion(request, &intake.cancelled);
     }
-    generation =
-        std::make_shared<Generation>(context_, std::move(plan), exchange, waiting, active);
+    generation = std::make_shared<Generation>(context_, std::move(plan), exchange, waiting, active);
     return Response{};
   });
   if (!generation) {

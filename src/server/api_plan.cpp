@@ -95,8 +95,8 @@ std::vector<std::vector<int32_t>> Api::bad_word_ids(const std::vector<std::strin
     const text::Tokenizer& codec = tokenizer("bad_words");
     auto plain = codec.encode(bare, false, text::Tokenizer::Specials::kAsText);
     auto spaced = codec.encode(" " + bare, false, text::Tokenizer::Specials::kAsText);
-    const bool other = !spaced.empty() && !plain.empty() && spaced[0] != plain[0] &&
-                       spaced.size() == plain.size();
+    const bool other =
+        !spaced.empty() && !plain.empty() && spaced[0] != plain[0] && spaced.size() == plain.size();
     if (!plain.empty()) out.push_back(std::move(plain));
     if (other) out.push_back(std::move(spaced));
   }
@@ -110,10 +110,11 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
   const auto size = static_cast<int64_t>(prompt.ids.size());
   const int64_t room = limits_.max_model_len - size;
   if (room < 1) {
-    value_error("input_tokens",
-                fmt::format("the model's maximum context length is {} tokens; the prompt has {} and "
-                            "leaves no room for an answer",
-                            limits_.max_model_len, size));
+    value_error(
+        "input_tokens",
+        fmt::format("the model's maximum context length is {} tokens; the prompt has {} and "
+                    "leaves no room for an answer",
+                    limits_.max_model_len, size));
   }
   plan.echo_only = request.echo && request.max_tokens == 0;
   if (request.max_tokens && *request.max_tokens > room) {
@@ -141,8 +142,7 @@ GenerationPlan Api::plan_completion(const CompletionRequest& request,
     if (request.stream && request.sampling.n > 1) {
       not_yet("echo", "streaming an echo with logprobs for n above 1");
     }
-    plan.sampling.prompt_logprobs =
-        std::max(plan.sampling.prompt_logprobs, plan.sampling.logprobs);
+    plan.sampling.prompt_logprobs = std::max(plan.sampling.prompt_logprobs, plan.sampling.logprobs);
   }
   for (const CompletionRequest::Prompt& source : request.prompts) {
     GenerationPlan::Prompt prompt;

@@ -26,8 +26,7 @@ class ChatFormat : public AnswerFormat {
   std::string call_events(ChoiceState& choice, std::span<const ToolCall> calls) const;
   std::string last_event(const ChoiceState& choice, std::string_view content,
                          const ChoiceDelta& delta, bool last) const;
-  void write_logprobs(JsonWriter& json,
-                      std::span<const engine::PositionLogprobs> positions) const;
+  void write_logprobs(JsonWriter& json, std::span<const engine::PositionLogprobs> positions) const;
   void write_choice(JsonWriter& json, ChoiceState& choice) const;
   void write_prompt(JsonWriter& json, bool whole) const;
 

@@ -16,11 +16,24 @@ namespace json = boost::json;
 std::string_view view(const json::string& text) { return {text.data(), text.size()}; }
 
 /// Names a template gets from this program or that are Jinja's own; a request may not replace them.
-constexpr std::array<std::string_view, 18> kReservedNames = {
-    "messages",    "tools",     "documents", "add_generation_prompt", "continue_final_message",
-    "tokenize",    "bos_token", "eos_token", "unk_token",             "pad_token",
-    "range",       "loop",      "dict",      "namespace",             "raise_exception",
-    "strftime_now", "chat_template", "self"};
+constexpr std::array<std::string_view, 18> kReservedNames = {"messages",
+                                                             "tools",
+                                                             "documents",
+                                                             "add_generation_prompt",
+                                                             "continue_final_message",
+                                                             "tokenize",
+                                                             "bos_token",
+                                                             "eos_token",
+                                                             "unk_token",
+                                                             "pad_token",
+                                                             "range",
+                                                             "loop",
+                                                             "dict",
+                                                             "namespace",
+                                                             "raise_exception",
+                                                             "strftime_now",
+                                                             "chat_template",
+                                                             "self"};
 
 /// Text of one content part; parts that are not text cannot be served.
 std::string part_text(const json::value& part, const std::string& where) {
@@ -137,7 +150,8 @@ void parse_template_kwargs(const Fields& fields, ChatInput& out) {
                 "a request may not bring its own template; set one with --chat-template");
   }
   for (const char* name : {"mm_processor_kwargs", "media_io_kwargs"}) {
-    if (fields.has(name)) value_error(name, fmt::format("this model takes text only; not {}", name));
+    if (fields.has(name))
+      value_error(name, fmt::format("this model takes text only; not {}", name));
   }
   const json::object* kwargs = fields.object("chat_template_kwargs");
   if (kwargs == nullptr) return;

@@ -6,9 +6,9 @@ namespace moesaic::server::testing {
 namespace {
 
 const json::array kQuestion = {json::object{{"role", "user"}, {"content", "hi"}}};
-const json::array kTools = {json::object{
-    {"type", "function"},
-    {"function", json::object{{"name", "weather"}, {"parameters", json::object{}}}}}};
+const json::array kTools = {
+    json::object{{"type", "function"},
+                 {"function", json::object{{"name", "weather"}, {"parameters", json::object{}}}}}};
 
 json::object request(json::object more = {}) {
   json::object body{{"model", "toy"}, {"messages", kQuestion}, {"max_tokens", 60}};
@@ -136,23 +136,22 @@ TEST(Chat, ToolCallsAreStreamedAsDeltas) {
 TEST(Chat, PartsAndToolMessagesReachTheTemplate) {
   Rig rig;
   const json::value answer =
-      chat(rig, request({{"messages",
-                          {json::object{{"role", "user"},
-                                        {"content",
-                                         {json::object{{"type", "text"}, {"text", "a"}},
-                                          json::object{{"type", "text"}, {"text", "b"}}}}},
-                           json::object{{"role", "assistant"},
-                                        {"content", nullptr},
-                                        {"tool_calls",
-                                         {json::object{{"id", "1"},
-                                                       {"type", "function"},
-                                                       {"function",
-                                                        {{"name", "weather"},
-                                                         {"arguments", R"({"town":"Ostra"})"}}}}}}},
-                           json::object{{"role", "tool"},
-                                        {"tool_call_id", "1"},
-                                        {"content", "sunny"}}}},
-                         {"return_prompt_text", true}}))
+      chat(rig,
+           request({{"messages",
+                     {json::object{{"role", "user"},
+                                   {"content",
+                                    {json::object{{"type", "text"}, {"text", "a"}},
+                                     json::object{{"type", "text"}, {"text", "b"}}}}},
+                      json::object{{"role", "assistant"},
+                                   {"content", nullptr},
+                                   {"tool_calls",
+                                    {json::object{{"id", "1"},
+                                                  {"type", "function"},
+                                                  {"function",
+                                                   {{"name", "weather"},
+                                                    {"arguments", R"({"town":"Ostra"})"}}}}}}},
+                      json::object{{"role", "tool"}, {"tool_call_id", "1"}, {"content", "sunny"}}}},
+                    {"return_prompt_text", true}}))
           .value();
   EXPECT_EQ(answer.at("prompt_text"),
             "<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\nOstra<|im_end|>\n"
@@ -170,16 +169,15 @@ TEST(Chat, TheFinalMessageCanBeContinued) {
                                      {"echo", true}});
   play(rig, body, "it goes");
   const json::value answer = chat(rig, body).value();
-  EXPECT_EQ(answer.at("prompt_text"),
-            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nso ");
+  EXPECT_EQ(answer.at("prompt_text"), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nso ");
   EXPECT_EQ(answer.at("choices").at(0).at("message").at("content"), "so it goes");
 }
 
 TEST(Chat, TemplateArgumentsArePassedButBuiltInsAreSafe) {
   Rig rig;
   const json::value answer =
-      chat(rig, request({{"chat_template_kwargs", {{"shout", "HEY"}}},
-                         {"return_prompt_text", true}}))
+      chat(rig,
+           request({{"chat_template_kwargs", {{"shout", "HEY"}}}, {"return_prompt_text", true}}))
           .value();
   EXPECT_TRUE(text_of(answer.at("prompt_text")).ends_with("HEY"));
   for (const char* name : {"messages", "tools", "add_generation_prompt", "raise_exception"}) {
@@ -190,8 +188,8 @@ TEST(Chat, TemplateArgumentsArePassedButBuiltInsAreSafe) {
 TEST(Chat, SpecialTokensInUserTextAreText) {
   Rig rig;
   const json::array messages = {json::object{{"role", "user"}, {"content", "<|im_end|>"}}};
-  const Answer answer = ask(
-      rig, post("/tokenize", json::serialize(json::object{{"messages", messages}})));
+  const Answer answer =
+      ask(rig, post("/tokenize", json::serialize(json::object{{"messages", messages}})));
   const json::value tokens = answer.value();
   int64_t ends = 0;
   for (const json::value& id : tokens.at("tokens").as_array()) ends += id == 258;

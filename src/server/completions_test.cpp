@@ -14,8 +14,7 @@ using Keys = std::vector<std::string>;
 
 TEST(Completions, TheWholeAnswerHasTheFieldsOfVllm) {
   Rig rig;
-  const Answer answer =
-      complete(rig, {{"model", "toy"}, {"prompt", {1, 2, 3}}, {"max_tokens", 3}});
+  const Answer answer = complete(rig, {{"model", "toy"}, {"prompt", {1, 2, 3}}, {"max_tokens", 3}});
   ASSERT_EQ(answer.status, 200) << answer.body;
   const json::value value = answer.value();
   EXPECT_EQ(keys(value), (Keys{"id", "object", "created", "model", "choices", "service_tier",
@@ -78,11 +77,9 @@ TEST(Completions, AStreamSaysTheSameAsTheWhole) {
 
 TEST(Completions, WithoutUsageTheLastEventHasTheFingerprint) {
   Rig rig;
-  const auto list = events(complete(rig, {{"model", "toy"},
-                                          {"prompt", "abc"},
-                                          {"max_tokens", 2},
-                                          {"stream", true}})
-                               .body);
+  const auto list = events(
+      complete(rig, {{"model", "toy"}, {"prompt", "abc"}, {"max_tokens", 2}, {"stream", true}})
+          .body);
   ASSERT_GE(list.size(), 2U);
   EXPECT_TRUE(list[list.size() - 2].as_object().contains("system_fingerprint"));
 }
@@ -90,12 +87,12 @@ TEST(Completions, WithoutUsageTheLastEventHasTheFingerprint) {
 TEST(Completions, ContinuousUsageCountsUp) {
   Rig rig;
   const auto list = events(
-      complete(rig, {{"model", "toy"},
-                     {"prompt", "abc"},
-                     {"max_tokens", 4},
-                     {"stream", true},
-                     {"stream_options",
-                      {{"include_usage", true}, {"continuous_usage_stats", true}}}})
+      complete(rig,
+               {{"model", "toy"},
+                {"prompt", "abc"},
+                {"max_tokens", 4},
+                {"stream", true},
+                {"stream_options", {{"include_usage", true}, {"continuous_usage_stats", true}}}})
           .body);
   int64_t last = 0;
   for (size_t i = 0; i + 1 < list.size(); ++i) {
@@ -108,11 +105,9 @@ TEST(Completions, ContinuousUsageCountsUp) {
 
 TEST(Completions, SeveralPromptsAndChoicesAreNumberedThrough) {
   Rig rig;
-  const json::value value = complete(rig, {{"model", "toy"},
-                                           {"prompt", {"abc", "xyz"}},
-                                           {"max_tokens", 5},
-                                           {"n", 2}})
-                                .value();
+  const json::value value =
+      complete(rig, {{"model", "toy"}, {"prompt", {"abc", "xyz"}}, {"max_tokens", 5}, {"n", 2}})
+          .value();
   ASSERT_EQ(value.at("choices").as_array().size(), 4U);
   for (int i = 0; i < 4; ++i) EXPECT_EQ(value.at("choices").at(i).at("index"), i);
   EXPECT_EQ(value.at("choices").at(0).at("text"), value.at("choices").at(1).at("text"));
@@ -256,7 +251,8 @@ TEST(Completions, WithoutATokenizerTokenIdsStillWork) {
 }
 
 TEST(Completions, DefaultsComeFromTheGenerationConfig) {
-  Rig rig(TestSettings{{"override-generation-config", R"({"max_new_tokens": 5, "temperature": 0})"}});
+  Rig rig(
+      TestSettings{{"override-generation-config", R"({"max_new_tokens": 5, "temperature": 0})"}});
   const json::value value =
       complete(rig, {{"model", "toy"}, {"prompt", "abc"}, {"max_tokens", 50}}).value();
   EXPECT_EQ(value.at("usage").at("completion_tokens"), 5);

@@ -20,8 +20,8 @@ class ExpertLoad {
   /// Remembers the counters of `now`; call a few times a second.
   void sample(const engine::EngineStats& stats, TimePoint now);
 
-  /// {"layers", "experts", "top_k", "total", "recent", "recent_seconds", "model", ...}: token counts
-  /// per MoE layer and expert, since start and over about the last two seconds.
+  /// {"layers", "experts", "top_k", "total", "recent", "recent_seconds", "model", ...}: token
+  /// counts per MoE layer and expert, since start and over about the last two seconds.
   std::string json(const engine::EngineStats& stats, const ServedModel& model, TimePoint now) const;
 
  private:

@@ -108,10 +108,10 @@ std::vector<int32_t> read_token_ids(const json::array& array, std::string_view w
     const auto id = whole_number(array[i]);
     if (!id) schema_error(fmt::format("{}.{}", where, i), "must be a token id");
     if (*id < 0 || *id >= vocab_size) {
-      throw base::RequestError(
-          400, "BadRequestError",
-          fmt::format("{}: token id {} is outside the vocabulary of {} ids", where, *id, vocab_size),
-          std::string(where));
+      throw base::RequestError(400, "BadRequestError",
+                               fmt::format("{}: token id {} is outside the vocabulary of {} ids",
+                                           where, *id, vocab_size),
+                               std::string(where));
     }
     ids.push_back(static_cast<int32_t>(*id));
   }

@@ -61,8 +61,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPla
   prompts_.resize(plan_.prompts.size());
   for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
     const std::vector<int32_t>& ids = plan_.prompts[prompt].ids;
-    const std::span<const int32_t> tail =
-        std::span(ids).last(std::min(ids.size(), kPromptTail));
+    const std::span<const int32_t> tail = std::span(ids).last(std::min(ids.size(), kPromptTail));
     for (int32_t k = 0; k < plan_.sampling.n; ++k) {
       ChoiceState choice;
       choice.index = static_cast<int32_t>(choices_.size());
@@ -189,8 +188,7 @@ void Generation::add_token(ChoiceState& choice, ChoiceDelta& delta, engine::Sequ
   const bool last = position + 1 == output.tokens.size();
   // The engine's stop is always a token (EOS or a stop id), and the last one; its text is not part
   // of the answer.
-  const bool hidden =
-      last && output.finish == engine::FinishReason::kStop && !plan_.include_stop;
+  const bool hidden = last && output.finish == engine::FinishReason::kStop && !plan_.include_stop;
   Voice& own = voice(choice);
   if (hidden || !own.decoder) return;
   const std::string text = own.decoder->push(id);
@@ -350,8 +348,7 @@ Response refusal_response(engine::Refusal refusal) {
                                 "the queue is full (--max-num-queued-reqs); try again later");
       break;
     case engine::Refusal::kDraining:
-      response =
-          error_response(503, "ServiceUnavailableError", "the server is shutting down");
+      response = error_response(503, "ServiceUnavailableError", "the server is shutting down");
       break;
     case engine::Refusal::kDead:
       return error_response(500, "InternalServerError", "the engine has failed");

@@ -123,8 +123,8 @@ Answer pipelined(const Rig& rig) {
 Answer with_expectation(const Rig& rig) {
   Client client(rig.server->port());
   const std::string text = completion_with(R"("n":1)");
-  client.send(json_head("Expect: 100-continue\r\nContent-Length: " + std::to_string(text.size()) +
-                        "\r\n"));
+  client.send(
+      json_head("Expect: 100-continue\r\nContent-Length: " + std::to_string(text.size()) + "\r\n"));
   EXPECT_TRUE(client.wait_for("100 Continue"));
   client.send(text);
   return client.answer();
@@ -162,8 +162,8 @@ std::vector<Row> http_rows() {
        true},
       {"07_two_lengths", raw(json_head("Content-Length: 5\r\nContent-Length: 6\r\n") + "hello!"),
        400, "", true},
-      {"08_truncated_body", raw(json_head("Content-Length: 100\r\n") + "{\"model\"", true), kDropped,
-       "", true},
+      {"08_truncated_body", raw(json_head("Content-Length: 100\r\n") + "{\"model\"", true),
+       kDropped, "", true},
       {"09_slow_header", slow_header, 408, "", true},
       {"10_stalled_body", stalled_body, 408, "", true},
       {"10_dripping_body", dripping_body, 408, "", true},
@@ -294,10 +294,10 @@ std::vector<Row> meaning_rows() {
             "max_tokens"),
       whole("32_max_tokens_2_31", R"({"model":"toy","prompt":"a","max_tokens":2147483648})",
             "max_tokens"),
-      whole("32_max_tokens_2_63", R"({"model":"toy","prompt":"a","max_tokens":9223372036854775808})",
-            "body.max_tokens"),
-      whole("33_context", R"({"model":"toy","prompt":")" + std::string(4000, 'a') +
-                              R"(","max_tokens":200})",
+      whole("32_max_tokens_2_63",
+            R"({"model":"toy","prompt":"a","max_tokens":9223372036854775808})", "body.max_tokens"),
+      whole("33_context",
+            R"({"model":"toy","prompt":")" + std::string(4000, 'a') + R"(","max_tokens":200})",
             "max_tokens"),
       whole("33_prompt_too_long", R"({"model":"toy","prompt":")" + std::string(5000, 'a') + "\"}",
             "input_tokens"),
@@ -328,8 +328,9 @@ std::vector<Row> meaning_rows() {
                R"("tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"required")",
                "tool_choice"),
       chatting("request_template", R"("chat_template":"{{ x }}")", "chat_template"),
-      whole("image", R"({"model":"toy","messages":[{"role":"user","content":[{"type":"image_url",)"
-                     R"("image_url":{"url":"http://127.0.0.1:1/x"}}]}]})",
+      whole("image",
+            R"({"model":"toy","messages":[{"role":"user","content":[{"type":"image_url",)"
+            R"("image_url":{"url":"http://127.0.0.1:1/x"}}]}]})",
             "messages", 400, chat_path),
       completion("suffix", R"("suffix":"x")", "suffix"),
       completion("unknown_field", R"("no_such_field":{"a":[1]})", "", 200),
@@ -407,8 +408,8 @@ TEST_P(Hostile, HasItsOutcomeAndDisturbsNobody) {
   EXPECT_EQ(answer.status, row.status) << answer.head << answer.body;
   EXPECT_EQ(beside, alone_);
   EXPECT_TRUE(answer.closed || !row.must_close);
-  const bool error = answer.status >= 400 && answer.status != 404 && answer.status != 405 &&
-                     answer.status != 401;
+  const bool error =
+      answer.status >= 400 && answer.status != 404 && answer.status != 405 && answer.status != 401;
   if (error || !row.param.empty()) {
     const json::value value = answer.value();
     EXPECT_EQ(value.at("error").at("code"), answer.status);

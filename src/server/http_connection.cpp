@@ -245,8 +245,7 @@ asio::awaitable<Incoming> Connection::read_sized_body(Request& request, Clock::t
   co_return Incoming{};
 }
 
-asio::awaitable<Incoming> Connection::read_chunked_body(Request& request,
-                                                        Clock::time_point total) {
+asio::awaitable<Incoming> Connection::read_chunked_body(Request& request, Clock::time_point total) {
   ChunkDecoder decoder(options().limits);
   for (;;) {
     std::string_view bytes = inbox_;
@@ -388,7 +387,7 @@ asio::awaitable<bool> Connection::serve(Request request) {
   }
   if (!written) exchange->gone(Gone::kDisconnected);
   exchange->finish();
-  co_return written && keep_alive(head);
+  co_return written&& keep_alive(head);
 }
 
 asio::awaitable<void> Connection::linger() {
@@ -418,8 +417,8 @@ asio::awaitable<void> Connection::run() {
     if (incoming.refusal) {
       const bool known = incoming.head_known;
       const bool keep = !incoming.must_close;
-      const bool written = co_await write_whole(known ? &request.head : nullptr,
-                                                std::move(*incoming.refusal), keep);
+      const bool written =
+          co_await write_whole(known ? &request.head : nullptr, std::move(*incoming.refusal), keep);
       if (written && keep) continue;
       if (written) co_await linger();
       break;

@@ -63,6 +63,12 @@ HeadError check_framing(const RequestHead& head) {
     return {400, "Content-Length and Transfer-Encoding exclude each other"};
   }
   if (lengths > 1) return {400, "Content-Length is given more than once"};
+  if (lengths == 1) {
+    const std::string& length = *head.find("content-length");
+    const bool digits =
+        std::all_of(length.begin(), length.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (length.empty() || !digits) return {400, "malformed Content-Length"};
+  }
   if (codings > 0) {
     if (head.version == 10) return {400, "HTTP/1.0 has no Transfer-Encoding"};
     if (codings > 1 || lowered(*head.find("transfer-encoding")) != "chunked") {

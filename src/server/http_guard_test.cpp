@@ -127,8 +127,7 @@ Decoded decode(const std::string& text, size_t piece, HttpLimits limits = {}) {
 }
 
 TEST(ChunkDecoder, DecodesInAnyPieces) {
-  const std::string text =
-      "5\r\nhello\r\nA;x=y\r\n, world!!!\r\n0\r\nTrailer: t\r\n\r\nGET next";
+  const std::string text = "5\r\nhello\r\nA;x=y\r\n, world!!!\r\n0\r\nTrailer: t\r\n\r\nGET next";
   for (size_t piece = 1; piece <= text.size(); ++piece) {
     const Decoded decoded = decode(text, piece);
     EXPECT_EQ(decoded.status, 200);
@@ -138,10 +137,10 @@ TEST(ChunkDecoder, DecodesInAnyPieces) {
 }
 
 TEST(ChunkDecoder, RefusesMalformedChunks) {
-  for (const char* text : {"-2\r\n", "0x10\r\n", "+5\r\nhello\r\n", "\r\n", "g\r\n",
-                           "11111111111111111\r\n", "5\nhello\n", "5\r\nhello!\r\n",
-                           "5\r\nhello\n0\r\n\r\n", " 5\r\n", "5 \r\nhello\r\n",
-                           "0\r\nA: b\n\r\n", "5\rx"}) {
+  for (const char* text :
+       {"-2\r\n", "0x10\r\n", "+5\r\nhello\r\n", "\r\n", "g\r\n", "11111111111111111\r\n",
+        "5\nhello\n", "5\r\nhello!\r\n", "5\r\nhello\n0\r\n\r\n", " 5\r\n", "5 \r\nhello\r\n",
+        "0\r\nA: b\n\r\n", "5\rx"}) {
     EXPECT_EQ(decode(text, 1).status, 400) << text;
   }
 }

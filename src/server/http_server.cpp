@@ -52,8 +52,9 @@ void HttpServer::Impl::listen() {
   const auto found =
       resolver.resolve(host, std::to_string(options.port), tcp::resolver::passive, error);
   const auto unavailable = [&](const char* step) {
-    return base::UnavailableError(fmt::format("cannot {} {}:{}: {}; choose another --host or --port",
-                                              step, host, options.port, error.message()));
+    return base::UnavailableError(
+        fmt::format("cannot {} {}:{}: {}; choose another --host or --port", step, host,
+                    options.port, error.message()));
   };
   if (error) throw unavailable("find the address");
   const tcp::endpoint endpoint = found.begin()->endpoint();
@@ -92,8 +93,7 @@ asio::awaitable<void> HttpServer::Impl::accept_loop() {
 
 asio::awaitable<void> HttpServer::Impl::signal_loop(std::function<void(int)> callback) {
   for (;;) {
-    const auto [error, number] =
-        co_await signals.async_wait(asio::as_tuple(asio::use_awaitable));
+    const auto [error, number] = co_await signals.async_wait(asio::as_tuple(asio::use_awaitable));
     if (error) co_return;
     callback(number);
   }

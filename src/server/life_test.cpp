@@ -1,7 +1,9 @@
 // Connections and the server's life: clients that go, clients that do not read, many at once,
 // keys, origins, queues, metrics, the end.
 
+#include <algorithm>
 #include <csignal>
+#include <sstream>
 
 #include "server/testing.h"
 
@@ -16,12 +18,18 @@ std::string long_request(int64_t tokens = 3000) {
   return post("/v1/completions", json::serialize(long_answer(tokens)));
 }
 
-double metric(const Rig& rig, const std::string& series) {
-  const std::string text = "\n" + ask(rig, get("/metrics")).body;
-  const size_t at = text.find("\n" + series);
-  if (at == std::string::npos) return -1;
-  const size_t end = text.find('\n', at + 1);
-  return std::stod(text.substr(text.rfind(' ', end) + 1, end));
+/// The first series of `name` that has all of `labels`; -1 when there is none.
+double metric(const Rig& rig, const std::string& name,
+              const std::vector<std::string>& labels = {}) {
+  std::istringstream lines(ask(rig, get("/metrics")).body);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with(name + "{") && !line.starts_with(name + " ")) continue;
+    const bool wanted = std::all_of(labels.begin(), labels.end(), [&](const std::string& label) {
+      return line.find(label) != std::string::npos;
+    });
+    if (wanted) return std::stod(line.substr(line.rfind(' ') + 1));
+  }
+  return -1;
 }
 
 TEST(Life, OneOfEightStreamsGoesAndItsBlocksComeBack) {
@@ -32,7 +40,7 @@ TEST(Life, OneOfEightStreamsGoesAndItsBlocksComeBack) {
     clients.back().send(long_request());
   }
   for (Client& client : clients) ASSERT_TRUE(client.wait_for("data: "));
-  ASSERT_EQ(rig.engine->stats().running, 8);
+  ASSERT_TRUE(Rig::eventually([&] { return rig.engine->stats().running == 8; }, 1s));
   clients[3].close();
   EXPECT_TRUE(Rig::eventually([&] { return rig.engine->stats().running == 7; }, 1s));
   clients[4].reset();
@@ -78,8 +86,7 @@ TEST(Life, AReaderThatDoesNotReadIsCutOff) {
   body["n"] = 8;
   body["logprobs"] = 20;
   client.send(post("/v1/completions", json::serialize(body)));
-  EXPECT_TRUE(
-      Rig::eventually([&] { return metric(rig, "moesaic:slow_readers_total") == 1; }, 20s));
+  EXPECT_TRUE(Rig::eventually([&] { return metric(rig, "moesaic:slow_readers_total") == 1; }, 20s));
   EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }, 1s));
 }
 
@@ -123,11 +130,9 @@ TEST(Life, AFullQueueAnswers503AndLosesNobody) {
     refused += answer.status == 503 && !answer.header("retry-after").empty();
   }
   EXPECT_EQ(done + refused, 12);
-  EXPECT_GE(done, 3);
+  EXPECT_GE(done, 2);
   EXPECT_GE(refused, 1);
-  EXPECT_EQ(metric(rig, "vllm:admission_rejections_total{engine=\"0\",model_name=\"toy\",reason="
-                        "\"queue_full\"}"),
-            refused);
+  EXPECT_EQ(metric(rig, "vllm:admission_rejections_total", {"reason=\"queue_full\""}), refused);
 }
 
 TEST(Life, KeysGuardTheProtocolOnly) {
@@ -145,9 +150,7 @@ TEST(Life, KeysGuardTheProtocolOnly) {
   for (const char* open : {"/health", "/metrics", "/version", "/"}) {
     EXPECT_EQ(ask(rig, get(open)).status, 200) << open;
   }
-  EXPECT_GE(metric(rig, "moesaic:http_rejections_total{engine=\"0\",model_name=\"toy\",reason="
-                        "\"auth\"}"),
-            5);
+  EXPECT_GE(metric(rig, "moesaic:http_rejections_total", {"reason=\"auth\""}), 5);
 }
 
 TEST(Life, OriginsAreAnsweredAsConfigured) {
@@ -163,9 +166,9 @@ TEST(Life, OriginsAreAnsweredAsConfigured) {
   EXPECT_NE(preflight.header("access-control-allow-methods").find("POST"), std::string::npos);
   Rig strict(TestSettings{{"allowed-origins", R"(["http://mine"])"}});
   EXPECT_EQ(ask(strict, get("/health", origin)).header("access-control-allow-origin"), "");
-  EXPECT_EQ(ask(strict, get("/health", "Origin: http://mine\r\n"))
-                .header("access-control-allow-origin"),
-            "http://mine");
+  EXPECT_EQ(
+      ask(strict, get("/health", "Origin: http://mine\r\n")).header("access-control-allow-origin"),
+      "http://mine");
 }
 
 TEST(Life, SmallEndpoints) {
@@ -212,8 +215,9 @@ TEST(Life, AnHttp10StreamEndsWithTheConnection) {
   Rig rig;
   Client client(rig.server->port());
   const std::string body = json::serialize(long_answer(5));
-  client.send("POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " +
-              std::to_string(body.size()) + "\r\n\r\n" + body);
+  client.send(
+      "POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n" + body);
   EXPECT_TRUE(client.closes());
   EXPECT_EQ(client.inbox().find("Transfer-Encoding"), std::string::npos);
   EXPECT_TRUE(client.inbox().ends_with("data: [DONE]\n\n"));
@@ -223,29 +227,30 @@ TEST(Life, MetricsHaveVllmsNamesAndAddUp) {
   Rig rig;
   for (int i = 0; i < 3; ++i) ask(rig, long_request(7));
   ASSERT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }));
-  const std::string labels = "{engine=\"0\",model_name=\"toy\"}";
-  EXPECT_EQ(metric(rig, "vllm:prompt_tokens_total" + labels), 9);
-  EXPECT_EQ(metric(rig, "vllm:generation_tokens_total" + labels), 21);
-  EXPECT_EQ(metric(rig, "vllm:num_requests_running" + labels), 0);
-  EXPECT_EQ(metric(rig, "vllm:kv_cache_usage_perc" + labels), 0);
-  EXPECT_EQ(metric(rig, "vllm:gpu_cache_usage_perc" + labels), 0);
-  EXPECT_EQ(metric(rig, "vllm:time_to_first_token_seconds_count" + labels), 3);
-  EXPECT_EQ(metric(rig, "vllm:inter_token_latency_seconds_count" + labels), 18);
-  EXPECT_EQ(metric(rig, "vllm:e2e_request_latency_seconds_count" + labels), 3);
+  const std::vector<std::string> labels = {"engine=\"0\"", "model_name=\"toy\""};
+  EXPECT_EQ(metric(rig, "vllm:prompt_tokens_total", labels), 9);
+  EXPECT_EQ(metric(rig, "vllm:generation_tokens_total", labels), 21);
+  EXPECT_EQ(metric(rig, "vllm:num_requests_running", labels), 0);
+  EXPECT_EQ(metric(rig, "vllm:kv_cache_usage_perc", labels), 0);
+  EXPECT_EQ(metric(rig, "vllm:gpu_cache_usage_perc", labels), 0);
+  EXPECT_EQ(metric(rig, "vllm:time_to_first_token_seconds_count", labels), 3);
+  EXPECT_EQ(metric(rig, "vllm:inter_token_latency_seconds_count", labels), 18);
+  EXPECT_EQ(metric(rig, "vllm:e2e_request_latency_seconds_count", labels), 3);
   for (const char* reason : {"stop", "abort", "error", "repetition", "length"}) {
-    EXPECT_EQ(metric(rig, "vllm:request_success_total{engine=\"0\",finished_reason=\"" +
-                              std::string(reason) + "\",model_name=\"toy\"}"),
+    const std::string label = "finished_reason=\"" + std::string(reason) + "\"";
+    EXPECT_EQ(metric(rig, "vllm:request_success_total", {label}),
               reason == std::string("length") ? 3 : 0)
         << reason;
   }
-  EXPECT_GT(metric(rig, "vllm:cache_config_info{block_size=\"16\""), 0);
+  EXPECT_EQ(metric(rig, "vllm:cache_config_info", {"block_size=\"16\"", "num_gpu_blocks=\"4096\""}),
+            1);
   const Answer page = ask(rig, get("/metrics"));
   EXPECT_EQ(page.header("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
   // Each of the 9 + 18 computed rows went to one expert of each layer.
   double rows = 0;
   for (int expert = 0; expert < 4; ++expert) {
-    rows += std::max(0.0, metric(rig, "moesaic:expert_tokens_total{engine=\"0\",expert=\"" +
-                                          std::to_string(expert) + "\",layer=\"1\""));
+    rows += std::max(0.0, metric(rig, "moesaic:expert_tokens_total",
+                                 {"expert=\"" + std::to_string(expert) + "\"", "layer=\"1\""}));
   }
   EXPECT_GE(rows, 18);
 }

@@ -15,7 +15,8 @@ class MetricsObserver : public engine::EngineObserver {
   explicit MetricsObserver(std::shared_ptr<base::Metrics> metrics) : metrics_(std::move(metrics)) {}
 
   void on_step(int64_t prompt_rows, int64_t decode_rows, double) override {
-    metrics_->observe("vllm:iteration_tokens_total", static_cast<double>(prompt_rows + decode_rows));
+    metrics_->observe("vllm:iteration_tokens_total",
+                      static_cast<double>(prompt_rows + decode_rows));
   }
   void on_first_token(double seconds) override {
     metrics_->observe("vllm:time_to_first_token_seconds", seconds);
@@ -39,11 +40,13 @@ void MetricsObserver::on_finished(const Finished& finished) {
   observe("vllm:request_max_num_generation_tokens", generated / n);
   observe("vllm:request_params_max_tokens", static_cast<double>(finished.max_tokens));
   observe("vllm:request_params_n", n);
-  observe("vllm:request_prefill_kv_computed_tokens",
-          static_cast<double>(std::max<int64_t>(finished.prompt_tokens - finished.cached_tokens, 0)));
+  observe(
+      "vllm:request_prefill_kv_computed_tokens",
+      static_cast<double>(std::max<int64_t>(finished.prompt_tokens - finished.cached_tokens, 0)));
   observe("vllm:e2e_request_latency_seconds", finished.e2e_seconds);
   observe("vllm:request_queue_time_seconds", finished.queue_seconds);
-  observe("vllm:request_inference_time_seconds", finished.prefill_seconds + finished.decode_seconds);
+  observe("vllm:request_inference_time_seconds",
+          finished.prefill_seconds + finished.decode_seconds);
   observe("vllm:request_prefill_time_seconds", finished.prefill_seconds);
   observe("vllm:request_decode_time_seconds", finished.decode_seconds);
   if (generated / n > 1) {
@@ -64,10 +67,10 @@ void publish_experts(base::Metrics& metrics, const engine::EngineStats& stats) {
       busiest = std::max(busiest, counts[expert]);
     }
     if (sum == 0) continue;
-    metrics.set("moesaic:expert_imbalance",
-                static_cast<double>(busiest) * static_cast<double>(experts) /
-                    static_cast<double>(sum),
-                {{"layer", std::to_string(layer)}});
+    metrics.set(
+        "moesaic:expert_imbalance",
+        static_cast<double>(busiest) * static_cast<double>(experts) / static_cast<double>(sum),
+        {{"layer", std::to_string(layer)}});
   }
 }
 
@@ -125,16 +128,15 @@ void publish_stats(base::Metrics& metrics, const engine::EngineStats& stats) {
 
 void publish_facts(base::Metrics& metrics, const base::Settings& settings,
                    const engine::EngineStats& stats, int64_t sliding_window) {
-  metrics.set("vllm:cache_config_info", 1,
-              {{"block_size", std::to_string(settings.get_int("block-size"))},
-               {"cache_dtype", settings.get_string("kv-cache-dtype")},
-               {"enable_prefix_caching",
-                settings.get_bool("enable-prefix-caching") ? "True" : "False"},
-               {"gpu_memory_utilization",
-                fmt::format("{}", settings.get_float("gpu-memory-utilization"))},
-               {"num_gpu_blocks", std::to_string(stats.blocks_total)},
-               {"num_cpu_blocks", "0"},
-               {"sliding_window", sliding_window > 0 ? std::to_string(sliding_window) : "None"}});
+  metrics.set(
+      "vllm:cache_config_info", 1,
+      {{"block_size", std::to_string(settings.get_int("block-size"))},
+       {"cache_dtype", settings.get_string("kv-cache-dtype")},
+       {"enable_prefix_caching", settings.get_bool("enable-prefix-caching") ? "True" : "False"},
+       {"gpu_memory_utilization", fmt::format("{}", settings.get_float("gpu-memory-utilization"))},
+       {"num_gpu_blocks", std::to_string(stats.blocks_total)},
+       {"num_cpu_blocks", "0"},
+       {"sliding_window", sliding_window > 0 ? std::to_string(sliding_window) : "None"}});
   metrics.set("vllm:engine_sleep_state", 1, {{"sleep_state", "awake"}});
   metrics.set("vllm:engine_sleep_state", 0, {{"sleep_state", "weights_offloaded"}});
   metrics.set("vllm:engine_sleep_state", 0, {{"sleep_state", "discard_all"}});

@@ -42,19 +42,16 @@ void parse_temperatures(const Fields& fields, const SamplingDefaults& defaults,
       checked("top_p", pick("top_p", defaults.top_p, 1), 0, 1, true, "above 0 and at most 1"));
   out.min_p = static_cast<float>(
       checked("min_p", pick("min_p", defaults.min_p, 0), 0, 1, false, "from 0 to 1"));
-  out.repetition_penalty =
-      static_cast<float>(checked("repetition_penalty",
-                                 pick("repetition_penalty", defaults.repetition_penalty, 1), 0, 1e4,
-                                 true, "above 0 and at most 10000"));
-  out.presence_penalty =
-      static_cast<float>(checked("presence_penalty", pick("presence_penalty", {}, 0), -2, 2, false,
-                                 "from -2 to 2"));
-  out.frequency_penalty =
-      static_cast<float>(checked("frequency_penalty", pick("frequency_penalty", {}, 0), -2, 2,
-                                 false, "from -2 to 2"));
+  out.repetition_penalty = static_cast<float>(
+      checked("repetition_penalty", pick("repetition_penalty", defaults.repetition_penalty, 1), 0,
+              1e4, true, "above 0 and at most 10000"));
+  out.presence_penalty = static_cast<float>(
+      checked("presence_penalty", pick("presence_penalty", {}, 0), -2, 2, false, "from -2 to 2"));
+  out.frequency_penalty = static_cast<float>(
+      checked("frequency_penalty", pick("frequency_penalty", {}, 0), -2, 2, false, "from -2 to 2"));
   const int64_t top_k = fields.integer("top_k").value_or(defaults.top_k.value_or(0));
-  out.top_k = static_cast<int32_t>(
-      checked_int("top_k", top_k, -1, std::numeric_limits<int32_t>::max()));
+  out.top_k =
+      static_cast<int32_t>(checked_int("top_k", top_k, -1, std::numeric_limits<int32_t>::max()));
 }
 
 void parse_logit_bias(const Fields& fields, const RequestLimits& limits,
@@ -145,9 +142,9 @@ void parse_counts(const Fields& fields, const RequestLimits& limits, CommonReque
     if (*priority != 0 && !limits.priority_scheduling) {
       value_error("priority", "priority needs a server with --scheduling-policy priority");
     }
-    out.priority = static_cast<int32_t>(checked_int("priority", *priority,
-                                                    std::numeric_limits<int32_t>::min(),
-                                                    std::numeric_limits<int32_t>::max()));
+    out.priority =
+        static_cast<int32_t>(checked_int("priority", *priority, std::numeric_limits<int32_t>::min(),
+                                         std::numeric_limits<int32_t>::max()));
   }
   if (const auto keep = fields.integer("truncate_prompt_tokens")) {
     if (*keep == 0) value_error("truncate_prompt_tokens", "truncate_prompt_tokens must not be 0");
@@ -241,8 +238,8 @@ CompletionRequest::Prompt one_prompt(const json::value& value, std::string_view 
 void parse_prompts(const Fields& fields, const RequestLimits& limits, CompletionRequest& out) {
   const json::value* prompt = fields.find("prompt");
   if (prompt == nullptr) value_error("prompt", "prompt is required");
-  const bool many = prompt->is_array() && !prompt->get_array().empty() &&
-                    !prompt->get_array()[0].is_number();
+  const bool many =
+      prompt->is_array() && !prompt->get_array().empty() && !prompt->get_array()[0].is_number();
   if (!many) {
     out.prompts.push_back(one_prompt(*prompt, "prompt", limits));
     return;
@@ -330,8 +327,8 @@ CommonRequest parse_common(const json::object& body, const RequestLimits& limits
   fields.boolean("spaces_between_special_tokens");
   out.echo = fields.boolean("echo").value_or(false);
   out.return_token_ids = fields.boolean("return_token_ids").value_or(false);
-  out.tokens_as_ids = fields.boolean("return_tokens_as_token_ids")
-                          .value_or(limits.return_tokens_as_token_ids);
+  out.tokens_as_ids =
+      fields.boolean("return_tokens_as_token_ids").value_or(limits.return_tokens_as_token_ids);
   out.request_id = fields.name("request_id").value_or("");
   fields.name("user");
   return out;

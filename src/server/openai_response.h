@@ -51,8 +51,8 @@ std::string_view finish_name(engine::FinishReason reason);
 
 /// Why a choice ended, in the protocol's words.
 struct ChoiceEnd {
-  std::string finish_reason;   ///< "" = not yet
-  std::string stop_string;     ///< "" = none
+  std::string finish_reason;  ///< "" = not yet
+  std::string stop_string;    ///< "" = none
   std::optional<int32_t> stop_token;
 };
 

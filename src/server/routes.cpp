@@ -111,8 +111,7 @@ bool same_secret(std::string_view key, std::string_view given) {
 bool is_json(const RequestHead& head) {
   const std::string* type = head.find("content-type");
   if (type == nullptr) return false;
-  const std::string media =
-      lower(trimmed(std::string_view(*type).substr(0, type->find(';'))));
+  const std::string media = lower(trimmed(std::string_view(*type).substr(0, type->find(';'))));
   return media == "application/json" ||
          (media.starts_with("application/") && media.ends_with("+json"));
 }
@@ -151,7 +150,8 @@ Response page() {
   response.headers.push_back(
       {"content-security-policy",
        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src "
-       "'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"});
+       "'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors "
+       "'none'"});
   response.body = web_page();
   return response;
 }
@@ -203,7 +203,8 @@ bool Router::authorised(const RequestHead& head) const {
 }
 
 bool Router::origin_allowed(const std::string& origin) const {
-  return has_star(origins_) || std::find(origins_.begin(), origins_.end(), origin) != origins_.end();
+  return has_star(origins_) ||
+         std::find(origins_.begin(), origins_.end(), origin) != origins_.end();
 }
 
 Response Router::preflight(const RequestHead& head) const {

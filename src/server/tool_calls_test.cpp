@@ -33,9 +33,9 @@ TEST(ToolCallParser, SeparatesCallsFromTextInAnyPieces) {
 }
 
 TEST(ToolCallParser, WhatIsNoCallStaysText) {
-  for (const char* text : {"plain", "a < b", "<tool_call>not json</tool_call>", "<tool_",
-                           "<tool_call>[1]</tool_call>", "<tool_call>{\"name\":5}</tool_call>",
-                           "<tool_call>{\"name\":\"x\""}) {
+  for (const char* text :
+       {"plain", "a < b", "<tool_call>not json</tool_call>", "<tool_", "<tool_call>[1]</tool_call>",
+        "<tool_call>{\"name\":5}</tool_call>", "<tool_call>{\"name\":\"x\""}) {
     const auto pieces = parse(text, 3);
     EXPECT_EQ(pieces.content, text);
     EXPECT_TRUE(pieces.calls.empty());
