@@ -344,15 +344,20 @@ void EngineCore::count_experts() {
   }
 }
 
-bool EngineCore::step() {
-  Step step;
-  step.plan = scheduler_.plan();
-  scheduler_.commit(step.plan);
-  if (step.plan.chunks.empty()) {
-    // Whoever fits() can run when alone, so an empty plan means that there is nothing to run.
-    MOESAIC_ASSERT(requests_.empty());
-    return false;
-  }
+bool EngineCore::plan_step() {
+  auto step = std::make_unique<Step>();
+  step->plan = scheduler_.plan();
+  scheduler_.commit(step->plan);
+  // Whoever fits() can run when alone, so an empty plan means that there is nothing to run.
+  MOESAIC_ASSERT(!step->plan.chunks.empty() || requests_.empty());
+  if (step->plan.chunks.empty()) return false;
+  step_ = std::move(step);
+  return true;
+}
+
+void EngineCore::run_step() {
+  const std::unique_ptr<Step> owned = std::move(step_);
+  Step& step = *owned;
   const TimePoint start = clock_();
   note_started(step.plan, start);
   build(step);
@@ -370,7 +375,6 @@ bool EngineCore::step() {
   }
   for (RequestId id : failed) finish(id, -1, FinishReason::kError);
   observer_.on_step(step.batch.rows() - decode_rows, decode_rows, seconds_between(start, clock_()));
-  return true;
 }
 
 EngineCore::Load EngineCore::load() const {

@@ -27,10 +27,12 @@ class EngineCore {
   void add(Request request);
   /// Ends sequence `index`, or all with -1, with `reason`. False when the request is unknown.
   bool finish(RequestId id, int32_t index, FinishReason reason);
-  /// Computes one step; false when there was nothing to do. When the executor throws std::bad_alloc
-  /// or base::RequestError, the requests of that step end with kError. Anything else passes
-  /// through, and the core must then be told to fail_all().
-  bool step();
+  /// Plans a step and allocates for it; false when there is nothing to do.
+  bool plan_step();
+  /// Computes the step just planned; no finish() comes between. When the executor throws
+  /// std::bad_alloc or base::RequestError, the requests of that step end with kError. Anything else
+  /// passes through, and the core must then be told to fail_all().
+  void run_step();
   /// Ends everything with `reason`.
   void fail_all(FinishReason reason);
 
@@ -71,6 +73,7 @@ class EngineCore {
   uint64_t arrivals_ = 0;
   model::ExpertCounts counts_;
   EngineStats stats_;
+  std::unique_ptr<Step> step_;  ///< planned and not yet run
 };
 
 }  // namespace moesaic::engine

@@ -99,7 +99,10 @@ struct Engine::Impl {
 
   void obey_all() {
     for (; !commands.empty(); commands.pop_front()) obey(commands.front());
-    // Told at once and not only after the step, or the queue would look shorter than it is.
+  }
+
+  /// Told before a step and not only after it, or the queue would look shorter than it is.
+  void publish_load() {
     const EngineCore::Load load = core.load();
     std::lock_guard lock(mutex);
     published.running = load.running;
@@ -143,7 +146,9 @@ struct Engine::Impl {
     try {
       while (take_commands()) {
         obey_all();
-        core.step();
+        const bool work = core.plan_step();
+        publish_load();
+        if (work) core.run_step();
         publish();
       }
       end_all(FinishReason::kAbort);

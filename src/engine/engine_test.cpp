@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace moesaic::engine {
@@ -14,9 +15,11 @@ namespace {
 constexpr int64_t kVocab = 16;
 
 /// Always prefers the token after the last one. Waits at a gate when told to; the token kBad gives
-/// NaN, kFatal throws.
+/// NaN, kFatal throws, kHungry finds no memory.
 constexpr int32_t kBad = 13;
 constexpr int32_t kFatal = 14;
+constexpr int32_t kHungry = 15;
+constexpr int64_t kOpen = 1 << 30;
 
 class Script : public Executor {
  public:
@@ -25,13 +28,15 @@ class Script : public Executor {
     {
       std::unique_lock lock(mutex);
       entered = true;
-      open.wait(lock, [&] { return !closed; });
+      open.wait(lock, [&] { return permits > 0; });
+      --permits;
     }
     ++steps;
     counts = {1, 1, {static_cast<int32_t>(batch.rows())}};
     for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
       const int32_t token = batch.token_ids[static_cast<size_t>(batch.logit_rows[i])];
       if (token == kFatal) throw std::runtime_error("the device is gone");
+      if (token == kHungry) throw std::bad_alloc();
       std::vector<float> logits(kVocab, 0.0f);
       logits[static_cast<size_t>((token + 1) % 10)] = 5.0f;
       if (token == kBad) logits[0] = std::numeric_limits<float>::quiet_NaN();
@@ -39,16 +44,16 @@ class Script : public Executor {
     }
   }
   int64_t vocab_size() const override { return kVocab; }
-  void set_closed(bool value) {
-    {
-      std::lock_guard lock(mutex);
-      closed = value;
-    }
+  void set_closed(bool value) { allow(value ? 0 : kOpen); }
+  /// Lets so many steps through.
+  void allow(int64_t count) {
+    std::lock_guard lock(mutex);
+    permits = count;
     open.notify_all();
   }
   std::mutex mutex;
   std::condition_variable open;
-  bool closed = false;
+  int64_t permits = kOpen;
   std::atomic<int> steps{0};
   std::atomic<bool> entered{false};
 };
@@ -57,6 +62,7 @@ class Waiter : public OutputSink {
  public:
   void deliver(SequenceOutput&& output) override {
     std::lock_guard lock(mutex_);
+    if (breaks && output.finish == FinishReason::kNone) throw std::runtime_error("no memory left");
     tokens_.insert(tokens_.end(), output.tokens.begin(), output.tokens.end());
     if (output.finish != FinishReason::kNone) {
       ++ends_;
@@ -77,6 +83,7 @@ class Waiter : public OutputSink {
     std::lock_guard lock(mutex_);
     return ends_;
   }
+  std::atomic<bool> breaks{false};
 
  private:
   std::mutex mutex_;
@@ -86,10 +93,29 @@ class Waiter : public OutputSink {
   FinishReason reason_ = FinishReason::kNone;
 };
 
+/// Writes down what it is told.
+class Notes : public EngineObserver {
+ public:
+  void on_step(int64_t prompt_rows, int64_t decode_rows, double) override {
+    prompt += prompt_rows;
+    decode += decode_rows;
+  }
+  void on_first_token(double) override { ++first_tokens; }
+  void on_token(double) override { ++tokens; }
+  void on_finished(const Finished& news) override {
+    std::lock_guard lock(mutex);
+    finished.push_back(news);
+  }
+  std::atomic<int64_t> prompt{0}, decode{0}, first_tokens{0}, tokens{0};
+  std::mutex mutex;
+  std::vector<Finished> finished;
+};
+
 class EngineTest : public testing::Test {
  protected:
-  void start(int64_t max_waiting = 0) {
+  void start(int64_t max_waiting = 0, int64_t max_sequences = 256) {
     EngineOptions options;
+    options.max_sequences = max_sequences;
     options.num_blocks = 32;
     options.block_size = 4;
     options.max_model_len = 100;
@@ -97,21 +123,25 @@ class EngineTest : public testing::Test {
     options.eos_ids = {9};
     auto script = std::make_unique<Script>();
     script_ = script.get();
-    engine_ =
-        std::make_unique<Engine>(options, std::move(script), std::make_shared<EngineObserver>());
+    engine_ = std::make_unique<Engine>(options, std::move(script), notes_);
   }
   std::shared_ptr<Waiter> ask(std::vector<int32_t> prompt, int32_t max_tokens = 4,
-                              Refusal expected = Refusal::kNone) {
+                              Refusal expected = Refusal::kNone, int32_t n = 1) {
     auto waiter = std::make_shared<Waiter>();
     Request request;
     request.id = last_id_ = next_id_++;
     request.prompt = std::move(prompt);
     request.sampling.temperature = 0;
     request.sampling.max_tokens = max_tokens;
+    request.sampling.n = n;
     request.sink = waiter;
     EXPECT_EQ(engine_->submit(std::move(request)), expected);
     return waiter;
   }
+  void wait_until_idle() {
+    while (!engine_->idle()) std::this_thread::yield();
+  }
+  std::shared_ptr<Notes> notes_ = std::make_shared<Notes>();
   std::unique_ptr<Engine> engine_;
   Script* script_ = nullptr;
   RequestId next_id_ = 1, last_id_ = 0;
@@ -123,6 +153,68 @@ TEST_F(EngineTest, RunsARequest) {
   EXPECT_EQ(answer->wait(), FinishReason::kLength);
   EXPECT_EQ(answer->tokens(), (std::vector<int32_t>{2, 3, 4, 5}));
   EXPECT_EQ(ask({7}, 50)->wait(), FinishReason::kStop);
+}
+
+TEST_F(EngineTest, CountsWhatItDoes) {
+  start();
+  ask({1, 2, 3})->wait();
+  wait_until_idle();
+  const EngineStats stats = engine_->stats();
+  EXPECT_EQ(stats.running + stats.waiting, 0);
+  EXPECT_EQ(stats.prompt_tokens, 3u);
+  EXPECT_EQ(stats.generated_tokens, 4u);
+  EXPECT_EQ(stats.steps, 4u);
+  EXPECT_EQ(stats.expert_tokens, std::vector<uint64_t>{6});
+  EXPECT_EQ(stats.finished[static_cast<size_t>(FinishReason::kLength)], 1u);
+  EXPECT_EQ(stats.blocks_total, 32);
+  EXPECT_EQ(stats.blocks_free + stats.blocks_cached, 32);
+  EXPECT_EQ(notes_->prompt, 3);
+  EXPECT_EQ(notes_->decode, 3);
+  EXPECT_EQ(notes_->first_tokens, 1);
+  EXPECT_EQ(notes_->tokens, 3);
+  std::lock_guard lock(notes_->mutex);
+  ASSERT_EQ(notes_->finished.size(), 1u);
+  const EngineObserver::Finished& news = notes_->finished[0];
+  EXPECT_EQ(news.reason, FinishReason::kLength);
+  EXPECT_EQ(news.prompt_tokens, 3);
+  EXPECT_EQ(news.generated_tokens, 4);
+  EXPECT_NEAR(news.queue_seconds + news.prefill_seconds + news.decode_seconds, news.e2e_seconds,
+              1e-9);
+}
+
+TEST_F(EngineTest, AStepWithoutMemoryFailsItsRequestsOnly) {
+  start();
+  EXPECT_EQ(ask({kHungry})->wait(), FinishReason::kError);
+  EXPECT_EQ(ask({1})->wait(), FinishReason::kLength);
+  EXPECT_TRUE(engine_->stats().alive);
+  wait_until_idle();
+  EXPECT_EQ(engine_->stats().blocks_held, 0);
+}
+
+TEST_F(EngineTest, AClientThatCannotBeToldFailsAlone) {
+  start();
+  script_->set_closed(true);
+  const auto good = ask({1}, 8);
+  const auto bad = ask({2}, 8);
+  bad->breaks = true;
+  script_->set_closed(false);
+  EXPECT_EQ(bad->wait(), FinishReason::kError);
+  EXPECT_EQ(good->wait(), FinishReason::kStop);
+  EXPECT_EQ(good->tokens().size(), 8u);
+  wait_until_idle();
+  EXPECT_EQ(engine_->stats().blocks_held, 0);
+}
+
+TEST_F(EngineTest, OneSequenceStopsAndTheOthersGoOn) {
+  start();
+  script_->set_closed(true);
+  const auto three = ask({0}, 6, Refusal::kNone, 3);
+  engine_->finish(last_id_, 1, FinishReason::kStop);
+  script_->set_closed(false);
+  EXPECT_EQ(three->wait(3), FinishReason::kLength);
+  EXPECT_EQ(three->tokens().size(), 12u);
+  wait_until_idle();
+  EXPECT_EQ(engine_->stats().finished[static_cast<size_t>(FinishReason::kLength)], 1u);
 }
 
 TEST_F(EngineTest, OneRequestsNanIsItsOwn) {
@@ -171,6 +263,25 @@ TEST_F(EngineTest, BoundsTheQueue) {
   script_->set_closed(false);
 }
 
+TEST_F(EngineTest, BoundsTheQueueDuringALongStepToo) {
+  start(2, 1);
+  script_->set_closed(true);
+  const auto running = ask({1}, 50);
+  while (!script_->entered) std::this_thread::yield();
+  const auto second = ask({1}), third = ask({1});
+  ask({1}, 4, Refusal::kQueueFull);
+  script_->allow(1);
+  // The next step has taken both from the inbox; they still wait.
+  while (running->tokens().empty()) std::this_thread::yield();
+  for (int i = 0; i < 20; ++i) {
+    ask({1}, 4, Refusal::kQueueFull);
+    EXPECT_EQ(engine_->stats().waiting, 2);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  script_->set_closed(false);
+  third->wait();
+}
+
 TEST_F(EngineTest, CancelsWithinAStep) {
   start();
   const auto long_one = ask({1}, 90);
@@ -210,6 +321,21 @@ TEST_F(EngineTest, StoppingAbortsWhatIsLeft) {
   opener.join();
   EXPECT_EQ(first->ends(), 1);
   EXPECT_EQ(second->ends(), 1);
+}
+
+TEST_F(EngineTest, IdlenessIsNoStall) {
+  start();
+  ask({1})->wait();
+  wait_until_idle();
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  script_->set_closed(true);
+  const auto before = std::chrono::steady_clock::now();
+  const auto late = ask({1});
+  const double told = engine_->stats().seconds_since_progress;
+  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - before;
+  EXPECT_LE(told, passed.count());
+  script_->set_closed(false);
+  late->wait();
 }
 
 TEST_F(EngineTest, ReportsAStall) {

@@ -203,6 +203,90 @@ TEST(Sampler, FiltersAgreeWithAPlainSort) {
   }
 }
 
+TEST(Sampler, TopPOfALargeRowIsThatOfASort) {
+  std::mt19937 random(7);
+  for (const float spread : {0.5f, 3.0f, 12.0f}) {
+    std::normal_distribution<float> normal(0, spread);
+    std::vector<float> logits(20000);
+    for (float& x : logits) x = normal(random);
+    std::vector<float> sorted = logits;
+    std::sort(sorted.rbegin(), sorted.rend());
+    double total = 0;
+    for (float x : sorted) total += std::exp(static_cast<double>(x));
+    for (const float top_p : {0.1f, 0.5f, 0.95f}) {
+      double sum = 0;
+      size_t kept = 0;
+      while (sum < top_p * total) sum += std::exp(static_cast<double>(sorted[kept++]));
+      Case chooser;
+      chooser.params.top_p = top_p;
+      const int draws = 400;
+      std::map<int32_t, double> got = shares(chooser, logits, draws);
+      double best_half = 0;  // of the kept probability, the better half by count
+      double expected_half = 0;
+      for (size_t i = 0; i < kept / 2; ++i) {
+        expected_half += std::exp(static_cast<double>(sorted[i])) / sum;
+      }
+      for (const auto& [id, share] : got) {
+        const float x = logits[static_cast<size_t>(id)];
+        EXPECT_GE(x, sorted[std::min(kept, sorted.size() - 1)]) << "beyond top_p";
+        if (kept >= 2 && x >= sorted[kept / 2 - 1]) best_half += share;
+      }
+      EXPECT_NEAR(best_half, expected_half, 0.12);
+      if (kept > 2000) {
+        EXPECT_GT(got.size(), 100u);
+      }
+    }
+  }
+}
+
+TEST(Sampler, MinPAndTopKTogether) {
+  Case chooser;
+  chooser.params.top_k = 3;
+  chooser.params.min_p = 0.5f;
+  const auto got = shares(chooser, {std::log(10.0f), std::log(6.0f), std::log(4.0f), 0}, 4000);
+  ASSERT_EQ(got.size(), 2u);
+  EXPECT_NEAR(got.at(0), 10.0 / 16, 0.03);
+  EXPECT_NEAR(got.at(1), 6.0 / 16, 0.03);
+}
+
+TEST(Sampler, ASeedMeansTheSameTokensOnEveryMachine) {
+  std::vector<float> logits(500);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>((i * 7919) % 101) / 25;
+  }
+  std::vector<int32_t> got;
+  for (const auto& [top_k, top_p] : {std::pair{0, 1.0f}, {0, 0.8f}, {40, 0.9f}}) {
+    Case chooser;
+    chooser.params.top_k = top_k;
+    chooser.params.top_p = top_p;
+    chooser.seed = 42;
+    for (int i = 0; i < 3; ++i) {
+      got.push_back(chooser(logits)->token);
+      chooser.output.push_back(got.back());
+    }
+  }
+  EXPECT_EQ(got, (std::vector<int32_t>{171, 472, 224, 298, 248, 246, 197, 426, 27}));
+}
+
+TEST(Sampler, IdsThatTheRowDoesNotHaveAreHarmless) {
+  Case odd;
+  odd.params.temperature = 0;
+  odd.params.logit_bias = {{-1, 5.0f}, {3, 5.0f}, {1 << 30, 5.0f}};
+  odd.params.bad_words = {{-7}, {99}};
+  odd.params.allowed_token_ids = {-5, 1, 2, 3, 1 << 30};
+  odd.params.repetition_penalty = 1.5f;
+  odd.params.min_tokens = 5;
+  odd.params.stop_token_ids = {77};
+  odd.eos = {-1, 50};
+  odd.prompt = {-3, 9, 2};
+  EXPECT_EQ(odd({9, 1, 1.2f})->token, 1);
+}
+
+TEST(Sampler, BrokenRowsHaveNoLogprobs) {
+  const std::vector<float> broken = {0, std::numeric_limits<float>::quiet_NaN()};
+  EXPECT_FALSE(logprobs_of(broken, 0, 1));
+}
+
 TEST(Sampler, SequencesOfARequestHaveSeedsOfTheirOwn) {
   EXPECT_EQ(sequence_seed(5, 0), 5u);
   EXPECT_NE(sequence_seed(5, 1), sequence_seed(5, 2));

@@ -1,13 +1,19 @@
-// Promises 1 to 4 and 7 of docs/engine.md over random schedules: arrivals, cancels, stops, n > 1,
-// tiny pools and budgets, preemption, priorities. The executor pretends: each slot of its KV cache
-// holds a hash of the tokens up to there, read through the block table, so that a wrong block, a
-// stale prefix or a skipped row changes what is generated. A failing seed is printed;
-// MOESAIC_SIMULATOR_SEED runs it alone, MOESAIC_SIMULATOR_SCHEDULES sets how many are run.
+// Promises 1 to 5 and 7 of docs/engine.md over random schedules: arrivals, cancels, stops, n > 1,
+// tiny pools and budgets, preemption, priorities, broken logits, steps that run out of memory,
+// clients that cannot be told. The executor pretends: each slot of its KV cache holds a hash of the
+// tokens up to there, read through the block table, so that a wrong block, a stale prefix or a
+// skipped row changes what is generated. A failing seed is printed; MOESAIC_SIMULATOR_SEED runs it
+// alone, MOESAIC_SIMULATOR_SCHEDULES sets how many are run.
 
 #include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
 
 #include <cstdlib>
+#include <limits>
+#include <new>
 #include <random>
+#include <set>
+#include <stdexcept>
 
 #include "engine/core.h"
 #include "engine/sampler.h"
@@ -24,22 +30,37 @@ uint64_t mix(uint64_t state, uint64_t value) {
   return state ^ (state >> 33);
 }
 
+/// What goes wrong in a schedule.
+struct Faults {
+  uint64_t nan_every = 0;   ///< one of so many histories gives NaN; 0 = none
+  int64_t throw_every = 0;  ///< one of so many steps throws std::bad_alloc; 0 = none
+};
+
 /// Logits after a history with this hash.
-void fill_logits(uint64_t history, std::span<float> logits) {
+void fill_logits(uint64_t history, const Faults& faults, std::span<float> logits) {
   uint64_t x = history;
   for (float& logit : logits) {
     x = x * 6364136223846793005ULL + 1442695040888963407ULL;
     logit = static_cast<float>(x >> 40) * 0x1p-21f;
   }
+  if (faults.nan_every > 0 && history % faults.nan_every == 0) {
+    logits[history % logits.size()] = std::numeric_limits<float>::quiet_NaN();
+  }
 }
 
 class FakeExecutor : public Executor {
  public:
-  FakeExecutor(int64_t blocks, int64_t block_size)
-      : block_size_(block_size), cache_(static_cast<size_t>(blocks * block_size), 0xdead) {}
+  FakeExecutor(const EngineOptions& options, const Faults& faults)
+      : options_(options),
+        faults_(faults),
+        cache_(static_cast<size_t>(options.num_blocks * options.block_size), 0xdead) {}
 
   void execute(const model::StepBatch& batch, const model::LogitsSink& sink,
                model::ExpertCounts& counts) override {
+    EXPECT_LE(batch.rows(), options_.max_rows);
+    EXPECT_LE(batch.sequences(), options_.max_sequences);
+    const std::set<int64_t> slots(batch.slots.begin(), batch.slots.end());
+    EXPECT_EQ(static_cast<int64_t>(slots.size()), batch.rows()) << "two rows write one slot";
     counts = {1, 2, {static_cast<int32_t>(batch.rows()), 0}};
     std::vector<float> logits;
     size_t wanted = 0;
@@ -54,7 +75,7 @@ class FakeExecutor : public Executor {
             mix(before, static_cast<uint64_t>(batch.token_ids[static_cast<size_t>(row)]));
         if (wanted < batch.logit_rows.size() && batch.logit_rows[wanted] == row) {
           logits.resize((wanted + 1) * kVocab);
-          fill_logits(cache_[here], {logits.data() + wanted * kVocab, kVocab});
+          fill_logits(cache_[here], faults_, {logits.data() + wanted * kVocab, kVocab});
           ++wanted;
         }
       }
@@ -64,74 +85,147 @@ class FakeExecutor : public Executor {
     const auto all = static_cast<int64_t>(wanted);
     const int64_t half = all / 2;
     if (half > 0) sink(0, half, logits.data());
+    const bool fails = faults_.throw_every > 0 && ++steps_ % faults_.throw_every == 0;
+    if (fails) throw std::bad_alloc();
+    rows_ += static_cast<uint64_t>(batch.rows());
     if (all > half) sink(half, all - half, logits.data() + half * kVocab);
   }
   int64_t vocab_size() const override { return kVocab; }
+  /// Of steps that did not fail.
+  uint64_t rows() const { return rows_; }
 
  private:
   size_t slot(const model::StepBatch& batch, size_t sequence, int64_t position) const {
-    const auto index = static_cast<int64_t>(sequence) * batch.max_blocks + position / block_size_;
-    return static_cast<size_t>(batch.block_tables[static_cast<size_t>(index)] * block_size_ +
-                               position % block_size_);
+    const auto index =
+        static_cast<int64_t>(sequence) * batch.max_blocks + position / options_.block_size;
+    return static_cast<size_t>(batch.block_tables[static_cast<size_t>(index)] *
+                                   options_.block_size +
+                               position % options_.block_size);
   }
-  int64_t block_size_;
+  const EngineOptions& options_;
+  Faults faults_;
   std::vector<uint64_t> cache_;
+  int64_t steps_ = 0;
+  uint64_t rows_ = 0;
 };
 
-/// What a sequence generates when it is alone: the plain loop.
-std::vector<int32_t> alone(const Request& request, int32_t index, const EngineOptions& options) {
-  std::vector<int32_t> output;
+/// What becomes of a sequence when it is alone.
+struct Alone {
+  std::vector<int32_t> tokens;
+  std::vector<PositionLogprobs> logprobs;
+  FinishReason finish = FinishReason::kNone;
+  std::optional<int32_t> stop_token;
+};
+
+/// The plain loop.
+Alone alone(const Request& request, int32_t index, const EngineOptions& options,
+            const Faults& faults) {
+  const SamplingParams& params = request.sampling;
+  Alone result;
   uint64_t history = 17;
-  for (int32_t token : request.prompt) history = mix(history, static_cast<uint64_t>(token));
-  std::unordered_map<int32_t, int32_t> counts;
   std::vector<float> logits(kVocab);
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  for (;;) {
-    fill_logits(history, logits);
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    history = mix(history, static_cast<uint64_t>(request.prompt[i]));
+    const bool wanted = params.prompt_logprobs >= 0 && index == 0;
+    if (!wanted || i + 1 == request.prompt.size()) continue;
+    fill_logits(history, faults, logits);
+    if (!logprobs_of(logits, 0, 0)) result.finish = FinishReason::kError;
+  }
+  std::unordered_map<int32_t, int32_t> counts;
+  while (result.finish == FinishReason::kNone) {
+    fill_logits(history, faults, logits);
     SamplingContext context;
-    context.params = &request.sampling;
+    context.params = &params;
     context.prompt = request.prompt;
-    context.output = output;
+    context.output = result.tokens;
     context.output_counts = &counts;
     context.eos_ids = options.eos_ids;
-    context.seed = sequence_seed(*request.sampling.seed, index);
-    const int32_t token = sample(logits, context)->token;
-    output.push_back(token);
+    context.seed = sequence_seed(*params.seed, index);
+    const auto sampled = sample(logits, context);
+    if (!sampled) {
+      result.finish = FinishReason::kError;
+      break;
+    }
+    const int32_t token = sampled->token;
+    if (params.max_tokens == 0) {
+      result.finish = FinishReason::kLength;
+      break;
+    }
+    result.tokens.push_back(token);
+    result.logprobs.push_back(sampled->logprobs);
     ++counts[token];
     history = mix(history, static_cast<uint64_t>(token));
-    const auto size = static_cast<int64_t>(output.size());
-    const SamplingParams& params = request.sampling;
-    const bool stop = (token == kEos && !params.ignore_eos) ||
-                      std::find(params.stop_token_ids.begin(), params.stop_token_ids.end(),
-                                token) != params.stop_token_ids.end();
-    if (stop && size >= params.min_tokens) break;
-    if (size >= params.max_tokens || prompt + size >= options.max_model_len) break;
+    const auto size = static_cast<int64_t>(result.tokens.size());
+    const bool may_stop = size >= params.min_tokens;
+    if (may_stop && token == kEos && !params.ignore_eos) {
+      result.finish = FinishReason::kStop;
+    } else if (may_stop && std::find(params.stop_token_ids.begin(), params.stop_token_ids.end(),
+                                     token) != params.stop_token_ids.end()) {
+      result.finish = FinishReason::kStop;
+      result.stop_token = token;
+    } else if (size >= params.max_tokens ||
+               static_cast<int64_t>(request.prompt.size()) + size >= options.max_model_len) {
+      result.finish = FinishReason::kLength;
+    }
   }
-  return output;
+  return result;
+}
+
+bool same(const PositionLogprobs& a, const PositionLogprobs& b) {
+  const auto equal = [](const TokenLogprob& x, const TokenLogprob& y) {
+    return x.id == y.id && x.logprob == y.logprob && x.rank == y.rank;
+  };
+  return equal(a.token, b.token) &&
+         std::equal(a.top.begin(), a.top.end(), b.top.begin(), b.top.end(), equal);
 }
 
 /// Collects a request's outputs and checks how they come.
 class Collector : public OutputSink {
  public:
-  explicit Collector(int32_t n) : tokens(static_cast<size_t>(n)), ends(static_cast<size_t>(n)) {}
+  explicit Collector(const Request& request)
+      : got(static_cast<size_t>(request.sampling.n)),
+        prompt_size_(static_cast<int32_t>(request.prompt.size())),
+        logprobs_(request.sampling.logprobs >= 0) {}
   void deliver(SequenceOutput&& output) override {
-    const auto i = static_cast<size_t>(output.index);
-    EXPECT_EQ(ends[i], FinishReason::kNone) << "news after the end";
-    tokens[i].insert(tokens[i].end(), output.tokens.begin(), output.tokens.end());
-    ends[i] = output.finish;
-    if (!output.prompt_logprobs.empty()) prompt_logprobs = output.prompt_logprobs;
-    if (want_logprobs) {
-      EXPECT_EQ(output.logprobs.size(), output.tokens.size());
+    Alone& mine = got[static_cast<size_t>(output.index)];
+    EXPECT_EQ(mine.finish, FinishReason::kNone) << "news after the end";
+    EXPECT_LT(output.cached_prompt_tokens, prompt_size_);
+    mine.finish = output.finish;
+    if (output.finish == FinishReason::kNone && breaks_at == 0) {
+      throw std::runtime_error("the client's memory is gone");
     }
+    if (breaks_at > 0) --breaks_at;
+    mine.tokens.insert(mine.tokens.end(), output.tokens.begin(), output.tokens.end());
+    mine.stop_token = output.stop_token;
+    EXPECT_EQ(output.logprobs.size(), logprobs_ ? output.tokens.size() : 0);
+    mine.logprobs.insert(mine.logprobs.end(), output.logprobs.begin(), output.logprobs.end());
+    if (!output.prompt_logprobs.empty()) prompt_logprobs = output.prompt_logprobs;
   }
   bool done() const {
-    return std::none_of(ends.begin(), ends.end(),
-                        [](FinishReason reason) { return reason == FinishReason::kNone; });
+    return std::none_of(got.begin(), got.end(),
+                        [](const Alone& one) { return one.finish == FinishReason::kNone; });
   }
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<FinishReason> ends;
+  std::vector<Alone> got;
   std::vector<PositionLogprobs> prompt_logprobs;
-  bool want_logprobs = false;
+  int breaks_at = -1;  ///< deliveries until one throws; -1 = none does
+
+ private:
+  int32_t prompt_size_;
+  bool logprobs_;
+};
+
+/// Counts ends.
+class Ends : public EngineObserver {
+ public:
+  void on_finished(const Finished& finished) override {
+    EXPECT_NE(finished.reason, FinishReason::kNone);
+    EXPECT_GE(finished.queue_seconds, 0);
+    EXPECT_GE(finished.prefill_seconds, 0);
+    EXPECT_GE(finished.decode_seconds, 0);
+    EXPECT_LT(finished.cached_tokens, finished.prompt_tokens);
+    ++count;
+  }
+  size_t count = 0;
 };
 
 /// One random schedule.
@@ -148,8 +242,10 @@ class Schedule {
     options_.prefix_caching = chance(2);
     options_.priority_scheduling = chance(3);
     options_.eos_ids = {kEos};
-    executor_ = std::make_unique<FakeExecutor>(options_.num_blocks, options_.block_size);
-    core_ = std::make_unique<EngineCore>(options_, *executor_, observer_, [this] { return now_; });
+    if (chance(4)) faults_.nan_every = static_cast<uint64_t>(between(10, 200));
+    if (chance(4)) faults_.throw_every = between(3, 60);
+    executor_ = std::make_unique<FakeExecutor>(options_, faults_);
+    core_ = std::make_unique<EngineCore>(options_, *executor_, ends_, [this] { return now_; });
     for (int i = 0; i < 3; ++i) beginnings_.push_back(tokens(between(1, options_.max_model_len)));
   }
 
@@ -162,11 +258,16 @@ class Schedule {
       ASSERT_LT(steps, 20000) << "no end in sight";
       while (submitted < requests && (core_->idle() || chance(3))) submit(++submitted);
       if (chance(20)) interfere();
+      core_->check_invariants();
       now_ += std::chrono::milliseconds(between(1, 50));
-      core_->step();
+      const Oldest oldest = find_oldest();
+      if (core_->plan_step()) {
+        core_->check_invariants();
+        core_->run_step();
+      }
+      check_progress(oldest);
       core_->check_invariants();
     }
-    core_->check_invariants();
     check_results();
   }
 
@@ -176,6 +277,29 @@ class Schedule {
     std::shared_ptr<Collector> collector;
     bool disturbed = false;
   };
+  /// The running sequence that is served first.
+  struct Oldest {
+    const Sequence* sequence = nullptr;
+    int64_t computed = 0;
+    Collector* collector = nullptr;
+    size_t index = 0;
+  };
+
+  Oldest find_oldest() const {
+    const auto& running = core_->scheduler().running();
+    if (running.empty()) return {};
+    const Sequence& first = *running.front();
+    return {&first, first.computed, static_cast<Collector*>(first.request->request.sink.get()),
+            static_cast<size_t>(first.index)};
+  }
+
+  /// Promise 4: whoever is first in serving order goes on in every step.
+  void check_progress(const Oldest& before) {
+    if (before.sequence == nullptr) return;
+    if (before.collector->got[before.index].finish != FinishReason::kNone) return;
+    ASSERT_TRUE(before.sequence->running) << "the oldest was preempted";
+    ASSERT_GT(before.sequence->computed, before.computed) << "the oldest stood still";
+  }
 
   int64_t between(int64_t low, int64_t high) {
     return std::uniform_int_distribution<int64_t>(low, high)(random_);
@@ -207,7 +331,7 @@ class Schedule {
     params.seed = static_cast<uint64_t>(between(0, 1000));
     params.temperature = chance(3) ? 0.0f : 0.7f;
     params.n = static_cast<int32_t>(chance(3) ? between(2, 4) : 1);
-    params.max_tokens = static_cast<int32_t>(between(1, 30));
+    params.max_tokens = static_cast<int32_t>(chance(20) ? 0 : between(1, 30));
     params.ignore_eos = chance(2);
     if (chance(4)) params.stop_token_ids = tokens(2);
     if (chance(4)) params.min_tokens = static_cast<int32_t>(between(0, params.max_tokens));
@@ -217,10 +341,10 @@ class Schedule {
     if (chance(5)) params.logprobs = 2;
     if (chance(6)) params.prompt_logprobs = 1;
     request.priority = static_cast<int32_t>(between(0, 2));
-    auto collector = std::make_shared<Collector>(params.n);
-    collector->want_logprobs = params.logprobs >= 0;
+    auto collector = std::make_shared<Collector>(request);
     request.sink = collector;
     if (!EngineCore::fits(options_, request)) return;
+    if (chance(40)) collector->breaks_at = static_cast<int>(between(0, 5));
     asked_.push_back({request, collector});
     core_->add(std::move(request));
   }
@@ -239,26 +363,58 @@ class Schedule {
   void check_results() {
     for (const Asked& asked : asked_) {
       ASSERT_TRUE(asked.collector->done());
-      for (int32_t i = 0; i < asked.request.sampling.n; ++i) {
-        std::vector<int32_t> expected = alone(asked.request, i, options_);
-        const auto& got = asked.collector->tokens[static_cast<size_t>(i)];
-        if (asked.disturbed && got.size() < expected.size()) expected.resize(got.size());
-        ASSERT_EQ(got, expected) << "request " << asked.request.id << " sequence " << i;
-      }
-      if (asked.request.sampling.prompt_logprobs >= 0 && !asked.disturbed) {
-        ASSERT_EQ(asked.collector->prompt_logprobs.size(), asked.request.prompt.size() - 1);
-      }
+      SCOPED_TRACE("request " + std::to_string(asked.request.id));
+      check_result(asked);
     }
     const EngineStats& stats = core_->stats();
     uint64_t ended = 0;
     for (uint64_t count : stats.finished) ended += count;
     ASSERT_EQ(ended, asked_.size());
+    ASSERT_EQ(ends_.count, asked_.size());
     ASSERT_EQ(stats.running + stats.waiting, 0);
+    if (executor_->rows() > 0) {
+      ASSERT_EQ(stats.expert_tokens.at(0), executor_->rows());
+    }
+  }
+
+  void check_result(const Asked& asked) {
+    std::vector<Alone> expected;
+    bool broken = false;  // one sequence that fails ends its whole request
+    for (int32_t i = 0; i < asked.request.sampling.n; ++i) {
+      expected.push_back(alone(asked.request, i, options_, faults_));
+      broken |= expected.back().finish == FinishReason::kError;
+    }
+    bool failed = false;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const Alone& got = asked.collector->got[i];
+      failed |= got.finish == FinishReason::kError;
+      const bool whole = got.finish != FinishReason::kError && !asked.disturbed;
+      ASSERT_LE(got.tokens.size(), expected[i].tokens.size());
+      if (whole) {
+        ASSERT_EQ(got.tokens.size(), expected[i].tokens.size());
+        ASSERT_EQ(got.finish, expected[i].finish);
+        ASSERT_EQ(got.stop_token, expected[i].stop_token);
+      }
+      ASSERT_TRUE(std::equal(got.tokens.begin(), got.tokens.end(), expected[i].tokens.begin()))
+          << "sequence " << i << " is not what it is alone";
+      for (size_t t = 0; t < got.logprobs.size(); ++t) {
+        ASSERT_TRUE(same(got.logprobs[t], expected[i].logprobs[t])) << "sequence " << i;
+      }
+    }
+    const bool may_fail = broken || faults_.throw_every > 0 || asked.collector->breaks_at == 0;
+    ASSERT_LE(failed, may_fail) << "failed though nothing of its own was wrong";
+    if (!asked.disturbed) {
+      ASSERT_LE(broken, failed) << "went on with NaN";
+      if (asked.request.sampling.prompt_logprobs >= 0 && !failed) {
+        ASSERT_EQ(asked.collector->prompt_logprobs.size(), asked.request.prompt.size() - 1);
+      }
+    }
   }
 
   std::mt19937_64 random_;
   EngineOptions options_;
-  EngineObserver observer_;
+  Faults faults_;
+  Ends ends_;
   TimePoint now_{};
   std::unique_ptr<FakeExecutor> executor_;
   std::unique_ptr<EngineCore> core_;
@@ -271,10 +427,12 @@ TEST(Simulator, KeepsThePromisesOverRandomSchedules) {
     Schedule(std::strtoull(seed, nullptr, 10)).run();
     return;
   }
+  spdlog::set_level(spdlog::level::off);  // failures are on purpose here
   const char* count = std::getenv("MOESAIC_SIMULATOR_SCHEDULES");
   const uint64_t schedules = count != nullptr ? std::strtoull(count, nullptr, 10) : 10000;
   uint64_t preemptions = 0;
   uint64_t prefix_hits = 0;
+  std::array<uint64_t, 5> ends{};
   for (uint64_t seed = 1; seed <= schedules; ++seed) {
     SCOPED_TRACE("rerun with MOESAIC_SIMULATOR_SEED=" + std::to_string(seed));
     Schedule schedule(seed);
@@ -282,10 +440,16 @@ TEST(Simulator, KeepsThePromisesOverRandomSchedules) {
     ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed;
     preemptions += schedule.stats().preemptions;
     prefix_hits += schedule.stats().prefix_hits;
+    for (size_t i = 0; i < ends.size(); ++i) ends[i] += schedule.stats().finished[i];
   }
   // The schedules must have been worth running.
   EXPECT_GT(preemptions, schedules / 10);
   EXPECT_GT(prefix_hits, schedules);
+  for (const FinishReason reason :
+       {FinishReason::kStop, FinishReason::kLength, FinishReason::kAbort, FinishReason::kError}) {
+    EXPECT_GT(ends[static_cast<size_t>(reason)], schedules / 20);
+  }
+  spdlog::set_level(spdlog::level::info);
   RecordProperty("preemptions", std::to_string(preemptions));
   RecordProperty("prefix_hits", std::to_string(prefix_hits));
 }

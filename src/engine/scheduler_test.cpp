@@ -1,0 +1,252 @@
+#include "engine/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+
+namespace moesaic::engine {
+namespace {
+
+/// Requests of one sequence, or more, driven by hand: step() computes what was planned and gives
+/// each sequence that is ready its next token.
+class SchedulerTest : public testing::Test {
+ protected:
+  void start(int64_t blocks, int64_t block_size = 4) {
+    options_.num_blocks = blocks;
+    options_.block_size = block_size;
+    pool_ = std::make_unique<BlockPool>(blocks, block_size);
+    scheduler_ = std::make_unique<Scheduler>(options_, *pool_);
+  }
+  Sequence* add(std::vector<int32_t> prompt, int32_t n = 1, int32_t priority = 0) {
+    LiveRequest& request = requests_.emplace_back();
+    request.arrival = requests_.size();
+    request.request.prompt = prompt;
+    request.request.priority = priority;
+    request.request.sampling.n = n;
+    for (int32_t i = 0; i < n; ++i) {
+      auto sequence = std::make_unique<Sequence>();
+      sequence->request = &request;
+      sequence->index = i;
+      sequence->tokens = prompt;
+      request.sequences.push_back(std::move(sequence));
+    }
+    for (const auto& sequence : request.sequences) scheduler_->add(sequence.get());
+    return request.sequences[0].get();
+  }
+  static std::vector<int32_t> prompt(int64_t size, int32_t first = 1) {
+    std::vector<int32_t> tokens;
+    for (int64_t i = 0; i < size; ++i) tokens.push_back(first + static_cast<int32_t>(i));
+    return tokens;
+  }
+  Plan step() {
+    Plan plan = scheduler_->plan();
+    scheduler_->commit(plan);
+    for (const Chunk& chunk : plan.chunks) {
+      scheduler_->computed(chunk);
+      if (chunk.sequence->uncomputed() == 0) chunk.sequence->tokens.push_back(999);
+    }
+    pool_->check_invariants();
+    return plan;
+  }
+  static std::vector<int64_t> rows(const Plan& plan) {
+    std::vector<int64_t> result;
+    for (const Chunk& chunk : plan.chunks) result.push_back(chunk.rows);
+    return result;
+  }
+
+  EngineOptions options_;
+  std::unique_ptr<BlockPool> pool_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::deque<LiveRequest> requests_;
+};
+
+using Rows = std::vector<int64_t>;
+
+TEST_F(SchedulerTest, ALongPromptIsCutIntoChunksBetweenDecodes) {
+  options_.max_rows = 8;
+  start(64);
+  Sequence* early = add(prompt(3));
+  step();
+  Sequence* late = add(prompt(20, 100));
+  for (const Rows& expected : {Rows{1, 7}, Rows{1, 7}, Rows{1, 6}, Rows{1, 1}}) {
+    const Plan plan = step();
+    EXPECT_EQ(rows(plan), expected);
+    EXPECT_EQ(plan.chunks[0].sequence, early);
+    EXPECT_TRUE(plan.chunks[0].decode);
+    EXPECT_EQ(plan.chunks[1].sequence, late);
+    EXPECT_EQ(plan.chunks[1].decode, expected[1] == 1);
+  }
+}
+
+TEST_F(SchedulerTest, PlanningChangesNothing) {
+  options_.max_rows = 16;
+  start(8);
+  add(prompt(9));
+  add(prompt(9));
+  step();
+  add(prompt(9));
+  for (int i = 0; i < 30; ++i) {
+    const int64_t free = pool_->free(), cached = pool_->cached();
+    const Plan once = scheduler_->plan();
+    const Plan twice = scheduler_->plan();
+    EXPECT_EQ(rows(once), rows(twice));
+    EXPECT_EQ(once.preempted, twice.preempted);
+    EXPECT_EQ(pool_->free(), free);
+    EXPECT_EQ(pool_->cached(), cached);
+    step();
+  }
+}
+
+TEST_F(SchedulerTest, FirstComeFirstServed) {
+  options_.max_sequences = 2;
+  start(64);
+  Sequence* a = add(prompt(4));
+  Sequence* b = add(prompt(4, 50));
+  Sequence* c = add(prompt(4, 90));
+  const Plan plan = step();
+  ASSERT_EQ(plan.chunks.size(), 2u);
+  EXPECT_EQ(plan.chunks[0].sequence, a);
+  EXPECT_EQ(plan.chunks[1].sequence, b);
+  EXPECT_EQ(scheduler_->waiting(), 1);
+  scheduler_->remove(a);
+  EXPECT_EQ(step().chunks.back().sequence, c);
+}
+
+TEST_F(SchedulerTest, PriorityBeforeArrival) {
+  options_.priority_scheduling = true;
+  options_.max_sequences = 1;
+  start(64);
+  add(prompt(4), 1, 5);
+  Sequence* urgent = add(prompt(4, 50), 1, -1);
+  add(prompt(4, 90), 1, 5);
+  EXPECT_EQ(step().chunks.front().sequence, urgent);
+}
+
+TEST_F(SchedulerTest, TheYoungestGivesItsBlocksUpAndComesBackFirst) {
+  options_.prefix_caching = false;
+  start(6, 2);
+  Sequence* old = add(prompt(3));
+  Sequence* young = add(prompt(3, 50));
+  step();
+  Sequence* waiting = add(prompt(5, 90));
+  int64_t preempted_at = 0;
+  for (int64_t i = 1; preempted_at == 0; ++i) {
+    ASSERT_LT(i, 10);
+    const int64_t computed = old->computed;
+    const Plan plan = step();
+    EXPECT_EQ(old->computed, computed + 1) << "the oldest goes on every step";
+    if (!plan.preempted.empty()) {
+      EXPECT_EQ(plan.preempted, std::vector<Sequence*>{young});
+      preempted_at = i;
+    }
+  }
+  EXPECT_EQ(young->computed, 0);
+  EXPECT_TRUE(young->blocks.empty());
+  EXPECT_EQ(scheduler_->preemptions(), 1u);
+  // Its six tokens need more than the pool has left, so nobody restarts only to be pushed out
+  // again.
+  EXPECT_EQ(step().chunks.size(), 1u);
+  scheduler_->remove(old);
+  const Plan plan = step();
+  EXPECT_EQ(plan.chunks[0].sequence, young);
+  EXPECT_EQ(plan.chunks[0].rows, young->size() - 1);  // prompt and what it had generated, at once
+  EXPECT_FALSE(waiting->running);
+}
+
+TEST_F(SchedulerTest, ReusesThePrefixButComputesTheLastToken) {
+  start(64);
+  Sequence* first = add(prompt(12));
+  step();
+  scheduler_->remove(first);
+  EXPECT_EQ(pool_->held(), 0);
+  EXPECT_EQ(pool_->cached(), 3);
+  Sequence* same = add(prompt(12));
+  Sequence* longer = add(prompt(14));
+  const Plan plan = step();
+  EXPECT_EQ(rows(plan), (Rows{4, 2}));  // 12 tokens are three full blocks, but one must be computed
+  EXPECT_EQ(plan.prefix_queries, 26);
+  EXPECT_EQ(plan.prefix_hits, 20);
+  EXPECT_EQ(pool_->references(same->blocks[0]), 2);
+  EXPECT_EQ(same->blocks[0], longer->blocks[0]);
+  EXPECT_NE(same->blocks[2], longer->blocks[2]);
+}
+
+TEST_F(SchedulerTest, ReusesWhatWasGeneratedToo) {
+  start(64);
+  Sequence* first = add(prompt(6));
+  for (int i = 0; i < 4; ++i) step();
+  std::vector<int32_t> next = first->tokens;
+  scheduler_->remove(first);
+  next.push_back(5);
+  add(next);
+  EXPECT_EQ(step().prefix_hits, 8);
+}
+
+TEST_F(SchedulerTest, WithoutPrefixCachingNothingIsKept) {
+  options_.prefix_caching = false;
+  start(64);
+  Sequence* first = add(prompt(12));
+  step();
+  scheduler_->remove(first);
+  EXPECT_EQ(pool_->free(), 64);
+  add(prompt(12));
+  EXPECT_EQ(rows(step()), Rows{12});
+}
+
+TEST_F(SchedulerTest, PromptLogprobsComputeEveryRow) {
+  start(64);
+  add(prompt(12));
+  step();
+  Sequence* wants = add(prompt(12));
+  wants->request->request.sampling.prompt_logprobs = 0;
+  EXPECT_EQ(rows(step()), (Rows{1, 12}));
+}
+
+TEST_F(SchedulerTest, SequencesOfARequestShareItsPrompt) {
+  for (const bool caching : {true, false}) {
+    options_.prefix_caching = caching;
+    start(64);
+    Sequence* first = add(prompt(10), 3);
+    EXPECT_EQ(rows(step()), Rows{10});  // the others wait for the prompt
+    const Plan plan = step();
+    EXPECT_EQ(rows(plan), (Rows{1, 2, 2}));
+    EXPECT_EQ(pool_->references(first->blocks[0]), 3);
+    EXPECT_EQ(pool_->references(first->blocks[1]), 3);
+    EXPECT_EQ(pool_->references(first->blocks[2]), 1);
+    EXPECT_EQ(pool_->held(), 5);
+    EXPECT_EQ(plan.prefix_hits, caching ? 16 : 0);
+    for (const auto& sequence : first->request->sequences) scheduler_->remove(sequence.get());
+    EXPECT_EQ(pool_->held(), 0);
+  }
+}
+
+TEST_F(SchedulerTest, DoesNotStartAPromptThatCannotBeFinished) {
+  options_.max_rows = 4;
+  start(6);
+  add(prompt(12));
+  step();
+  add(prompt(12, 50));  // three blocks are free now, but the first will want two of them
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(step().chunks.size(), 1u);
+  EXPECT_EQ(scheduler_->preemptions(), 0u);
+}
+
+TEST_F(SchedulerTest, CancellingGivesBlocksBackWherever) {
+  options_.max_rows = 4;
+  options_.max_sequences = 2;
+  start(64);
+  Sequence* decoding = add(prompt(3));
+  step();
+  Sequence* prefilling = add(prompt(30, 50));
+  Sequence* waiting = add(prompt(3, 90));
+  step();
+  EXPECT_GT(prefilling->computed, 0);
+  EXPECT_LT(prefilling->computed, 30);
+  for (Sequence* sequence : {waiting, prefilling, decoding}) scheduler_->remove(sequence);
+  EXPECT_EQ(pool_->held(), 0);
+  EXPECT_EQ(scheduler_->waiting(), 0);
+  EXPECT_TRUE(scheduler_->running().empty());
+  EXPECT_TRUE(step().chunks.empty());
+}
+
+}  // namespace
+}  // namespace moesaic::engine
