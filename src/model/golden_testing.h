@@ -21,9 +21,9 @@ using Tokens = std::vector<int32_t>;
 inline constexpr int64_t kBlockSize = 16;
 inline constexpr int64_t kMaxRows = 2048;
 
-inline std::unique_ptr<backend::Backend> make_backend(const std::string& name) {
+inline std::unique_ptr<backend::Backend> make_backend(const std::string& name, int threads) {
   if (name == "reference") return backend::make_reference_backend();
-  return backend::make_cpu_backend({.threads = 2, .pin = false, .isa = name});
+  return backend::make_cpu_backend({.threads = threads, .pin = false, .isa = name});
 }
 
 /// "reference" and every instruction set of the cpu backend that this machine has.
@@ -42,8 +42,11 @@ struct Produced {
 /// A model folder on a backend.
 class Runner {
  public:
-  Runner(const std::filesystem::path& folder, const std::string& backend_name, tensor::DType dtype)
-      : backend_(make_backend(backend_name)),
+  /// One thread unless said otherwise: tiny models do not gain from a second, and on a busy machine
+  /// wait for it.
+  Runner(const std::filesystem::path& folder, const std::string& backend_name, tensor::DType dtype,
+         int threads = 1)
+      : backend_(make_backend(backend_name, threads)),
         spec_(load_spec(folder)),
         weights_(load_weights(plan_weights(spec_, *backend_, dtype), *backend_,
                               checkpoint::Checkpoint::open(folder), {})),
