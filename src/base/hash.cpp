@@ -1,7 +1,6 @@
 #include "base/hash.h"
 
 #include <array>
-#include <bit>
 #include <cstring>
 
 namespace moesaic::base {
@@ -11,8 +10,12 @@ constexpr uint64_t kMultiplier = 0xd1342543de82ef95u;  // odd, bits evenly sprea
 constexpr uint64_t kIncrement = 0x9e3779b97f4a7c15u;   // 2^64 / golden ratio
 constexpr size_t kLanes = 8;                           // hides the multiplier's latency
 
-// For a fixed lane the step is a bijection of the word, so one changed word always shows.
-uint64_t step(uint64_t lane, uint64_t word) { return std::rotl(lane ^ word, 29) * kMultiplier; }
+// For a fixed lane a bijection of the word, so one changed word always shows. The shift spreads the
+// top bit, which multiplication leaves where it is.
+uint64_t step(uint64_t lane, uint64_t word) {
+  lane = (lane ^ word) * kMultiplier;
+  return lane ^ (lane >> 32);
+}
 
 }  // namespace
 

@@ -143,8 +143,11 @@ std::string read_data(const File& file, const std::vector<uint64_t>& hashes,
     const int error = file.read_at(chunk, start + index * kChunk);
     if (error != 0) {
       problem = error;
-    } else if (base::hash_bytes(chunk) != hashes[index]) {
+      return;
+    }
+    if (base::hash_bytes(chunk) != hashes[index]) {
       problem = kDamaged;
+      return;
     }
     done += chunk.size();
     const std::unique_lock lock(mutex, std::try_to_lock);

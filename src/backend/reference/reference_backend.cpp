@@ -198,16 +198,12 @@ class ReferenceBackend : public Backend {
     routing.weights.resize(static_cast<size_t>(rows * desc.top_k));
     routing.counts.assign(static_cast<size_t>(desc.experts), 0);
     std::vector<double> scores(static_cast<size_t>(desc.experts));
-    std::vector<int32_t> order(scores.size());
     for (int64_t r = 0; r < rows; ++r) {
       const float* row = logits + r * desc.experts;
       score(desc, row, scores);
-      std::iota(order.begin(), order.end(), 0);
-      // Selecting by logit equals selecting by score and has no ties that rounding made.
-      std::stable_sort(order.begin(), order.end(),
-                       [row](int32_t a, int32_t b) { return row[a] > row[b]; });
+      const std::vector<int32_t> order = best_of(row, desc);
       double sum = 0;
-      for (int64_t i = 0; i < desc.top_k; ++i) sum += scores[static_cast<size_t>(order[i])];
+      for (int32_t expert : order) sum += scores[static_cast<size_t>(expert)];
       for (int64_t i = 0; i < desc.top_k; ++i) {
         const int32_t expert = order[static_cast<size_t>(i)];
         const double weight = scores[static_cast<size_t>(expert)] / (desc.renormalize ? sum : 1.0);
@@ -298,6 +294,21 @@ class ReferenceBackend : public Backend {
       }
       out[i] = static_cast<float>(value / sum);
     }
+  }
+
+  /// The top_k experts of a row, best first. By logit, which is the order of the scores without the
+  /// ties that rounding makes; not by sorting, which a NaN would confuse.
+  static std::vector<int32_t> best_of(const float* logits, const RouterDesc& desc) {
+    std::vector<int32_t> order;
+    for (int64_t i = 0; i < desc.top_k; ++i) {
+      int32_t best = -1;
+      for (int32_t e = 0; e < desc.experts; ++e) {
+        if (std::find(order.begin(), order.end(), e) != order.end()) continue;
+        if (best < 0 || logits[e] > logits[best]) best = e;
+      }
+      order.push_back(best);
+    }
+    return order;
   }
 
   static void score(const RouterDesc& desc, const float* logits, std::vector<double>& scores) {
