@@ -37,6 +37,20 @@ void truncate(const CommonRequest& request, int64_t max_model_len, std::vector<i
   }
 }
 
+/// Text in normalised messages.
+int64_t text_bytes(const json::array& messages) {
+  size_t bytes = 0;
+  for (const json::value& message : messages) {
+    const json::value& content = message.at("content");
+    if (content.is_string()) {
+      bytes += content.get_string().size();
+      continue;
+    }
+    for (const json::value& part : content.as_array()) bytes += part.at("text").as_string().size();
+  }
+  return static_cast<int64_t>(bytes);
+}
+
 /// Appends `mark` to the text of the last message, which has been normalised.
 void mark_last_message(json::array& messages, const std::string& mark) {
   json::value& content = messages.back().as_object()["content"];
@@ -191,12 +205,7 @@ std::string Api::render(ChatInput& chat) const {
 
 GenerationPlan Api::plan_chat(ChatRequest& request) const {
   GenerationPlan plan = plan_common(request, true);
-  int64_t bytes = 0;
-  for (const json::value& message : request.chat.messages) {
-    if (const json::string* text = message.at("content").if_string()) {
-      bytes += static_cast<int64_t>(text->size());
-    }
-  }
+  const int64_t bytes = text_bytes(request.chat.messages);
   if (bytes > limits_.max_prompt_bytes) {
     value_error("messages", fmt::format("the messages have {} bytes; --max-prompt-bytes is {}",
                                         bytes, limits_.max_prompt_bytes));

@@ -115,6 +115,37 @@ TEST(Life, ManyStreamsNeedNoThreads) {
   }
 }
 
+TEST(Life, SeveralThreadsOfEachKindAgree) {
+  Rig rig(TestSettings{{"io-threads", "3"}, {"text-threads", "3"}});
+  const std::string alone = ask(rig, long_request(60)).body;
+  const auto text = [](const std::string& body) {
+    std::string out;
+    for (const json::value& event : events(body)) {
+      if (event.is_object()) out += text_of(event.at("choices").at(0).at("text"));
+    }
+    return out;
+  };
+  std::vector<std::thread> askers;
+  std::atomic<int> right{0};
+  for (int i = 0; i < 8; ++i) {
+    askers.emplace_back([&, i] {
+      for (int k = 0; k < 5; ++k) {
+        if (i % 4 == 3) {
+          Client gone(rig.server->port());
+          gone.send(long_request(60));
+          gone.receive(5ms);
+          continue;
+        }
+        right += text(ask(rig, long_request(60)).body) == text(alone);
+        right += ask(rig, get("/metrics")).status == 200;
+      }
+    });
+  }
+  for (std::thread& asker : askers) asker.join();
+  EXPECT_EQ(right, 6 * 5 * 2);
+  EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }));
+}
+
 TEST(Life, AFullQueueAnswers503AndLosesNobody) {
   Rig rig(TestSettings{{"max-num-seqs", "1"}, {"max-num-queued-reqs", "2"}});
   rig.knobs->step_microseconds = 2000;
