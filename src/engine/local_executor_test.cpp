@@ -1,0 +1,167 @@
+// Promise 7 of docs/engine.md with real models: sixteen requests of different lengths at once, in
+// chunks, from a pool too small for them, with shared prefixes, give bit for bit the tokens and
+// log-probabilities that each gives alone.
+
+#include "engine/local_executor.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "checkpoint/checkpoint.h"
+#include "engine/core.h"
+#include "model/family.h"
+
+namespace moesaic::engine {
+namespace {
+
+constexpr int64_t kContext = 128;
+
+struct Case {
+  std::string backend;
+  tensor::DType dtype;
+  std::string checkpoint;
+};
+
+std::vector<Case> cases() {
+  std::vector<std::string> backends = backend::available_cpu_isas();
+  backends.push_back("reference");
+  std::vector<Case> result;
+  for (const std::string& backend : backends) {
+    for (const tensor::DType dtype : {tensor::DType::kF32, tensor::DType::kBF16}) {
+      for (const char* checkpoint : {"mixtral", "qwen2_moe"}) {
+        result.push_back({backend, dtype, checkpoint});
+      }
+    }
+  }
+  return result;
+}
+
+/// What a sequence was given.
+struct Given : OutputSink {
+  void deliver(SequenceOutput&& output) override {
+    tokens.insert(tokens.end(), output.tokens.begin(), output.tokens.end());
+    for (PositionLogprobs& position : output.logprobs) logprobs.push_back(std::move(position));
+    for (PositionLogprobs& position : output.prompt_logprobs) {
+      prompt_logprobs.push_back(std::move(position));
+    }
+    finish = output.finish;
+  }
+  std::vector<int32_t> tokens;
+  std::vector<PositionLogprobs> logprobs, prompt_logprobs;
+  FinishReason finish = FinishReason::kNone;
+};
+
+void expect_same(const std::vector<PositionLogprobs>& a, const std::vector<PositionLogprobs>& b) {
+  const auto same = [](const TokenLogprob& x, const TokenLogprob& y) {
+    return x.id == y.id && x.logprob == y.logprob && x.rank == y.rank;
+  };
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_TRUE(same(a[i].token, b[i].token)) << "position " << i;
+    ASSERT_TRUE(
+        std::equal(a[i].top.begin(), a[i].top.end(), b[i].top.begin(), b[i].top.end(), same))
+        << "position " << i;
+  }
+}
+
+class LocalExecutorTest : public testing::TestWithParam<Case> {
+ protected:
+  LocalExecutorTest()
+      : folder_(std::filesystem::path(MOESAIC_SOURCE_DIR) / "tests/golden/checkpoints" /
+                GetParam().checkpoint),
+        backend_(GetParam().backend == "reference"
+                     ? backend::make_reference_backend()
+                     : backend::make_cpu_backend(
+                           {.threads = 2, .pin = false, .isa = GetParam().backend})),
+        spec_(model::load_spec(folder_)),
+        weights_(model::load_weights(model::plan_weights(spec_, *backend_, GetParam().dtype),
+                                     *backend_, checkpoint::Checkpoint::open(folder_), {})) {}
+
+  std::vector<Request> requests() const {
+    std::mt19937 random(1);
+    const auto token = [&] {
+      return static_cast<int32_t>(random() % static_cast<uint32_t>(spec_.vocab_size));
+    };
+    std::vector<int32_t> beginning(40);
+    for (int32_t& id : beginning) id = token();
+    std::vector<Request> list(16);
+    for (size_t i = 0; i < list.size(); ++i) {
+      Request& request = list[i];
+      request.id = i + 1;
+      if (i % 2 == 0) request.prompt = beginning;
+      for (size_t k = 0; k <= i * 3; ++k) request.prompt.push_back(token());
+      request.sampling.temperature = i % 3 == 0 ? 0.0f : 1.0f;
+      request.sampling.seed = i;
+      request.sampling.max_tokens = 12;
+      request.sampling.logprobs = 3;
+      if (i == 5) request.sampling.prompt_logprobs = 2;
+    }
+    return list;
+  }
+
+  /// Serves the requests together.
+  std::vector<std::shared_ptr<Given>> serve(std::vector<Request> list, EngineOptions options) {
+    model::KvCache cache(spec_, *backend_, GetParam().dtype, options.block_size,
+                         options.num_blocks);
+    LocalExecutor executor(spec_, weights_, *backend_, cache, options.max_rows);
+    EngineObserver observer;
+    EngineCore core(options, executor, observer, [] { return TimePoint(); });
+    std::vector<std::shared_ptr<Given>> given;
+    for (Request& request : list) {
+      given.push_back(std::make_shared<Given>());
+      request.sink = given.back();
+      core.add(std::move(request));
+    }
+    while (core.plan_step()) core.run_step();
+    core.check_invariants();
+    stats_ = core.stats();
+    return given;
+  }
+
+  std::filesystem::path folder_;
+  std::unique_ptr<backend::Backend> backend_;
+  model::ModelSpec spec_;
+  model::LoadedWeights weights_;
+  EngineStats stats_;
+};
+
+TEST_P(LocalExecutorTest, SixteenAtOnceAreAsEachAlone) {
+  EngineOptions options;
+  options.max_model_len = kContext;
+  options.block_size = 8;
+  options.num_blocks = 60;
+  options.max_rows = 50;
+  const auto together = serve(requests(), options);
+  EXPECT_GT(stats_.preemptions, 0u);
+  EXPECT_GT(stats_.prefix_hits, 0u);
+  options.prefix_caching = false;
+  options.block_size = 16;
+  options.max_rows = 2048;
+  std::vector<Request> list = requests();
+  for (size_t i = 0; i < list.size(); ++i) {
+    SCOPED_TRACE("request " + std::to_string(i));
+    const auto alone = serve({list[i]}, options);
+    EXPECT_EQ(together[i]->finish, alone[0]->finish);
+    ASSERT_EQ(together[i]->tokens, alone[0]->tokens);
+    ASSERT_EQ(together[i]->tokens.size(), 12u);
+    expect_same(together[i]->logprobs, alone[0]->logprobs);
+    expect_same(together[i]->prompt_logprobs, alone[0]->prompt_logprobs);
+  }
+  EXPECT_EQ(together[5]->prompt_logprobs.size(), list[5].prompt.size() - 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, LocalExecutorTest, testing::ValuesIn(cases()),
+                         [](const testing::TestParamInfo<Case>& info) {
+                           std::string name =
+                               info.param.backend + "_" + info.param.checkpoint +
+                               (info.param.dtype == tensor::DType::kF32 ? "_f32" : "_bf16");
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); },
+                               '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace moesaic::engine
