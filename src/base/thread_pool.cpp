@@ -80,19 +80,26 @@ Topology discover_topology() {
 struct ThreadPool::State {
   using TaskBody = std::function<void(int64_t, int)>;
 
+  // The ticket is all that joins caller and workers: the job's number, whether it is closed, and
+  // how many workers are inside. A worker enters a job that is open; the caller closes it when no
+  // task is left and waits for those inside only. A worker that the machine keeps from running,
+  // because others want its core, then costs its share of the work and never a wait.
+  static constexpr uint64_t kJob = uint64_t{1} << 32;
+  static constexpr uint64_t kClosed = uint64_t{1} << 31;
+  static constexpr uint64_t kInside = 0xffff;
+
   std::vector<std::thread> threads;
-  // One job at a time: `epoch` announces it, `next` hands out tasks, `busy` counts workers in it.
-  alignas(64) std::atomic<uint64_t> epoch{0};
+  alignas(64) std::atomic<uint64_t> ticket{kClosed};
   alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<int> busy{0};
-  std::atomic<int> sleepers{0};
+  alignas(64) std::atomic<int> sleepers{0};
+  std::atomic<int> visits{0};  ///< workers that have been in the job
   std::atomic<bool> stopping{false};
   const TaskBody* body = nullptr;
   int64_t tasks = 0;
-  bool once_each = false;  ///< run_on_all: task = worker
+  bool by_worker = false;  ///< each worker runs the body once, with task = worker
 
   void run_tasks(int worker) {
-    if (once_each) {
+    if (by_worker) {
       (*body)(worker, worker);
       return;
     }
@@ -101,43 +108,74 @@ struct ThreadPool::State {
     }
   }
 
-  void wait_for_epoch(uint64_t seen) {
+  /// The ticket of a job after number `seen`.
+  uint64_t wait_for_job(uint64_t seen) {
     for (int i = 0; i < kSpins; ++i) {
-      if (epoch.load(std::memory_order_acquire) != seen) return;
+      const uint64_t now = ticket.load(std::memory_order_acquire);
+      if (now / kJob != seen) return now;
       relax();
     }
     sleepers.fetch_add(1);
-    while (epoch.load(std::memory_order_acquire) == seen) epoch.wait(seen);
+    uint64_t now = ticket.load(std::memory_order_acquire);
+    while (now / kJob == seen) {
+      ticket.wait(now);
+      now = ticket.load(std::memory_order_acquire);
+    }
     sleepers.fetch_sub(1);
+    return now;
   }
 
   void work(int worker) {
     uint64_t seen = 0;
     for (;;) {
-      wait_for_epoch(seen);
+      uint64_t now = wait_for_job(seen);
       if (stopping.load()) return;
-      ++seen;
+      // Entering fails when the job closes or another begins meanwhile; then look again.
+      while ((now & kClosed) == 0 && !ticket.compare_exchange_weak(now, now + 1)) {
+      }
+      seen = now / kJob;
+      if ((now & kClosed) != 0) continue;
       run_tasks(worker);
-      busy.fetch_sub(1, std::memory_order_release);
+      visits.fetch_add(1);
+      ticket.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  void run(int64_t count, const TaskBody& job, bool each) {
-    body = &job;
-    tasks = count;
-    once_each = each;
-    next.store(0, std::memory_order_relaxed);
-    busy.store(static_cast<int>(threads.size()), std::memory_order_relaxed);
-    epoch.fetch_add(1);
-    if (sleepers.load() > 0) epoch.notify_all();
-    run_tasks(0);
-    for (int spins = 0; busy.load(std::memory_order_acquire) != 0; ++spins) {
-      if (spins < 100 * kSpins) {
+  template <typename Condition>
+  static void spin_until(const Condition& holds) {
+    for (int spins = 0; !holds(); ++spins) {
+      if (spins < kSpins) {
         relax();
       } else {
         std::this_thread::yield();
       }
     }
+  }
+
+  void announce() {
+    ticket.store((ticket.load() / kJob + 1) * kJob);
+    if (sleepers.load() > 0) ticket.notify_all();
+  }
+
+  /// `everyone`: wait until each worker has been in the job.
+  void run(int64_t count, const TaskBody& job, bool each, bool everyone) {
+    body = &job;
+    tasks = count;
+    by_worker = each;
+    visits.store(0);
+    next.store(0);
+    announce();
+    run_tasks(0);
+    if (everyone) spin_until([&] { return visits.load() == static_cast<int>(threads.size()); });
+    ticket.fetch_or(kClosed);
+    spin_until([&] { return (ticket.load(std::memory_order_acquire) & kInside) == 0; });
+  }
+
+  void stop() {
+    stopping = true;
+    announce();
+    ticket.notify_all();
+    for (std::thread& thread : threads) thread.join();
   }
 };
 
@@ -159,20 +197,12 @@ ThreadPool::ThreadPool(int threads, bool pin) : state_(std::make_unique<State>()
       pthread_setaffinity_np(state_->threads.back().native_handle(), sizeof(set), &set);
     }
   } catch (const std::system_error& error) {
-    state_->stopping = true;
-    state_->epoch.fetch_add(1);
-    state_->epoch.notify_all();
-    for (std::thread& thread : state_->threads) thread.join();
+    state_->stop();
     throw OsError("cannot start a compute thread", error.code().value());
   }
 }
 
-ThreadPool::~ThreadPool() {
-  state_->stopping = true;
-  state_->epoch.fetch_add(1);
-  state_->epoch.notify_all();
-  for (std::thread& thread : state_->threads) thread.join();
-}
+ThreadPool::~ThreadPool() { state_->stop(); }
 
 int ThreadPool::size() const { return static_cast<int>(state_->threads.size()) + 1; }
 
@@ -182,12 +212,17 @@ void ThreadPool::parallel_for(int64_t tasks, const std::function<void(int64_t, i
     for (int64_t task = 0; task < tasks; ++task) body(task, 0);
     return;
   }
-  state_->run(tasks, body, false);
+  state_->run(tasks, body, /*each=*/false, /*everyone=*/false);
+}
+
+void ThreadPool::share(const std::function<void(int)>& body) {
+  const State::TaskBody each = [&body](int64_t, int worker) { body(worker); };
+  state_->run(size(), each, /*each=*/true, /*everyone=*/false);
 }
 
 void ThreadPool::run_on_all(const std::function<void(int)>& body) {
   const State::TaskBody each = [&body](int64_t, int worker) { body(worker); };
-  state_->run(size(), each, true);
+  state_->run(size(), each, /*each=*/true, /*everyone=*/true);
 }
 
 }  // namespace moesaic::base

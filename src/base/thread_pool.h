@@ -34,7 +34,11 @@ class ThreadPool {
   /// one counter; returns when all are done. Not reentrant; the body must not throw.
   void parallel_for(int64_t tasks, const std::function<void(int64_t task, int worker)>& body);
 
-  /// Runs body(worker) once on every worker at the same time.
+  /// Runs body(worker) on the caller and, at most once each, on the workers that get to run before
+  /// the caller is done; for bodies that hand out their work themselves.
+  void share(const std::function<void(int worker)>& body);
+
+  /// Runs body(worker) once on every worker.
   void run_on_all(const std::function<void(int worker)>& body);
 
  private:

@@ -34,6 +34,22 @@ TEST(ThreadPool, RunOnAllReachesEachWorkerOnce) {
   }
 }
 
+TEST(ThreadPool, SharesWithWhoeverIsThere) {
+  ThreadPool pool(4);
+  for (int round = 0; round < 2000; ++round) {
+    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> sum{0};
+    std::vector<std::atomic<int>> visits(4);
+    pool.share([&](int worker) {
+      ++visits[static_cast<size_t>(worker)];
+      for (int64_t task = next++; task < 50; task = next++) sum += task;
+    });
+    EXPECT_EQ(sum.load(), 1225);
+    EXPECT_EQ(visits[0].load(), 1);
+    for (const auto& visit : visits) EXPECT_LE(visit.load(), 1);
+  }
+}
+
 TEST(ThreadPool, WakesSleepers) {
   ThreadPool pool(2);
   for (int round = 0; round < 5; ++round) {

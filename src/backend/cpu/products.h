@@ -63,7 +63,7 @@ class Products {
     // together.
     const int64_t claimable = tasks - 2 * pool_.size();
     alignas(64) std::atomic<int64_t> counter{0};
-    pool_.run_on_all([&](int) {
+    pool_.share([&](int) {
       int64_t task = counter.fetch_add(1, std::memory_order_relaxed);
       while (task < tasks) {
         const bool ahead = task < claimable;
