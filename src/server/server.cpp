@@ -1,5 +1,7 @@
 #include "server/server.h"
 
+#include <sys/resource.h>
+
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -22,6 +24,15 @@ constexpr std::chrono::seconds kFlush{2};
 
 std::chrono::milliseconds milliseconds(const base::Settings& settings, const char* name) {
   return std::chrono::milliseconds(static_cast<int64_t>(settings.get_float(name) * 1000));
+}
+
+/// Lets the process have as many descriptors as it may; the usual soft limit of 1024 is far below
+/// --max-connections.
+void raise_descriptor_limit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 HttpOptions http_options(const base::Settings& settings) {
@@ -130,6 +141,7 @@ void Server::shutdown() { impl_->asked = true; }
 void Server::run() {
   // A client that goes away is an error of a write, not a signal to everybody.
   std::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
   impl_->http.on_signal([this](int number) { impl_->on_signal(number); });
   impl_->http.every(std::chrono::milliseconds(25), [this] { impl_->watch_shutdown(); });
   impl_->http.every(std::chrono::milliseconds(500), [this] {
