@@ -7,32 +7,30 @@
 
 namespace moesaic::text {
 
-/// A chat template in Jinja, rendered under budgets of steps, depth and output
-/// bytes. It sees no files, no clock but `strftime_now` and no host calls.
+/// A chat template in Jinja, rendered under budgets of steps, depth and output bytes. It sees no
+/// files, no clock but `strftime_now` and no host calls.
 class ChatTemplate {
-public:
+ public:
   /// From `override_text_or_file` (a path or inline Jinja) when not empty, else
-  /// chat_template.jinja, else tokenizer_config.json. Null when the model has
-  /// none. A syntax error is ModelFileError.
-  static std::shared_ptr<const ChatTemplate>
-  load(const std::filesystem::path &folder,
-       const std::string &override_text_or_file);
+  /// chat_template.jinja, else tokenizer_config.json. Null when the model has none. A syntax error
+  /// is ModelFileError.
+  static std::shared_ptr<const ChatTemplate> load(const std::filesystem::path& folder,
+                                                  const std::string& override_text_or_file);
   ~ChatTemplate();
 
-  /// Renders. `context_json` is a JSON object with messages, and optionally
-  /// tools, documents, add_generation_prompt and template kwargs. Special-token
-  /// text inside message content is guarded (see Tokenizer::encode_chat).
-  /// Throws RequestError(400) when the template refuses the messages
-  /// (raise_exception) or a budget runs out.
+  /// Renders. `context_json` is a JSON object with messages, and optionally tools, documents,
+  /// add_generation_prompt and template kwargs. Special-token text inside message content is
+  /// guarded (see Tokenizer::encode_chat). Throws RequestError(400) when the template refuses the
+  /// messages (raise_exception) or a budget runs out.
   std::string render(std::string_view context_json) const;
 
   /// The rendered text with guard marks removed, as a person would read it.
   static std::string without_guards(std::string_view rendered);
 
-private:
+ private:
   struct Impl;
   explicit ChatTemplate(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
-} // namespace moesaic::text
+}  // namespace moesaic::text

@@ -1,8 +1,10 @@
 #pragma once
 
-// The C face of the Rust library in this folder. Every call that can fail returns a status and fills
-// `error`; no panic crosses it. Buffers that it fills are given back with moesaic_text_free.
+// The C interface of the Rust library. Only src/text/*.cpp includes this. Every function may be
+// called from any thread; a tokenizer and a template are immutable once loaded, a stream belongs
+// to one caller at a time. No Rust panic leaves these functions.
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,52 +12,93 @@
 extern "C" {
 #endif
 
+typedef struct MoesaicTokenizer MoesaicTokenizer;
+typedef struct MoesaicStream MoesaicStream;
+typedef struct MoesaicTemplate MoesaicTemplate;
+
+/// Bytes owned by Rust; free them once with moesaic_bytes_free. Empty ones need not be freed.
 typedef struct {
   uint8_t* data;
   size_t size;
   size_t capacity;
-} MoesaicBuffer;
+} MoesaicBytes;
 
+/// Token ids owned by Rust; free them once with moesaic_ids_free.
+typedef struct {
+  int32_t* data;
+  size_t size;
+  size_t capacity;
+} MoesaicIds;
+
+/// Why a call failed. Zero kind: it did not.
 enum {
   MOESAIC_TEXT_OK = 0,
-  MOESAIC_TEXT_BAD_FILE = 1,     // the model's file is malformed
-  MOESAIC_TEXT_BAD_REQUEST = 2,  // the request cannot be rendered or encoded
+  MOESAIC_TEXT_MODEL_FILE = 1,
+  MOESAIC_TEXT_MISSING_FILE = 2,
+  MOESAIC_TEXT_REQUEST = 3,
+  MOESAIC_TEXT_CANCELLED = 4,
+  MOESAIC_TEXT_INTERNAL = 5,
 };
 
-typedef struct MoesaicTokenizer MoesaicTokenizer;
-typedef struct MoesaicTemplate MoesaicTemplate;
+/// Filled by a failing call; `file` only with MOESAIC_TEXT_MODEL_FILE. Free both texts.
+typedef struct {
+  int32_t kind;
+  MoesaicBytes file;
+  MoesaicBytes message;
+} MoesaicTextError;
 
-void moesaic_text_free(MoesaicBuffer buffer);
+void moesaic_bytes_free(MoesaicBytes bytes);
+void moesaic_ids_free(MoesaicIds ids);
 
-// `json`: tokenizer.json; `config`: tokenizer_config.json or empty.
-int moesaic_tokenizer_new(const uint8_t* json, size_t json_size, const uint8_t* config,
-                          size_t config_size, MoesaicTokenizer** out, MoesaicBuffer* error);
-void moesaic_tokenizer_delete(MoesaicTokenizer* tokenizer);
-// Fills `ids` with int32. `plain`: special tokens in the text are text.
-int moesaic_tokenizer_encode(const MoesaicTokenizer* tokenizer, const uint8_t* text, size_t size,
-                             int add_special, int plain, MoesaicBuffer* ids, MoesaicBuffer* error);
-int moesaic_tokenizer_decode(const MoesaicTokenizer* tokenizer, const int32_t* ids, size_t count,
-                             int skip_special, MoesaicBuffer* text, MoesaicBuffer* error);
-// The bytes that a token stands for; empty when there is no such token.
-void moesaic_tokenizer_token_bytes(const MoesaicTokenizer* tokenizer, int32_t id,
-                                   MoesaicBuffer* bytes);
-int moesaic_tokenizer_is_special(const MoesaicTokenizer* tokenizer, int32_t id);
+/// Null with `error` filled when the folder's tokenizer cannot be loaded.
+MoesaicTokenizer* moesaic_tokenizer_load(const uint8_t* folder, size_t folder_size,
+                                         MoesaicTextError* error);
+void moesaic_tokenizer_free(MoesaicTokenizer* tokenizer);
+
+/// How special tokens in a text are read.
+enum {
+  MOESAIC_SPECIALS_PARSE = 0,
+  MOESAIC_SPECIALS_AS_TEXT = 1,
+  /// The text carries guard marks: what they enclose is only text.
+  MOESAIC_SPECIALS_GUARDED = 2,
+};
+
+/// `cancel` points to one byte, read with relaxed order, or is null.
+bool moesaic_tokenizer_encode(const MoesaicTokenizer* tokenizer, const uint8_t* text, size_t size,
+                              bool add_special, int32_t specials, const void* cancel,
+                              MoesaicIds* ids, MoesaicTextError* error);
+bool moesaic_tokenizer_decode(const MoesaicTokenizer* tokenizer, const int32_t* ids, size_t count,
+                              bool skip_special, MoesaicBytes* text, MoesaicTextError* error);
+/// The token inside a text: as valid UTF-8, or its raw bytes.
+bool moesaic_tokenizer_token_text(const MoesaicTokenizer* tokenizer, int32_t id,
+                                  MoesaicBytes* text, MoesaicTextError* error);
+bool moesaic_tokenizer_token_bytes(const MoesaicTokenizer* tokenizer, int32_t id,
+                                   MoesaicBytes* bytes, MoesaicTextError* error);
 int64_t moesaic_tokenizer_vocab_size(const MoesaicTokenizer* tokenizer);
-// -1 when there is none.
+bool moesaic_tokenizer_is_special(const MoesaicTokenizer* tokenizer, int32_t id);
+/// -1 when there is none.
 int32_t moesaic_tokenizer_token_to_id(const MoesaicTokenizer* tokenizer, const uint8_t* token,
                                       size_t size);
 int32_t moesaic_tokenizer_bos(const MoesaicTokenizer* tokenizer);
 int32_t moesaic_tokenizer_eos(const MoesaicTokenizer* tokenizer);
 
-// `source`: the Jinja text, or empty to take it from `config` (tokenizer_config.json). `json`:
-// tokenizer.json, whose special tokens are guarded in message content. *out stays null when there is
-// no template.
-int moesaic_template_new(const uint8_t* source, size_t source_size, const uint8_t* config,
-                         size_t config_size, const uint8_t* json, size_t json_size,
-                         MoesaicTemplate** out, MoesaicBuffer* error);
-void moesaic_template_delete(MoesaicTemplate* chat_template);
-int moesaic_template_render(const MoesaicTemplate* chat_template, const uint8_t* context,
-                            size_t size, MoesaicBuffer* text, MoesaicBuffer* error);
+/// A stream keeps no reference to the tokenizer; give the same one to each call.
+MoesaicStream* moesaic_stream_new(const MoesaicTokenizer* tokenizer, const int32_t* prompt_tail,
+                                  size_t count, bool skip_special, MoesaicTextError* error);
+bool moesaic_stream_push(MoesaicStream* stream, const MoesaicTokenizer* tokenizer, int32_t id,
+                         MoesaicBytes* text, MoesaicTextError* error);
+bool moesaic_stream_finish(MoesaicStream* stream, MoesaicBytes* text, MoesaicTextError* error);
+void moesaic_stream_free(MoesaicStream* stream);
+
+/// Null with a zero error kind when the model has no template.
+MoesaicTemplate* moesaic_template_load(const uint8_t* folder, size_t folder_size,
+                                       const uint8_t* replacement, size_t replacement_size,
+                                       MoesaicTextError* error);
+bool moesaic_template_render(const MoesaicTemplate* chat_template, const uint8_t* context,
+                             size_t context_size, MoesaicBytes* text, MoesaicTextError* error);
+void moesaic_template_free(MoesaicTemplate* chat_template);
+bool moesaic_without_guards(const uint8_t* text, size_t size, MoesaicBytes* plain,
+                            MoesaicTextError* error);
 
 #ifdef __cplusplus
 }

@@ -1,26 +1,50 @@
-//! The C functions of `moesaic_text.h`.
+//! The C functions of moesaic_text.h: pointers in, owned buffers out, and no panic leaves.
 
-use crate::template::ChatTemplate;
-use crate::tokenizer::TextTokenizer;
-use crate::Problem;
-use std::mem::ManuallyDrop;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use crate::decode::Chain;
+use crate::encode::{self, Cancel, TextOnly};
+use crate::error::{Error, Result};
+use crate::guard;
+use crate::template::Template;
+use crate::tokenizer::Tokenizer;
 
 #[repr(C)]
-pub struct Buffer {
+pub struct Bytes {
     data: *mut u8,
     size: usize,
     capacity: usize,
 }
 
-const OK: i32 = 0;
-const BAD_FILE: i32 = 1;
-const BAD_REQUEST: i32 = 2;
+#[repr(C)]
+pub struct Ids {
+    data: *mut i32,
+    size: usize,
+    capacity: usize,
+}
 
-impl From<Vec<u8>> for Buffer {
-    fn from(bytes: Vec<u8>) -> Self {
-        let mut bytes = ManuallyDrop::new(bytes);
-        Self {
+#[repr(C)]
+pub struct TextError {
+    kind: i32,
+    file: Bytes,
+    message: Bytes,
+}
+
+/// An incremental decoder of one sequence.
+pub struct Stream {
+    chain: Chain,
+    skip_special: bool,
+}
+
+const SPECIALS_AS_TEXT: i32 = 1;
+const SPECIALS_GUARDED: i32 = 2;
+
+impl Bytes {
+    fn of(bytes: Vec<u8>) -> Bytes {
+        let mut bytes = std::mem::ManuallyDrop::new(bytes);
+        Bytes {
             data: bytes.as_mut_ptr(),
             size: bytes.len(),
             capacity: bytes.capacity(),
@@ -28,220 +52,376 @@ impl From<Vec<u8>> for Buffer {
     }
 }
 
+impl Ids {
+    fn of(ids: Vec<i32>) -> Ids {
+        let mut ids = std::mem::ManuallyDrop::new(ids);
+        Ids {
+            data: ids.as_mut_ptr(),
+            size: ids.len(),
+            capacity: ids.capacity(),
+        }
+    }
+}
+
+/// The bytes at `data`, or none for a null pointer.
+///
 /// # Safety
-/// `data` is valid for `size` bytes, or null with size 0.
-unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {
-    if size == 0 {
+/// `data` must be null or point to `size` readable elements that outlive the call.
+unsafe fn slice_of<'a, T>(data: *const T, size: usize) -> &'a [T] {
+    if data.is_null() {
         &[]
     } else {
         std::slice::from_raw_parts(data, size)
     }
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Problem> {
-    std::str::from_utf8(bytes).map_err(|_| Problem::Request("the text is not UTF-8".to_owned()))
+fn utf8(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes)
+        .map_err(|e| Error::request(format!("the text is not UTF-8 at byte {}", e.valid_up_to())))
 }
 
-/// Runs `work`, keeps panics in, and turns what went wrong into a status and a sentence.
-///
-/// # Safety
-/// `error` is valid.
-unsafe fn run(error: *mut Buffer, work: impl FnOnce() -> Result<(), Problem>) -> i32 {
-    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Problem::File(
-            "the tokenizer library failed on this".to_owned(),
-        ))
-    });
-    let (status, message) = match result {
-        Ok(()) => return OK,
-        Err(Problem::File(message)) => (BAD_FILE, message),
-        Err(Problem::Request(message)) => (BAD_REQUEST, message),
+fn folder_path(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
+}
+
+/// Runs `work`; a failure or a panic fills `error`.
+fn guarded<T>(error: *mut TextError, work: impl FnOnce() -> Result<T>) -> Option<T> {
+    let failure = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => return Some(value),
+        Ok(Err(failure)) => failure,
+        Err(panic) => Error::internal(panic_text(panic.as_ref())),
     };
-    *error = message.into_bytes().into();
-    status
+    if !error.is_null() {
+        let filled = TextError {
+            kind: failure.kind as i32,
+            file: Bytes::of(failure.file.into_bytes()),
+            message: Bytes::of(failure.message.into_bytes()),
+        };
+        // SAFETY: the caller gave a writable error, checked not to be null.
+        unsafe { error.write(filled) };
+    }
+    None
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the text library failed: {}", text.unwrap_or("panic"))
+}
+
+/// Writes a result through `out`.
+fn give<T>(out: *mut T, value: Option<T>) -> bool {
+    match value {
+        Some(value) => {
+            // SAFETY: every caller passes a writable out pointer.
+            unsafe { out.write(value) };
+            true
+        }
+        None => false,
+    }
+}
+
+fn boxed<T>(value: Option<T>) -> *mut T {
+    value.map_or(std::ptr::null_mut(), |value| Box::into_raw(Box::new(value)))
 }
 
 /// # Safety
-/// `buffer` came from this library and is not used again.
+/// `bytes` came from this library and is not used again.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_text_free(buffer: Buffer) {
-    if !buffer.data.is_null() {
-        drop(Vec::from_raw_parts(
-            buffer.data,
-            buffer.size,
-            buffer.capacity,
-        ));
+pub unsafe extern "C" fn moesaic_bytes_free(bytes: Bytes) {
+    if bytes.capacity > 0 {
+        drop(Vec::from_raw_parts(bytes.data, bytes.size, bytes.capacity));
     }
 }
 
 /// # Safety
-/// Pointers are valid for their sizes.
+/// `ids` came from this library and is not used again.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_tokenizer_new(
-    json: *const u8,
-    json_size: usize,
-    config: *const u8,
-    config_size: usize,
-    out: *mut *mut TextTokenizer,
-    error: *mut Buffer,
-) -> i32 {
-    run(error, || {
-        let tokenizer = TextTokenizer::new(slice(json, json_size), slice(config, config_size))?;
-        *out = Box::into_raw(Box::new(tokenizer));
-        Ok(())
-    })
+pub unsafe extern "C" fn moesaic_ids_free(ids: Ids) {
+    if ids.capacity > 0 {
+        drop(Vec::from_raw_parts(ids.data, ids.size, ids.capacity));
+    }
 }
 
 /// # Safety
-/// `tokenizer` came from `moesaic_tokenizer_new` and is not used again.
+/// Pointers are valid for their sizes; `error` is writable.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_tokenizer_delete(tokenizer: *mut TextTokenizer) {
-    drop(Box::from_raw(tokenizer));
+pub unsafe extern "C" fn moesaic_tokenizer_load(
+    folder: *const u8,
+    folder_size: usize,
+    error: *mut TextError,
+) -> *mut Tokenizer {
+    let folder = folder_path(slice_of(folder, folder_size));
+    boxed(guarded(error, || Tokenizer::load(&folder)))
 }
 
 /// # Safety
-/// Pointers are valid for their sizes.
+/// `tokenizer` came from moesaic_tokenizer_load and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_tokenizer_free(tokenizer: *mut Tokenizer) {
+    if !tokenizer.is_null() {
+        drop(Box::from_raw(tokenizer));
+    }
+}
+
+/// # Safety
+/// Pointers are valid for their sizes; `cancel` is null or points to an atomic byte.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_encode(
-    tokenizer: *const TextTokenizer,
-    data: *const u8,
+    tokenizer: *const Tokenizer,
+    text: *const u8,
     size: usize,
-    add_special: i32,
-    plain: i32,
-    ids: *mut Buffer,
-    error: *mut Buffer,
-) -> i32 {
-    run(error, || {
-        let input = text(slice(data, size))?;
-        let encoded = (*tokenizer).encode(input, add_special != 0, plain != 0)?;
-        let bytes: Vec<u8> = encoded.iter().flat_map(|id| id.to_ne_bytes()).collect();
-        *ids = bytes.into();
-        Ok(())
-    })
+    add_special: bool,
+    specials: i32,
+    cancel: *const AtomicBool,
+    ids: *mut Ids,
+    error: *mut TextError,
+) -> bool {
+    let tokenizer = &*tokenizer;
+    let text = slice_of(text, size);
+    let cancel = Cancel(cancel.as_ref());
+    let encoded = guarded(error, || {
+        let text = utf8(text)?;
+        let ids = match specials {
+            SPECIALS_AS_TEXT => {
+                encode::encode(tokenizer, text, add_special, &TextOnly::All, cancel)?
+            }
+            SPECIALS_GUARDED if guard::may_hold_marks(text) => {
+                let (plain, places) = guard::unmark(text);
+                let text_only = TextOnly::Places(&places);
+                encode::encode(tokenizer, &plain, add_special, &text_only, cancel)?
+            }
+            _ => encode::encode(tokenizer, text, add_special, &TextOnly::None, cancel)?,
+        };
+        Ok(Ids::of(ids.into_iter().map(|id| id as i32).collect()))
+    });
+    give(ids, encoded)
 }
 
 /// # Safety
 /// Pointers are valid for their sizes.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_decode(
-    tokenizer: *const TextTokenizer,
-    ids: *const u32,
+    tokenizer: *const Tokenizer,
+    ids: *const i32,
     count: usize,
-    skip_special: i32,
-    out: *mut Buffer,
-    error: *mut Buffer,
-) -> i32 {
-    run(error, || {
-        let decoded = (*tokenizer).decode(slice(ids, count), skip_special != 0)?;
-        *out = decoded.into_bytes().into();
-        Ok(())
-    })
+    skip_special: bool,
+    text: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let (tokenizer, ids) = (&*tokenizer, slice_of(ids, count));
+    let decoded = guarded(error, || Ok(tokenizer.decode(ids, skip_special)));
+    give(text, decoded.map(|text| Bytes::of(text.into_bytes())))
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_tokenizer_token_text(
+    tokenizer: *const Tokenizer,
+    id: i32,
+    text: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let tokenizer = &*tokenizer;
+    let found = guarded(error, || {
+        let bytes = tokenizer.token_bytes(id);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Bytes::of(text.into_bytes()))
+    });
+    give(text, found)
 }
 
 /// # Safety
 /// Pointers are valid.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_token_bytes(
-    tokenizer: *const TextTokenizer,
+    tokenizer: *const Tokenizer,
     id: i32,
-    bytes: *mut Buffer,
-) {
-    let found = u32::try_from(id).map(|id| (*tokenizer).token_bytes(id));
-    *bytes = found.unwrap_or_default().into();
+    bytes: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let tokenizer = &*tokenizer;
+    let found = guarded(error, || Ok(Bytes::of(tokenizer.token_bytes(id))));
+    give(bytes, found)
+}
+
+/// # Safety
+/// `tokenizer` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_tokenizer_vocab_size(tokenizer: *const Tokenizer) -> i64 {
+    (*tokenizer).vocab_size.into()
 }
 
 /// # Safety
 /// `tokenizer` is valid.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_is_special(
-    tokenizer: *const TextTokenizer,
+    tokenizer: *const Tokenizer,
     id: i32,
-) -> i32 {
-    u32::try_from(id).map_or(0, |id| i32::from((*tokenizer).is_special(id)))
-}
-
-/// # Safety
-/// `tokenizer` is valid.
-#[no_mangle]
-pub unsafe extern "C" fn moesaic_tokenizer_vocab_size(tokenizer: *const TextTokenizer) -> i64 {
-    (*tokenizer).vocab_size()
-}
-
-fn id_or_none(id: Option<u32>) -> i32 {
-    id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1)
+) -> bool {
+    (*tokenizer).is_special(id)
 }
 
 /// # Safety
 /// Pointers are valid for their sizes.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_token_to_id(
-    tokenizer: *const TextTokenizer,
-    data: *const u8,
+    tokenizer: *const Tokenizer,
+    token: *const u8,
     size: usize,
 ) -> i32 {
-    id_or_none(
-        text(slice(data, size))
-            .ok()
-            .and_then(|token| (*tokenizer).token_to_id(token)),
-    )
+    let id = std::str::from_utf8(slice_of(token, size))
+        .ok()
+        .and_then(|token| (*tokenizer).inner.token_to_id(token));
+    id.map_or(-1, |id| id as i32)
 }
 
 /// # Safety
 /// `tokenizer` is valid.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_tokenizer_bos(tokenizer: *const TextTokenizer) -> i32 {
-    id_or_none((*tokenizer).bos)
+pub unsafe extern "C" fn moesaic_tokenizer_bos(tokenizer: *const Tokenizer) -> i32 {
+    (*tokenizer).bos.map_or(-1, |id| id as i32)
 }
 
 /// # Safety
 /// `tokenizer` is valid.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_tokenizer_eos(tokenizer: *const TextTokenizer) -> i32 {
-    id_or_none((*tokenizer).eos)
+pub unsafe extern "C" fn moesaic_tokenizer_eos(tokenizer: *const Tokenizer) -> i32 {
+    (*tokenizer).eos.map_or(-1, |id| id as i32)
 }
 
 /// # Safety
 /// Pointers are valid for their sizes.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_template_new(
-    source: *const u8,
-    source_size: usize,
-    config: *const u8,
-    config_size: usize,
-    json: *const u8,
-    json_size: usize,
-    out: *mut *mut ChatTemplate,
-    error: *mut Buffer,
-) -> i32 {
-    run(error, || {
-        let source = text(slice(source, source_size))
-            .map_err(|_| Problem::File("the chat template is not UTF-8".to_owned()))?;
-        let found = ChatTemplate::new(source, slice(config, config_size), slice(json, json_size))?;
-        *out = found.map_or(std::ptr::null_mut(), |one| Box::into_raw(Box::new(one)));
-        Ok(())
-    })
+pub unsafe extern "C" fn moesaic_stream_new(
+    tokenizer: *const Tokenizer,
+    prompt_tail: *const i32,
+    count: usize,
+    skip_special: bool,
+    error: *mut TextError,
+) -> *mut Stream {
+    let (tokenizer, prompt_tail) = (&*tokenizer, slice_of(prompt_tail, count));
+    boxed(guarded(error, || {
+        let mut chain = tokenizer.chain.clone();
+        let mut prompt = String::new();
+        for id in prompt_tail {
+            tokenizer.push_token(&mut chain, *id, skip_special, &mut prompt);
+        }
+        // A character that the prompt leaves unfinished is the prompt's.
+        chain.finish(&mut prompt);
+        Ok(Stream {
+            chain,
+            skip_special,
+        })
+    }))
 }
 
 /// # Safety
-/// `template` came from `moesaic_template_new` and is not used again.
+/// Pointers are valid; `stream` is used by one caller at a time.
 #[no_mangle]
-pub unsafe extern "C" fn moesaic_template_delete(template: *mut ChatTemplate) {
-    drop(Box::from_raw(template));
+pub unsafe extern "C" fn moesaic_stream_push(
+    stream: *mut Stream,
+    tokenizer: *const Tokenizer,
+    id: i32,
+    text: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let (stream, tokenizer) = (&mut *stream, &*tokenizer);
+    let certain = guarded(error, || {
+        let mut text = String::new();
+        tokenizer.push_token(&mut stream.chain, id, stream.skip_special, &mut text);
+        Ok(Bytes::of(text.into_bytes()))
+    });
+    give(text, certain)
+}
+
+/// # Safety
+/// Pointers are valid; `stream` is used by one caller at a time.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_stream_finish(
+    stream: *mut Stream,
+    text: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let stream = &mut *stream;
+    let rest = guarded(error, || {
+        let mut text = String::new();
+        stream.chain.finish(&mut text);
+        Ok(Bytes::of(text.into_bytes()))
+    });
+    give(text, rest)
+}
+
+/// # Safety
+/// `stream` came from moesaic_stream_new and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_stream_free(stream: *mut Stream) {
+    if !stream.is_null() {
+        drop(Box::from_raw(stream));
+    }
+}
+
+/// # Safety
+/// Pointers are valid for their sizes.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_template_load(
+    folder: *const u8,
+    folder_size: usize,
+    replacement: *const u8,
+    replacement_size: usize,
+    error: *mut TextError,
+) -> *mut Template {
+    let folder = folder_path(slice_of(folder, folder_size));
+    let replacement = slice_of(replacement, replacement_size);
+    let loaded = guarded(error, || Template::load(&folder, utf8(replacement)?));
+    boxed(loaded.flatten())
 }
 
 /// # Safety
 /// Pointers are valid for their sizes.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_template_render(
-    template: *const ChatTemplate,
+    chat_template: *const Template,
     context: *const u8,
+    context_size: usize,
+    text: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let chat_template = &*chat_template;
+    let context = slice_of(context, context_size);
+    let rendered = guarded(error, || chat_template.render(utf8(context)?));
+    give(text, rendered.map(|text| Bytes::of(text.into_bytes())))
+}
+
+/// # Safety
+/// `chat_template` came from moesaic_template_load and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_template_free(chat_template: *mut Template) {
+    if !chat_template.is_null() {
+        drop(Box::from_raw(chat_template));
+    }
+}
+
+/// # Safety
+/// Pointers are valid for their sizes.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_without_guards(
+    text: *const u8,
     size: usize,
-    out: *mut Buffer,
-    error: *mut Buffer,
-) -> i32 {
-    run(error, || {
-        let rendered = (*template).render(slice(context, size))?;
-        *out = rendered.into_bytes().into();
-        Ok(())
-    })
+    plain: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let text = slice_of(text, size);
+    let unmarked = guarded(error, || {
+        let text = utf8(text)?;
+        if !guard::may_hold_marks(text) {
+            return Ok(text.to_owned());
+        }
+        Ok(guard::unmark(text).0)
+    });
+    give(plain, unmarked.map(|text| Bytes::of(text.into_bytes())))
 }

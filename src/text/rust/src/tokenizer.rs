@@ -1,224 +1,210 @@
-//! Hugging Face tokenizers, validated, with the bytes of each token.
+//! Loading a tokenizer and asking for its tokens.
 
-use crate::Problem;
-use serde_json::Value;
-use std::collections::{HashMap, HashSet};
-use tokenizers::Tokenizer;
+use std::path::Path;
 
-/// Ids above this many times the number of tokens mean a broken file, not holes.
-const MAX_SPARSENESS: u64 = 8;
+use tokenizers::{AddedToken, Encoding, Token};
 
-pub struct TextTokenizer {
-    /// Special tokens in the text are special.
-    parsing: Tokenizer,
-    /// Special tokens in the text are text.
-    plain: Tokenizer,
-    special: HashSet<u32>,
-    added: HashMap<u32, String>,
-    /// Byte of each character of a byte-level vocabulary; empty for other vocabularies.
-    byte_of: HashMap<char, u8>,
-    byte_fallback: bool,
-    vocab_size: i64,
+use crate::added_tokens::AddedTokens;
+use crate::config::TokenizerConfig;
+use crate::decode::Chain;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::tokenizer_json::{self, AddedEntry};
+
+pub struct Tokenizer {
+    pub inner: tokenizers::Tokenizer,
+    pub added: AddedTokens,
+    /// Ids that the post-processor puts before and after a text.
+    pub prefix: Vec<u32>,
+    pub suffix: Vec<u32>,
+    /// The decoder at the start of a text.
+    pub chain: Chain,
+    pub vocab_size: u32,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
 }
 
-fn file(message: impl Into<String>) -> Problem {
-    Problem::File(message.into())
-}
+impl Tokenizer {
+    /// Loads `folder`/tokenizer.json with the configs beside it.
+    pub fn load(folder: &Path) -> Result<Tokenizer> {
+        let path = folder.join("tokenizer.json");
+        let bytes = files::read_optional(&path, files::MAX_TOKENIZER_BYTES)?.ok_or_else(|| {
+            Error::missing_file(format!(
+                "{} does not exist; the model needs its tokenizer.json",
+                path.display()
+            ))
+        })?;
+        let outline = tokenizer_json::check(&path, &bytes)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| Error::model_file(&path, format!("is not a tokenizer: {e}")))?;
+        drop(bytes);
+        check_added_ids(&path, &inner, &outline.added)?;
+        // Both are switches of a call in transformers, whatever the file says.
+        inner
+            .with_truncation(None)
+            .map_err(|e| Error::internal(e.to_string()))?;
+        inner.with_padding(None);
 
-/// The character that stands for each byte in byte-level vocabularies (GPT-2): printable Latin-1 for
-/// itself, the others from U+0100 on.
-fn byte_characters() -> HashMap<char, u8> {
-    let mut next = 0u32;
-    let mut map = HashMap::new();
-    for byte in 0..=255u8 {
-        let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-        let code = if printable {
-            u32::from(byte)
-        } else {
-            next += 1;
-            255 + next
+        let config = TokenizerConfig::load(folder)?;
+        add_declared(&mut inner, &config)?;
+        let added = AddedTokens::new(inner.get_added_tokens_decoder(), inner.get_normalizer())?;
+        let largest_added = inner.get_added_tokens_decoder().keys().copied().max();
+        let vocab_size = largest_added.map_or(0, |id| id + 1).max(outline.vocab_size);
+        let (prefix, suffix) = added_around(&path, &inner, &config)?;
+        let find = |name| config.special_text(name).and_then(|t| inner.token_to_id(t));
+        Ok(Tokenizer {
+            bos: find("bos_token"),
+            eos: find("eos_token"),
+            chain: Chain::new(&outline.decoder, inner.get_decoder()),
+            inner,
+            added,
+            prefix,
+            suffix,
+            vocab_size,
+        })
+    }
+
+    /// The token's text in the vocabulary; None for an id without a token.
+    pub fn token(&self, id: i32) -> Option<String> {
+        self.inner.id_to_token(u32::try_from(id).ok()?)
+    }
+
+    pub fn is_special(&self, id: i32) -> bool {
+        let Ok(id) = u32::try_from(id) else {
+            return false;
         };
-        map.insert(char::from_u32(code).expect("below the surrogates"), byte);
+        let added = self.inner.get_added_vocabulary();
+        added
+            .get_added_tokens_decoder()
+            .get(&id)
+            .is_some_and(|token| added.is_special_token(&token.content))
     }
-    map
-}
 
-/// Whether the decoder, or one in its sequence, has this type.
-fn has_decoder(root: &Value, kind: &str) -> bool {
-    let decoder = &root["decoder"];
-    decoder["type"] == kind
-        || decoder["decoders"]
-            .as_array()
-            .is_some_and(|list| list.iter().any(|one| one["type"] == kind))
-}
-
-/// The byte of a fallback token such as `<0x0A>`.
-fn fallback_byte(token: &str) -> Option<u8> {
-    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() != 2 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    u8::from_str_radix(digits, 16).ok()
-}
-
-fn check_id(token: &str, id: &Value, seen: &mut HashSet<u64>) -> Result<u64, Problem> {
-    let Some(id) = id.as_u64().filter(|id| *id < (1 << 31)) else {
-        return Err(file(format!(
-            "the id of token {token:?} is not a whole number from 0 to 2^31 - 1"
-        )));
-    };
-    if !seen.insert(id) {
-        return Err(file(format!("two tokens have the id {id}")));
-    }
-    Ok(id)
-}
-
-/// What the library does not check itself: ids that are negative, huge or used twice, and byte tokens
-/// that name no byte.
-fn check_vocabulary(root: &Value) -> Result<(), Problem> {
-    let mut seen = HashSet::new();
-    let mut largest = 0;
-    let fallback = root["model"]["byte_fallback"] == true;
-    if let Some(vocab) = root["model"]["vocab"].as_object() {
-        for (token, id) in vocab {
-            largest = largest.max(check_id(token, id, &mut seen)?);
-            let claims_byte = token.starts_with("<0x") && token.ends_with('>') && token.len() <= 8;
-            if fallback && claims_byte && fallback_byte(token).is_none() {
-                return Err(file(format!("the byte token {token:?} names no byte")));
-            }
+    /// Gives the token to a decoder, unless it is a special one that is skipped.
+    pub fn push_token(&self, chain: &mut Chain, id: i32, skip_special: bool, out: &mut String) {
+        if skip_special && self.is_special(id) {
+            return;
+        }
+        if let Some(token) = self.token(id) {
+            chain.push(token, out);
         }
     }
-    let mut added = HashSet::new();
-    for token in root["added_tokens"].as_array().into_iter().flatten() {
-        let name = token["content"].as_str().unwrap_or_default();
-        let id = check_id(name, &token["id"], &mut added)?;
-        largest = largest.max(id);
-        seen.insert(id);
+
+    pub fn decode(&self, ids: &[i32], skip_special: bool) -> String {
+        let mut chain = self.chain.clone();
+        let mut text = String::new();
+        for id in ids {
+            self.push_token(&mut chain, *id, skip_special, &mut text);
+        }
+        chain.finish(&mut text);
+        text
     }
-    if largest > MAX_SPARSENESS * seen.len() as u64 + 4096 {
-        return Err(file(format!(
-            "the largest token id is {largest}, but there are only {} tokens",
-            seen.len()
-        )));
+
+    /// The bytes that the token stands for inside a text; none for an id without a token.
+    pub fn token_bytes(&self, id: i32) -> Vec<u8> {
+        match self.token(id) {
+            Some(token) if self.is_special(id) => token.into_bytes(),
+            Some(token) => self.chain.token_bytes(&token),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// The crate numbers added tokens itself; a file whose ids it does not reproduce (because ids are
+/// left out between them) would give the model wrong tokens.
+fn check_added_ids(path: &Path, inner: &tokenizers::Tokenizer, added: &[AddedEntry]) -> Result<()> {
+    for entry in added.iter().filter(|entry| !entry.content.is_empty()) {
+        let id = inner.token_to_id(&entry.content);
+        if id.map(i64::from) != Some(entry.id) {
+            return Err(Error::model_file(
+                path,
+                format!(
+                    "added token {:?} has id {} where {} follows from the tokens before it; ids \
+                     must not leave holes",
+                    entry.content,
+                    entry.id,
+                    id.map_or("none".into(), |id| id.to_string())
+                ),
+            ));
+        }
     }
     Ok(())
 }
 
-/// A special token of tokenizer_config.json: a string, or an object with `content`.
-pub fn config_token(config: &Value, name: &str) -> Option<String> {
-    let token = &config[name];
-    token
-        .as_str()
-        .or_else(|| token["content"].as_str())
-        .map(str::to_owned)
+/// Adds the tokens of tokenizer_config.json as transformers does: added_tokens_decoder in order of
+/// id with its flags, then special tokens by name that are not known as such yet.
+fn add_declared(inner: &mut tokenizers::Tokenizer, config: &TokenizerConfig) -> Result<()> {
+    let named = || {
+        let named = config.special.iter().map(|(_, text)| text.as_str());
+        named.chain(config.additional.iter().map(String::as_str))
+    };
+    let mut tokens: Vec<AddedToken> = Vec::new();
+    for token in &config.declared {
+        tokens.push(AddedToken {
+            content: token.content.clone(),
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized,
+            special: token.special || named().any(|text| text == token.content),
+        });
+    }
+    let known = inner.get_added_tokens_decoder();
+    for text in named() {
+        let is_known = known.values().any(|t| t.content == text && t.special);
+        if !text.is_empty() && !is_known && !tokens.iter().any(|t| t.content == text) {
+            tokens.push(AddedToken::from(text, true));
+        }
+    }
+    inner
+        .add_tokens(tokens)
+        .map_err(|e| Error::internal(e.to_string()))?;
+    Ok(())
 }
 
-impl TextTokenizer {
-    pub fn new(json: &[u8], config: &[u8]) -> Result<Self, Problem> {
-        let root: Value =
-            serde_json::from_slice(json).map_err(|e| file(format!("not JSON: {e}")))?;
-        if !root.is_object() {
-            return Err(file("expected a JSON object"));
-        }
-        check_vocabulary(&root)?;
-        let mut parsing =
-            Tokenizer::from_bytes(json).map_err(|e| file(format!("not a tokenizer: {e}")))?;
-        // Files made for training can ask for both; a server wants neither.
-        parsing.with_padding(None);
-        parsing
-            .with_truncation(None)
-            .map_err(|e| file(e.to_string()))?;
-        let mut plain = parsing.clone();
-        plain.set_encode_special_tokens(true);
-        let config: Value = if config.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(config)
-                .map_err(|e| file(format!("tokenizer_config.json is not JSON: {e}")))?
-        };
-        let mut special = HashSet::new();
-        let mut added = HashMap::new();
-        let mut largest = 0;
-        for (id, token) in parsing.get_added_tokens_decoder() {
-            largest = largest.max(id);
-            if token.special {
-                special.insert(id);
-            }
-            added.insert(id, token.content);
-        }
-        for id in parsing.get_vocab(true).into_values() {
-            largest = largest.max(id);
-        }
-        let id_of = |name: &str| parsing.token_to_id(&config_token(&config, name)?);
-        let (bos, eos) = (id_of("bos_token"), id_of("eos_token"));
-        Ok(Self {
-            special,
-            added,
-            byte_of: if has_decoder(&root, "ByteLevel") {
-                byte_characters()
-            } else {
-                HashMap::new()
-            },
-            byte_fallback: root["model"]["byte_fallback"] == true,
-            vocab_size: i64::from(largest) + 1,
-            bos,
-            eos,
-            parsing,
-            plain,
-        })
+/// What is put before and after every text: by the file's post-processor, found by processing one
+/// token, or by transformers' flags.
+fn added_around(
+    path: &Path,
+    inner: &tokenizers::Tokenizer,
+    config: &TokenizerConfig,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    const PROBE: u32 = u32::MAX;
+    let probe = Encoding::from_tokens(vec![Token::new(PROBE, String::new(), (0, 0))], 0);
+    let processed = inner
+        .post_process(probe, None, true)
+        .map_err(|e| Error::model_file(path, format!("its post_processor fails: {e}")))?;
+    let ids = processed.get_ids();
+    let at = ids.iter().position(|id| *id == PROBE).ok_or_else(|| {
+        Error::model_file(path, "its post_processor leaves out the text".to_string())
+    })?;
+    let (mut prefix, mut suffix) = (ids[..at].to_vec(), ids[at + 1..].to_vec());
+    if config.adds_bos_by_flag() {
+        apply_flag(inner, config, "add_bos_token", "bos_token", &mut prefix);
+        apply_flag(inner, config, "add_eos_token", "eos_token", &mut suffix);
     }
-
-    pub fn encode(&self, text: &str, add_special: bool, plain: bool) -> Result<Vec<u32>, Problem> {
-        let tokenizer = if plain { &self.plain } else { &self.parsing };
-        tokenizer
-            .encode_fast(text, add_special)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|e| Problem::Request(format!("the text cannot be encoded: {e}")))
-    }
-
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Problem> {
-        self.parsing
-            .decode(ids, skip_special)
-            .map_err(|e| Problem::Request(format!("the tokens cannot be decoded: {e}")))
-    }
-
-    /// The bytes that a token stands for in the text; none when there is no such token.
-    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        if let Some(content) = self.added.get(&id) {
-            return content.clone().into_bytes();
+    for id in prefix.iter().chain(&suffix) {
+        if inner.id_to_token(*id).is_none() {
+            return Err(Error::model_file(
+                path,
+                format!("its post_processor adds id {id}, which is no token"),
+            ));
         }
-        let Some(token) = self.parsing.id_to_token(id) else {
-            return Vec::new();
-        };
-        if !self.byte_of.is_empty() {
-            let mut bytes = Vec::with_capacity(token.len());
-            for c in token.chars() {
-                match self.byte_of.get(&c) {
-                    Some(byte) => bytes.push(*byte),
-                    None => bytes.extend(c.to_string().bytes()),
-                }
-            }
-            return bytes;
-        }
-        if self.byte_fallback {
-            if let Some(byte) = fallback_byte(&token) {
-                return vec![byte];
-            }
-        }
-        token.replace('\u{2581}', " ").into_bytes()
     }
+    Ok((prefix, suffix))
+}
 
-    pub fn is_special(&self, id: u32) -> bool {
-        self.special.contains(&id)
-    }
-
-    pub fn vocab_size(&self) -> i64 {
-        self.vocab_size
-    }
-
-    pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.parsing.token_to_id(token)
+fn apply_flag(
+    inner: &tokenizers::Tokenizer,
+    config: &TokenizerConfig,
+    flag: &str,
+    name: &str,
+    ids: &mut Vec<u32>,
+) {
+    let id = config.special_text(name).and_then(|t| inner.token_to_id(t));
+    match (config.flag(flag), id) {
+        (Some(true), Some(id)) => *ids = vec![id],
+        (Some(false), _) => ids.clear(),
+        _ => {}
     }
 }

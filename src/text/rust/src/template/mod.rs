@@ -1,0 +1,177 @@
+//! Chat templates: Jinja2 as transformers renders it, on minijinja.
+
+mod budget;
+mod builtins;
+mod clock;
+mod methods;
+mod program;
+mod provenance;
+mod python;
+mod source;
+
+use std::path::Path;
+
+use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
+use serde_json::Map;
+
+use crate::config::TokenizerConfig;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::guard;
+use crate::tokenizer_json;
+use program::Program;
+use provenance::SpecialTexts;
+
+pub struct Template {
+    env: Environment<'static>,
+    program: Program,
+    with_tools: Option<Program>,
+    /// bos_token and the like, which a template sees as variables.
+    variables: Map<String, serde_json::Value>,
+    special_texts: SpecialTexts,
+}
+
+impl Template {
+    /// The template of `replacement` when not empty, else the folder's; None when it has none.
+    pub fn load(folder: &Path, replacement: &str) -> Result<Option<Template>> {
+        let config = TokenizerConfig::load(folder)?;
+        let Some(found) = source::find(folder, replacement, &config)? else {
+            return Ok(None);
+        };
+        let compile = |text: &str| {
+            Program::compile(text)
+                .map_err(|e| Error::model_file(&found.file, format!("is not a template: {e}")))
+        };
+        Ok(Some(Template {
+            env: program::environment(),
+            program: compile(&found.text)?,
+            with_tools: found.with_tools.as_deref().map(compile).transpose()?,
+            variables: variables(&config),
+            special_texts: SpecialTexts::new(special_texts(folder, config)?),
+        }))
+    }
+
+    /// The text of a conversation, with guard marks around special tokens of the user's.
+    pub fn render(&self, context: &str) -> Result<String> {
+        let context: Map<String, serde_json::Value> = serde_json::from_str(context)
+            .map_err(|e| Error::request(format!("the conversation is not a JSON object: {e}")))?;
+        let bytes = context_size(&context);
+        let plain = self.render_once(&context, bytes)?;
+        let Some(marked) = self.special_texts.mark_context(&context) else {
+            return Ok(if guard::may_hold_marks(&plain) {
+                guard::mark(&plain, &[])
+            } else {
+                plain
+            });
+        };
+        // A template that refuses the marked conversation alone says nothing about its own tokens.
+        let places = match self.render_once(&marked, bytes) {
+            Ok(marked) => self.special_texts.places_of_user(&plain, &marked),
+            Err(_) => self.special_texts.all_places(&plain),
+        };
+        Ok(guard::mark(&plain, &places))
+    }
+
+    /// Renders on a thread of its own, for the budget and for its stack.
+    fn render_once(
+        &self,
+        context: &Map<String, serde_json::Value>,
+        context_bytes: usize,
+    ) -> Result<String> {
+        // Values nested by every step are dropped one within the other.
+        const STACK_BYTES: usize = 512 << 20;
+        let work = || {
+            budget::start(context_bytes);
+            self.run(context)
+        };
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("template".into())
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, work)
+                .map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?
+                .join()
+                .unwrap_or_else(|_| Err(Error::internal("rendering the chat template failed")))
+        })
+    }
+
+    fn run(&self, context: &Map<String, serde_json::Value>) -> Result<String> {
+        let mut values = context.clone();
+        for (name, value) in &self.variables {
+            values.entry(name).or_insert_with(|| value.clone());
+        }
+        let has_tools = values.get("tools").is_some_and(|tools| !tools.is_null());
+        let program = match &self.with_tools {
+            Some(program) if has_tools => program,
+            _ => &self.program,
+        };
+        program
+            .run(&self.env, Value::from_serialize(&values))
+            .map_err(request_error)
+    }
+}
+
+/// A budget's or raise_exception's own message, or minijinja's with the line.
+fn request_error(error: JinjaError) -> Error {
+    if let Some(message) = budget::refusal() {
+        return Error::request(message);
+    }
+    if error.kind() == ErrorKind::OutOfFuel {
+        return Error::request("the chat template takes too many steps for this conversation");
+    }
+    let detail = error.detail().unwrap_or("it fails").to_owned();
+    let line = error
+        .line()
+        .map_or(String::new(), |line| format!(" (line {line})"));
+    Error::request(format!(
+        "the chat template cannot render this conversation: {}: {detail}{line}",
+        error.kind()
+    ))
+}
+
+/// Bytes of all texts of the conversation, which its budgets follow.
+fn context_size(context: &Map<String, serde_json::Value>) -> usize {
+    fn size(value: &serde_json::Value) -> usize {
+        match value {
+            serde_json::Value::String(text) => text.len(),
+            serde_json::Value::Array(items) => items.iter().map(size).sum(),
+            serde_json::Value::Object(map) => map.iter().map(|(k, v)| k.len() + size(v)).sum(),
+            _ => 8,
+        }
+    }
+    context
+        .iter()
+        .map(|(name, value)| name.len() + size(value))
+        .sum()
+}
+
+/// What every template sees besides the conversation; the conversation's own win.
+fn variables(config: &TokenizerConfig) -> Map<String, serde_json::Value> {
+    let mut variables = Map::new();
+    for (name, text) in &config.special {
+        variables.insert((*name).to_owned(), text.as_str().into());
+    }
+    if !config.additional.is_empty() {
+        let texts = config.additional.as_slice();
+        variables.insert("additional_special_tokens".into(), texts.into());
+    }
+    for name in ["tools", "documents"] {
+        variables.insert(name.into(), serde_json::Value::Null);
+    }
+    variables.insert("add_generation_prompt".into(), false.into());
+    variables
+}
+
+/// The texts of all special tokens: tokenizer.json's, and what tokenizer_config.json adds.
+fn special_texts(folder: &Path, config: TokenizerConfig) -> Result<Vec<String>> {
+    let path = folder.join("tokenizer.json");
+    let mut texts = match files::read_optional(&path, files::MAX_TOKENIZER_BYTES)? {
+        Some(bytes) => tokenizer_json::special_texts(&path, &bytes)?,
+        None => Vec::new(),
+    };
+    texts.extend(config.special.into_iter().map(|(_, text)| text));
+    texts.extend(config.additional);
+    let declared = config.declared.into_iter().filter(|token| token.special);
+    texts.extend(declared.map(|token| token.content));
+    Ok(texts)
+}
