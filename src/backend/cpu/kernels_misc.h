@@ -22,16 +22,38 @@ struct KvView {
   KvType type = KvType::kBF16;
 };
 
-/// Keys are scored this many at a time, from position 0 on, whatever the batch: the order of every
-/// sum follows from the position alone.
+/// Keys are scored this many at a time, and this many make a segment that could be another
+/// thread's, both from position 0 on whatever the batch: the order of every sum follows from the
+/// position alone.
 constexpr int64_t kChunk = 64;
+constexpr int64_t kSegment = 512;
 constexpr int64_t kMaxHeadDim = 512;
 /// Query rows (tokens x heads of a group) of one task.
 constexpr int64_t kTileRows = 48;
 
-/// Floats of scratch that one attention task needs.
-constexpr int64_t kAttentionScratch =
-    2 * kChunk * kMaxHeadDim + 2 * kTileRows * kMaxHeadDim + kTileRows * (kChunk + 2 * 16);
+/// head_dim as the scratch has it.
+static constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+/// Floats of the sums of `rows` query rows: weighted values, largest score, total weight.
+static constexpr int64_t attention_partial(int64_t rows, int64_t head_dim) {
+  return (rows * (padded_dim(head_dim) + 2) + 15) / 16 * 16;
+}
+
+/// Floats of scratch that one attention task needs: keys and values of a chunk, queries, scores,
+/// the sums of a segment and of those before it.
+constexpr int64_t kAttentionScratch = 2 * kChunk * kMaxHeadDim + kTileRows * kMaxHeadDim +
+                                      kTileRows * kChunk +
+                                      2 * attention_partial(kTileRows, kMaxHeadDim);
+
+/// The segments that hold what `tokens` rows from `position` on see.
+struct SegmentRange {
+  int64_t first;
+  int64_t end;
+};
+static constexpr SegmentRange segments_of(int64_t position, int64_t tokens, int64_t window) {
+  const int64_t seen_from = window > 0 && position >= window ? position - window + 1 : 0;
+  return {seen_from / kSegment, (position + tokens + kSegment - 1) / kSegment};
+}
 
 /// Attention of `tokens` consecutive tokens of one sequence and `heads` heads that share a KV head;
 /// tokens * heads <= kTileRows.
@@ -76,6 +98,11 @@ struct MiscTable {
                        int64_t width, float* out);
   void (*qkv_row)(const QkvRow& row);
   void (*attention_tile)(const AttentionTile& tile);
+  /// The same in two steps: each segment of segments_of() into its own attention_partial() floats,
+  /// by any thread in any order; then all of them, which lie one after the other, folded in
+  /// ascending order. Bit for bit what attention_tile makes.
+  void (*attention_segment)(const AttentionTile& tile, int64_t segment, float* partial);
+  void (*attention_merge)(const AttentionTile& tile, float* partials);
 };
 
 extern const MiscTable kMiscBaseline;

@@ -32,32 +32,72 @@ KvView view_of(const KvLayer& layer) {
   return {layer.data, layer.desc.kv_heads, layer.desc.head_dim, layer.desc.block_size, type};
 }
 
-/// The task list of attention(): which tokens of which sequence, for which heads.
-struct TileRange {
-  size_t sequence;
-  int32_t row;  ///< of the step
-  int32_t tokens;
-  int64_t head;
-  int64_t heads;
-};
+/// The sums of segments that several threads share the work on, beside the threads' own scratch.
+constexpr int64_t kPartialFloats = 1 << 20;
 
-std::vector<TileRange> tiles_of(const AttentionDesc& desc, const AttentionBatch& batch) {
+/// The tiles of a step, the one with most to read first, so that no thread is left with it.
+std::vector<AttentionTile> tiles_of(const AttentionDesc& desc, const KvLayer& cache,
+                                    const AttentionBatch& batch, const float* qkv, float* out) {
   const int64_t group = desc.heads / desc.kv_heads;
   const int64_t heads = std::min(group, kTileRows);
-  const auto tokens = static_cast<int32_t>(std::max<int64_t>(1, kTileRows / heads));
-  std::vector<TileRange> tiles;
+  const int64_t most = std::max<int64_t>(1, kTileRows / heads);
+  AttentionTile tile;
+  tile.kv = view_of(cache);
+  tile.scale = desc.scale;
+  tile.window = desc.sliding_window;
+  tile.q_stride = (desc.heads + 2 * desc.kv_heads) * desc.head_dim;
+  tile.out_stride = desc.heads * desc.head_dim;
+  std::vector<AttentionTile> tiles;
   for (size_t s = 0; s < batch.context_lens.size(); ++s) {
-    // The last tokens see most keys: hand them out first, so that no thread is left with them.
-    for (int32_t end = batch.seq_starts[s + 1]; end > batch.seq_starts[s]; end -= tokens) {
-      const int32_t row = std::max(batch.seq_starts[s], end - tokens);
-      for (int64_t h = 0; h < desc.heads; h += group) {
-        for (int64_t part = 0; part < group; part += heads) {
-          tiles.push_back({s, row, end - row, h + part, std::min(heads, group - part)});
-        }
+    tile.blocks = batch.block_tables.data() + static_cast<int64_t>(s) * batch.max_blocks;
+    const int64_t end = batch.seq_starts[s + 1];
+    for (int64_t row = batch.seq_starts[s]; row < end; row += most) {
+      tile.tokens = std::min(most, end - row);
+      tile.position = batch.context_lens[s] - (end - row);
+      for (int64_t head = 0; head < desc.heads;) {
+        tile.kv_head = head / group;
+        tile.heads = std::min(heads, (tile.kv_head + 1) * group - head);
+        tile.q = qkv + row * tile.q_stride + head * desc.head_dim;
+        tile.out = out + row * tile.out_stride + head * desc.head_dim;
+        tiles.push_back(tile);
+        head += tile.heads;
       }
     }
   }
+  const auto cost = [](const AttentionTile& t) {
+    // Reading a chunk costs about as much as a few rows of arithmetic on it.
+    constexpr int64_t kReading = 8;
+    return (t.position + t.tokens) * (t.tokens * t.heads + kReading);
+  };
+  std::stable_sort(tiles.begin(), tiles.end(), [&](const AttentionTile& a, const AttentionTile& b) {
+    return cost(a) > cost(b);
+  });
   return tiles;
+}
+
+/// A segment of a tile, for when there are more threads than tiles.
+struct SegmentTask {
+  size_t tile;
+  int64_t segment;
+  int64_t partial;  ///< floats from the start of the shared sums
+};
+
+/// The tasks of a step whose tiles are too few for the threads; empty where a tile is better left
+/// whole.
+std::vector<SegmentTask> segment_tasks(const std::vector<AttentionTile>& tiles, int threads) {
+  if (threads == 1 || static_cast<int64_t>(tiles.size()) >= 2 * threads) return {};
+  std::vector<SegmentTask> tasks;
+  int64_t floats = 0;
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    const AttentionTile& tile = tiles[t];
+    const SegmentRange range = segments_of(tile.position, tile.tokens, tile.window);
+    for (int64_t segment = range.first; segment < range.end; ++segment) {
+      tasks.push_back({t, segment, floats});
+      floats += attention_partial(tile.tokens * tile.heads, tile.kv.head_dim);
+    }
+  }
+  if (tasks.size() <= tiles.size() || floats > kPartialFloats) return {};
+  return tasks;
 }
 
 /// Softmax or sigmoid of one row of router logits, in place of double work: float is what the
@@ -110,7 +150,7 @@ size_t kv_block_bytes(const KvDesc& desc) {
 }
 
 size_t attention_scratch_bytes(int threads) {
-  return static_cast<size_t>(threads) * static_cast<size_t>(kAttentionScratch) * sizeof(float);
+  return static_cast<size_t>(threads * kAttentionScratch + kPartialFloats) * sizeof(float);
 }
 
 void rms_norm(base::ThreadPool& pool, const MiscTable& kernels, const float* x, const float* weight,
@@ -165,29 +205,32 @@ void attention(base::ThreadPool& pool, const MiscTable& kernels, const Attention
                const KvLayer& cache, const AttentionBatch& batch, const float* qkv, float* out,
                float* scratch) {
   MOESAIC_ASSERT(desc.head_dim <= kMaxHeadDim);
-  const std::vector<TileRange> tiles = tiles_of(desc, batch);
-  const int64_t width = (desc.heads + 2 * desc.kv_heads) * desc.head_dim;
-  const int64_t group = desc.heads / desc.kv_heads;
-  const KvView kv = view_of(cache);
-  pool.parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t task, int worker) {
-    const TileRange& range = tiles[static_cast<size_t>(task)];
-    AttentionTile tile;
-    tile.kv = kv;
-    tile.blocks =
-        batch.block_tables.data() + static_cast<int64_t>(range.sequence) * batch.max_blocks;
-    tile.kv_head = range.head / group;
-    tile.position =
-        batch.context_lens[range.sequence] - (batch.seq_starts[range.sequence + 1] - range.row);
-    tile.tokens = range.tokens;
-    tile.heads = range.heads;
-    tile.scale = desc.scale;
-    tile.window = desc.sliding_window;
-    tile.q = qkv + range.row * width + range.head * desc.head_dim;
-    tile.q_stride = width;
-    tile.out = out + (range.row * desc.heads + range.head) * desc.head_dim;
-    tile.out_stride = desc.heads * desc.head_dim;
-    tile.scratch = scratch + worker * kAttentionScratch;
-    kernels.attention_tile(tile);
+  const std::vector<AttentionTile> tiles = tiles_of(desc, cache, batch, qkv, out);
+  const auto with_scratch = [&](size_t tile, int worker) {
+    AttentionTile own = tiles[tile];
+    own.scratch = scratch + worker * kAttentionScratch;
+    return own;
+  };
+  const std::vector<SegmentTask> tasks = segment_tasks(tiles, pool.size());
+  if (tasks.empty()) {
+    pool.parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t tile, int worker) {
+      kernels.attention_tile(with_scratch(static_cast<size_t>(tile), worker));
+    });
+    return;
+  }
+  float* partials = scratch + pool.size() * kAttentionScratch;
+  pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i, int worker) {
+    const SegmentTask& task = tasks[static_cast<size_t>(i)];
+    kernels.attention_segment(with_scratch(task.tile, worker), task.segment,
+                              partials + task.partial);
+  });
+  std::vector<int64_t> first(tiles.size(), -1);
+  for (const SegmentTask& task : tasks) {
+    if (first[task.tile] < 0) first[task.tile] = task.partial;
+  }
+  pool.parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t tile, int worker) {
+    const auto t = static_cast<size_t>(tile);
+    kernels.attention_merge(with_scratch(t, worker), partials + first[t]);
   });
 }
 

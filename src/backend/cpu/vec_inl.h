@@ -40,6 +40,12 @@ MOESAIC_INLINE Vec scale_by_exponent(Vec a, Vec n) {
 MOESAIC_INLINE Vec load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+/// kLanes consecutive bf16.
+MOESAIC_INLINE Vec load_bf16(const uint16_t* p) {
+  const __m512i wide =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 /// The even and the odd elements of 2 kLanes bf16, as floats.
 MOESAIC_INLINE Vec load_bf16_even(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
@@ -72,6 +78,10 @@ MOESAIC_INLINE Vec scale_by_exponent(Vec a, Vec n) {
 }
 MOESAIC_INLINE Vec load_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+MOESAIC_INLINE Vec load_bf16(const uint16_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 MOESAIC_INLINE Vec load_bf16_even(const uint16_t* p) {
   return _mm256_castsi256_ps(
@@ -118,6 +128,10 @@ MOESAIC_INLINE Vec load_f16(const uint16_t* p) {
   const __m128i special = _mm_and_si128(_mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x0f7fffff)),
                                         _mm_set1_epi32(0x7f800000));
   return _mm_castsi128_ps(_mm_or_si128(_mm_or_si128(_mm_castps_si128(scaled), special), sign));
+}
+MOESAIC_INLINE Vec load_bf16(const uint16_t* p) {
+  const __m128i half = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), half));
 }
 MOESAIC_INLINE Vec load_bf16_even(const uint16_t* p) {
   return _mm_castsi128_ps(_mm_slli_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), 16));
