@@ -9,6 +9,8 @@ controls, the `generation` tag, its own tojson, raise_exception. Ids come from H
 tokenizers. The results are files beside this script; the tests need neither package.
 """
 
+# ruff: noqa: E501 - a template and what it is given stand on one line
+
 import json
 import pathlib
 import random
@@ -229,6 +231,35 @@ def token_cases(tokenizer, seed):
     return cases
 
 
+def long_text(seed, alphabet, size):
+    """Characters by a generator that the tests repeat."""
+    text = []
+    for _ in range(size):
+        seed = (seed * 1103515245 + 12345) % 2**31
+        text.append(alphabet[(seed >> 16) % len(alphabet)])
+    return "".join(text)
+
+
+def long_cases(tokenizer):
+    """Texts of one long word each, by the checksum of their ids."""
+    cases = []
+    for seed, alphabet in enumerate(["a", " ", "ab", "the riv", "e 한é🙂s", "é", "1a"]):
+        ids = tokenizer.encode(long_text(seed, alphabet, 20000), add_special_tokens=False).ids
+        checksum = 0
+        for token in ids:
+            checksum = (checksum * 31 + token) % 2**31
+        cases.append(
+            {
+                "seed": seed,
+                "alphabet": alphabet,
+                "size": 20000,
+                "count": len(ids),
+                "checksum": checksum,
+            }
+        )
+    return cases
+
+
 # Template text, context. What the template makes of it is the golden.
 SNIPPETS = [
     # Printing
@@ -259,82 +290,220 @@ SNIPPETS = [
     ("{{ none | tojson }} {{ 1e22 | tojson }} {{ 3 | tojson }}", {}),
     # Variables and scopes
     ("{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{% endfor %}{{ x }}", {}),
-    ("{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", {}),
+    (
+        "{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
+        {},
+    ),
     ("{% set a, b = [1, 2] %}{{ b }}{{ a }}", {}),
     ("{% set t %}x{{ 1 }}y{% endset %}{{ t }}{{ t | length }}", {}),
     ("{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{{ a is defined }}", {}),
     ("{% if x %}t{% else %}f{% endif %}", {"x": []}),
     ("{% if x %}t{% elif y %}y{% else %}f{% endif %}", {"x": {}, "y": "0"}),
     # Loops
-    ("{% for x in xs %}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}{{ loop.revindex0 }} {% endfor %}", {"xs": ["a", "b"]}),
-    ("{% for x in xs if x > 1 %}{{ x }}{% if loop.last %}.{% endif %}{% else %}none{% endfor %}", {"xs": [1, 2, 3]}),
+    (
+        "{% for x in xs %}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}{{ loop.revindex0 }} {% endfor %}",
+        {"xs": ["a", "b"]},
+    ),
+    (
+        "{% for x in xs if x > 1 %}{{ x }}{% if loop.last %}.{% endif %}{% else %}none{% endfor %}",
+        {"xs": [1, 2, 3]},
+    ),
     ("{% for x in [] %}{{ x }}{% else %}none{% endfor %}", {}),
-    ("{% for x in range(10) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}", {}),
+    (
+        "{% for x in range(10) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}",
+        {},
+    ),
     ("{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}", {"d": {"b": 1, "a": 2}}),
     ("{% for k, v in d | dictsort %}{{ k }}={{ v }};{% endfor %}", {"d": {"b": 1, "a": 2}}),
     ("{% for k in d %}{{ k }}{% endfor %}{% for c in 'ab' %}{{ c }},{% endfor %}", {"d": {"x": 1}}),
-    ("{% for x in xs %}{{ loop.previtem }}<{{ x }}>{{ loop.nextitem }} {% endfor %}", {"xs": [1, 2]}),
-    ("{% for x in xs recursive %}{{ x.n }}{% if x.c %}({{ loop(x.c) }}){% endif %}{% endfor %}", {"xs": [{"n": 1, "c": [{"n": 2}, {"n": 3}]}]}),
+    (
+        "{% for x in xs %}{{ loop.previtem }}<{{ x }}>{{ loop.nextitem }} {% endfor %}",
+        {"xs": [1, 2]},
+    ),
+    (
+        "{% for x in xs recursive %}{{ x.n }}{% if x.c %}({{ loop(x.c) }}){% endif %}{% endfor %}",
+        {"xs": [{"n": 1, "c": [{"n": 2}, {"n": 3}]}]},
+    ),
     ("{% for x in 'abc' %}{{ loop.cycle('-', '+') }}{{ x }}{% endfor %}", {}),
     ("{% for i in range(3, 0, -1) %}{{ i }}{% endfor %}{{ range(4) | list }}", {}),
     # Slices and items
-    ("{{ xs[1:] }}{{ xs[:-1] }}{{ xs[::-1] }}{{ xs[-1] }}{{ xs[1:3][0] }}{{ xs[::2] | list }}", {"xs": [1, 2, 3, 4]}),
-    ("{{ s[1:] }}|{{ s[:2] }}|{{ s[-1] }}|{{ s[::-1] }}|{{ s[10:] }}|{{ s[-3:-1] }}", {"s": "héllo"}),
+    (
+        "{{ xs[1:] }}{{ xs[:-1] }}{{ xs[::-1] }}{{ xs[-1] }}{{ xs[1:3][0] }}{{ xs[::2] | list }}",
+        {"xs": [1, 2, 3, 4]},
+    ),
+    (
+        "{{ s[1:] }}|{{ s[:2] }}|{{ s[-1] }}|{{ s[::-1] }}|{{ s[10:] }}|{{ s[-3:-1] }}",
+        {"s": "héllo"},
+    ),
     ("{{ d.a.b }}{{ d['a']['b'] }}{{ d.missing }}{{ d['missing'] }}", {"d": {"a": {"b": "x"}}}),
     ("{{ missing.attribute }}", {}),
     ("{{ none.attribute }}|", {}),
     ("{{ d.items }}", {"d": {"x": 1}, "skip": True}),
-    ("{% for k, v in d.items() %}{{ k }}{% endfor %}{{ d['items'] }}{{ d.get('keys') }}", {"d": {"items": "i", "keys": 2}}),
+    (
+        "{% for k, v in d.items() %}{{ k }}{% endfor %}{{ d['items'] }}{{ d.get('keys') }}",
+        {"d": {"items": "i", "keys": 2}},
+    ),
     # Tests
-    ("{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}", {"x": "s"}),
-    ("{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}", {"x": {}}),
-    ("{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}", {"x": [1]}),
-    ("{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}", {"x": 3}),
-    ("{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}", {"x": None}),
-    ("{{ x is number }}{{ x is integer }}{{ x is float }}{{ x is boolean }}{{ x is true }}", {"x": True}),
-    ("{{ 1.5 is float }}{{ 1 is integer }}{{ 3 is odd }}{{ 4 is even }}{{ 6 is divisibleby 3 }}", {}),
-    ("{{ x is defined }}{{ y is defined }}{{ x is none }}{{ x is not none }}{{ y is undefined }}", {"x": None}),
-    ("{{ 1 is eq 1 }}{{ 'a' is in ['a'] }}{{ 'a' in 'cat' }}{{ 'k' in {'k': 1} }}{{ 2 not in [1] }}", {}),
-    ("{{ 'a' is sameas 'a' }}{{ raise_exception is callable }}{{ 'AB' is upper }}{{ 'ab' is lower }}", {}),
+    (
+        "{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}",
+        {"x": "s"},
+    ),
+    (
+        "{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}",
+        {"x": {}},
+    ),
+    (
+        "{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}",
+        {"x": [1]},
+    ),
+    (
+        "{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}",
+        {"x": 3},
+    ),
+    (
+        "{{ x is string }}{{ x is mapping }}{{ x is iterable }}{{ x is sequence }}{{ x is number }}",
+        {"x": None},
+    ),
+    (
+        "{{ x is number }}{{ x is integer }}{{ x is float }}{{ x is boolean }}{{ x is true }}",
+        {"x": True},
+    ),
+    (
+        "{{ 1.5 is float }}{{ 1 is integer }}{{ 3 is odd }}{{ 4 is even }}{{ 6 is divisibleby 3 }}",
+        {},
+    ),
+    (
+        "{{ x is defined }}{{ y is defined }}{{ x is none }}{{ x is not none }}{{ y is undefined }}",
+        {"x": None},
+    ),
+    (
+        "{{ 1 is eq 1 }}{{ 'a' is in ['a'] }}{{ 'a' in 'cat' }}{{ 'k' in {'k': 1} }}{{ 2 not in [1] }}",
+        {},
+    ),
+    (
+        "{{ 'a' is sameas 'a' }}{{ raise_exception is callable }}{{ 'AB' is upper }}{{ 'ab' is lower }}",
+        {},
+    ),
     # Filters
-    ("{{ '  x ' | trim }}|{{ 'xxaxx' | trim('x') }}|{{ 'aBc' | upper }}{{ 'aBc' | lower }}{{ 'aB cD' | title }}{{ 'aBC' | capitalize }}", {}),
-    ("{{ [3, 1, 2] | sort }}{{ [1, 2] | sum }}{{ [1, 5] | max }}{{ [1, 5] | min }}{{ [1, 2, 1] | unique | list }}", {}),
-    ("{{ ['a', 1, none, true] | join('-') }}{{ [{'n': 1}, {'n': 2}] | join(',', attribute='n') }}{{ [1] | join }}", {}),
-    ("{{ xs | selectattr('r', 'equalto', 'u') | list | length }}{{ xs | map(attribute='r') | join }}{{ xs | rejectattr('r', 'eq', 'u') | map(attribute='r') | list }}", {"xs": [{"r": "u"}, {"r": "a"}, {"r": "u"}]}),
-    ("{{ [1, 0, none, 'a'] | select | list }}{{ [1, 2, 3] | reject('odd') | list }}{{ ['a'] | map('upper') | list }}", {}),
-    ("{{ missing | default('d') }}{{ '' | default('d', true) }}{{ none | default('d') }}{{ 'x' | d('y') }}", {}),
-    ("{{ 'a\nb\n\nc' | indent }}|{{ 'a\nb' | indent(2, true) }}|{{ 'a\n\nb\n' | indent(width=1, blank=true) }}|{{ 'a\nb' | indent('>>') }}", {}),
-    ("{{ 'abcabc' | replace('b', 'x') }}{{ 'abcabc' | replace('b', 'x', 1) }}{{ 'ab' | replace('', '-') }}", {}),
+    (
+        "{{ '  x ' | trim }}|{{ 'xxaxx' | trim('x') }}|{{ 'aBc' | upper }}{{ 'aBc' | lower }}{{ 'aB cD' | title }}{{ 'aBC' | capitalize }}",
+        {},
+    ),
+    (
+        "{{ [3, 1, 2] | sort }}{{ [1, 2] | sum }}{{ [1, 5] | max }}{{ [1, 5] | min }}{{ [1, 2, 1] | unique | list }}",
+        {},
+    ),
+    (
+        "{{ ['a', 1, none, true] | join('-') }}{{ [{'n': 1}, {'n': 2}] | join(',', attribute='n') }}{{ [1] | join }}",
+        {},
+    ),
+    (
+        "{{ xs | selectattr('r', 'equalto', 'u') | list | length }}{{ xs | map(attribute='r') | join }}{{ xs | rejectattr('r', 'eq', 'u') | map(attribute='r') | list }}",
+        {"xs": [{"r": "u"}, {"r": "a"}, {"r": "u"}]},
+    ),
+    (
+        "{{ [1, 0, none, 'a'] | select | list }}{{ [1, 2, 3] | reject('odd') | list }}{{ ['a'] | map('upper') | list }}",
+        {},
+    ),
+    (
+        "{{ missing | default('d') }}{{ '' | default('d', true) }}{{ none | default('d') }}{{ 'x' | d('y') }}",
+        {},
+    ),
+    (
+        "{{ 'a\nb\n\nc' | indent }}|{{ 'a\nb' | indent(2, true) }}|{{ 'a\n\nb\n' | indent(width=1, blank=true) }}|{{ 'a\nb' | indent('>>') }}",
+        {},
+    ),
+    (
+        "{{ 'abcabc' | replace('b', 'x') }}{{ 'abcabc' | replace('b', 'x', 1) }}{{ 'ab' | replace('', '-') }}",
+        {},
+    ),
     ("{{ 'a<b>&\"\\'' | e }}{{ 'a<b' | safe }}{{ [1, 'x'] | string }}{{ none | string }}", {}),
-    ("{{ '42' | int + 1 }}{{ 'x' | int }}{{ 'x' | int(7) }}{{ '3.9' | int }}{{ 3.9 | int }}{{ '1.5' | float }}{{ true | int }}", {}),
-    ("{{ [1, 2, 3] | first }}{{ [1, 2, 3] | last }}{{ 'abc' | first }}{{ [1, 2] | reverse | list }}{{ 'abc' | reverse }}", {}),
-    ("{{ xs | length }}{{ 'héllo' | length }}{{ {'a': 1} | count }}{{ missing | length }}", {"xs": [1, 2]}),
-    ("{{ [1, 2, 3, 4, 5] | batch(2) | list }}{{ 3.14159 | round(2) }}{{ -3 | abs }}{{ 2.5 | round }}", {}),
+    (
+        "{{ '42' | int + 1 }}{{ 'x' | int }}{{ 'x' | int(7) }}{{ '3.9' | int }}{{ 3.9 | int }}{{ '1.5' | float }}{{ true | int }}",
+        {},
+    ),
+    (
+        "{{ [1, 2, 3] | first }}{{ [1, 2, 3] | last }}{{ 'abc' | first }}{{ [1, 2] | reverse | list }}{{ 'abc' | reverse }}",
+        {},
+    ),
+    (
+        "{{ xs | length }}{{ 'héllo' | length }}{{ {'a': 1} | count }}{{ missing | length }}",
+        {"xs": [1, 2]},
+    ),
+    (
+        "{{ [1, 2, 3, 4, 5] | batch(2) | list }}{{ 3.14159 | round(2) }}{{ -3 | abs }}{{ 2.5 | round }}",
+        {},
+    ),
     ("{{ '%s is %d' | format('x', 3) }}{{ 'a%sb' % x }}", {"x": 5}),
-    ("{% for g, items in xs | groupby('r') %}{{ g }}{{ items | length }};{% endfor %}", {"xs": [{"r": "u"}, {"r": "a"}, {"r": "u"}]}),
+    (
+        "{% for g, items in xs | groupby('r') %}{{ g }}{{ items | length }};{% endfor %}",
+        {"xs": [{"r": "u"}, {"r": "a"}, {"r": "u"}]},
+    ),
     # Methods
-    ("{{ s.strip() }}|{{ s.lstrip() }}|{{ s.rstrip() }}|{{ 'xxaxx'.strip('x') }}|{{ 'abxba'.lstrip('ab') }}", {"s": "\n a b \t"}),
-    ("{{ 'a,b,c'.split(',') }}{{ 'a,b,c'.split(',', 1) }}{{ ' a  b '.split() }}{{ 'a b c'.split(none, 1) }}{{ 'abc'.split('x')[-1] }}", {}),
-    ("{{ 'a,b,c'.rsplit(',', 1) }}{{ 'a b c'.rsplit() }}{{ 'a b  c'.rsplit(none, 1) }}{{ 'a,b'.split(',', maxsplit=1) }}", {}),
-    ("{{ 'a</think>b</think>c'.split('</think>')[-1] }}{{ 'ab'.split('</think>')[0] }}{{ ''.split('x') }}{{ ''.split() }}", {}),
-    ("{{ 'abc'.startswith('ab') }}{{ 'abc'.endswith(('x', 'c')) }}{{ 'abc'.find('c') }}{{ 'héc'.find('c') }}{{ 'abc'.find('x') }}{{ 'abab'.rfind('b') }}", {}),
-    ("{{ 'aXb'.upper() }}{{ 'aXb'.lower() }}{{ 'ab cd'.title() }}{{ 'aBC'.capitalize() }}{{ 'ab'.replace('a', 'xx') }}{{ 'aaa'.replace('a', 'b', 2) }}", {}),
-    ("{{ '-'.join(['a', 'b']) }}{{ 'aXbX'.count('X') }}{{ 'abc'.count('') }}{{ 'a\nb\r\nc\x0bd'.splitlines() }}{{ 'a\nb\n'.splitlines(true) }}", {}),
-    ("{{ 'prefix-x'.removeprefix('prefix-') }}{{ 'x.md'.removesuffix('.md') }}{{ 'a=b=c'.partition('=') | list }}{{ 'a=b=c'.rpartition('=') | list }}", {}),
-    ("{{ '7'.zfill(3) }}{{ '-7'.zfill(4) }}{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3, '.') }}|{{ 'ab'.center(5, '*') }}|{{ 'abc'.center(6) }}|", {}),
-    ("{{ '{} and {x}'.format(1, x='y') }}{{ 'a1'.isalnum() }}{{ '12'.isdigit() }}{{ 'ab'.isalpha() }}{{ ' '.isspace() }}", {}),
-    ("{{ d.get('a') }}{{ d.get('z') }}{{ d.get('z', 5) }}{{ d.keys() | list }}{{ d.values() | list }}", {"d": {"a": 1, "b": 2}}),
+    (
+        "{{ s.strip() }}|{{ s.lstrip() }}|{{ s.rstrip() }}|{{ 'xxaxx'.strip('x') }}|{{ 'abxba'.lstrip('ab') }}",
+        {"s": "\n a b \t"},
+    ),
+    (
+        "{{ 'a,b,c'.split(',') }}{{ 'a,b,c'.split(',', 1) }}{{ ' a  b '.split() }}{{ 'a b c'.split(none, 1) }}{{ 'abc'.split('x')[-1] }}",
+        {},
+    ),
+    (
+        "{{ 'a,b,c'.rsplit(',', 1) }}{{ 'a b c'.rsplit() }}{{ 'a b  c'.rsplit(none, 1) }}{{ 'a,b'.split(',', maxsplit=1) }}",
+        {},
+    ),
+    (
+        "{{ 'a</think>b</think>c'.split('</think>')[-1] }}{{ 'ab'.split('</think>')[0] }}{{ ''.split('x') }}{{ ''.split() }}",
+        {},
+    ),
+    (
+        "{{ 'abc'.startswith('ab') }}{{ 'abc'.endswith(('x', 'c')) }}{{ 'abc'.find('c') }}{{ 'héc'.find('c') }}{{ 'abc'.find('x') }}{{ 'abab'.rfind('b') }}",
+        {},
+    ),
+    (
+        "{{ 'aXb'.upper() }}{{ 'aXb'.lower() }}{{ 'ab cd'.title() }}{{ 'aBC'.capitalize() }}{{ 'ab'.replace('a', 'xx') }}{{ 'aaa'.replace('a', 'b', 2) }}",
+        {},
+    ),
+    (
+        "{{ '-'.join(['a', 'b']) }}{{ 'aXbX'.count('X') }}{{ 'abc'.count('') }}{{ 'a\nb\r\nc\x0bd'.splitlines() }}{{ 'a\nb\n'.splitlines(true) }}",
+        {},
+    ),
+    (
+        "{{ 'prefix-x'.removeprefix('prefix-') }}{{ 'x.md'.removesuffix('.md') }}{{ 'a=b=c'.partition('=') | list }}{{ 'a=b=c'.rpartition('=') | list }}",
+        {},
+    ),
+    (
+        "{{ '7'.zfill(3) }}{{ '-7'.zfill(4) }}{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3, '.') }}|{{ 'ab'.center(5, '*') }}|{{ 'abc'.center(6) }}|",
+        {},
+    ),
+    (
+        "{{ '{} and {x}'.format(1, x='y') }}{{ 'a1'.isalnum() }}{{ '12'.isdigit() }}{{ 'ab'.isalpha() }}{{ ' '.isspace() }}",
+        {},
+    ),
+    (
+        "{{ d.get('a') }}{{ d.get('z') }}{{ d.get('z', 5) }}{{ d.keys() | list }}{{ d.values() | list }}",
+        {"d": {"a": 1, "b": 2}},
+    ),
     ("{{ [1, 2, 1].count(1) }}{{ ['a', 'b'].index('b') }}", {}),
     ("{{ xs.append(1) }}", {"xs": []}),
     # Macros and the rest
-    ("{% macro m(a, b='x') %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, b=2) }}{{ m(1) | length }}", {}),
+    (
+        "{% macro m(a, b='x') %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, b=2) }}{{ m(1) | length }}",
+        {},
+    ),
     ("{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}in{% endcall %}", {}),
     ("{% filter upper %}a{{ 'b' }}{% endfilter %}", {}),
     ("{% generation %}a{% endgeneration %}b\n{%- generation -%}\n c {%- endgeneration %}\n d", {}),
     ("{{ 'a' if x else 'b' }}{{ 'c' if x }}|{{ x or 'd' }}{{ x and 'e' }}{{ not x }}", {"x": ""}),
-    ("{{ 1 < 2 < 3 }}{{ 1 == 1.0 }}{{ 'a' < 'b' }}{{ [1] == [1] }}{{ {'a': 1} == {'a': 1} }}{{ 5 % 3 }}{{ -7 + 2 }}", {}),
+    (
+        "{{ 1 < 2 < 3 }}{{ 1 == 1.0 }}{{ 'a' < 'b' }}{{ [1] == [1] }}{{ {'a': 1} == {'a': 1} }}{{ 5 % 3 }}{{ -7 + 2 }}",
+        {},
+    ),
     ("{{ dict(a=1, b='x') }}{{ {'a': 1}['a'] }}{{ [[1, 2], [3]][0][1] }}", {}),
-    ("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{% set j = joiner('|') %}{{ j() }}{{ j() }}", {}),
+    (
+        "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{% set j = joiner('|') %}{{ j() }}{{ j() }}",
+        {},
+    ),
     ("{{ raise_exception('no ' ~ 1) }}", {}),
     ("{{ 1 + 'a' }}", {}),
     ("{{ undefined_function() }}", {}),
@@ -393,13 +562,29 @@ CONVERSATIONS = [
     {"messages": PLAIN[1:2], "add_generation_prompt": True},
     {"messages": PLAIN, "add_generation_prompt": True, "tools": [WEATHER]},
     {"messages": TOOLS, "add_generation_prompt": True, "tools": [WEATHER]},
-    {"messages": TOOLS, "add_generation_prompt": True, "tools": [WEATHER], "tools_in_question": False},
+    {
+        "messages": TOOLS,
+        "add_generation_prompt": True,
+        "tools": [WEATHER],
+        "tools_in_question": False,
+    },
     {"messages": THOUGHT, "add_generation_prompt": True, "tools": [WEATHER]},
     {"messages": THOUGHT, "add_generation_prompt": False},
-    {"messages": PLAIN, "add_generation_prompt": True, "enable_thinking": False, "reasoning_effort": "high"},
-    {"messages": [{"role": "assistant", "content": "x<|channel|>analysis<|message|>y"}], "add_generation_prompt": False},
+    {
+        "messages": PLAIN,
+        "add_generation_prompt": True,
+        "enable_thinking": False,
+        "reasoning_effort": "high",
+    },
+    {
+        "messages": [{"role": "assistant", "content": "x<|channel|>analysis<|message|>y"}],
+        "add_generation_prompt": False,
+    },
     {"messages": [{"role": "narrator", "content": "x"}], "add_generation_prompt": True},
-    {"messages": [{"role": "user", "content": [{"type": "text", "text": "parts"}]}], "add_generation_prompt": True},
+    {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "parts"}]}],
+        "add_generation_prompt": True,
+    },
 ]
 
 
@@ -425,6 +610,7 @@ def main():
         write(HERE / name / "tokenizer.json", json.loads(tokenizer.to_str()))
         write(HERE / name / "tokenizer_config.json", config)
         write(HERE / name / "cases.json", token_cases(tokenizer, seed))
+        write(HERE / name / "long.json", long_cases(tokenizer))
     env = environment()
     snippets = []
     for template, context in SNIPPETS:

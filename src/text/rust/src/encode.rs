@@ -11,6 +11,7 @@ use tokenizers::{
 };
 
 use crate::error::{Error, Result};
+use crate::long_word;
 use crate::tokenizer::Tokenizer;
 
 /// Which occurrences of special tokens are only text.
@@ -166,11 +167,20 @@ fn encode_word(
     ids: &mut Vec<u32>,
 ) -> Result<()> {
     cancel.check()?;
-    let tokens = tokenizer
-        .inner
-        .get_model()
-        .tokenize(word)
-        .map_err(internal)?;
+    let model = tokenizer.inner.get_model();
+    if word.len() >= long_word::MIN_BYTES {
+        if let Some(long_words) = &tokenizer.long_words {
+            let whole = model.token_to_id(word);
+            return match whole.filter(|_| tokenizer.ignores_merges()) {
+                Some(id) => {
+                    ids.push(id);
+                    Ok(())
+                }
+                None => long_words.encode(word, cancel, ids),
+            };
+        }
+    }
+    let tokens = model.tokenize(word).map_err(internal)?;
     ids.extend(tokens.iter().map(|t| t.id));
     Ok(())
 }

@@ -11,6 +11,7 @@ mod error;
 mod ffi;
 mod files;
 mod guard;
+mod long_word;
 mod template;
 mod tokenizer;
 mod tokenizer_json;

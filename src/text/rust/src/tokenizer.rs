@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use tokenizers::{AddedToken, Encoding, Token};
+use tokenizers::{AddedToken, Encoding, ModelWrapper, Token};
 
 use crate::added_tokens::AddedTokens;
 use crate::config::TokenizerConfig;
 use crate::decode::Chain;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::long_word::LongWords;
 use crate::tokenizer_json::{self, AddedEntry};
 
 pub struct Tokenizer {
@@ -19,6 +20,8 @@ pub struct Tokenizer {
     pub suffix: Vec<u32>,
     /// The decoder at the start of a text.
     pub chain: Chain,
+    /// Merging of long words; None for models that need the crate for them.
+    pub long_words: Option<LongWords>,
     pub vocab_size: u32,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
@@ -56,12 +59,18 @@ impl Tokenizer {
             bos: find("bos_token"),
             eos: find("eos_token"),
             chain: Chain::new(&outline.decoder, inner.get_decoder()),
+            long_words: outline.bpe.and_then(LongWords::new),
             inner,
             added,
             prefix,
             suffix,
             vocab_size,
         })
+    }
+
+    /// Whether a word that is a token is taken whole, whatever its merges.
+    pub fn ignores_merges(&self) -> bool {
+        matches!(self.inner.get_model(), ModelWrapper::BPE(bpe) if bpe.ignore_merges)
     }
 
     /// The token's text in the vocabulary; None for an id without a token.

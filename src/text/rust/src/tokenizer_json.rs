@@ -33,9 +33,16 @@ pub struct AddedEntry {
     pub content: String,
 }
 
-/// A BPE model as ids: for each merge in order of rank, left, right and result.
+/// A BPE model as ids.
 pub struct BpeOutline {
+    /// Left, right and result of each merge in order of rank.
     pub merges: Vec<(u32, u32, u32)>,
+    pub characters: HashMap<char, u32>,
+    /// The 256 byte tokens, when unknown characters fall back to them.
+    pub bytes: Option<Box<[u32; 256]>>,
+    pub unknown: Option<u32>,
+    pub fuse_unknown: bool,
+    /// Whether words are merged by these rules alone.
     pub plain: bool,
 }
 
@@ -63,7 +70,7 @@ struct ModelOutline {
     #[serde(default)]
     byte_fallback: Option<bool>,
     #[serde(default)]
-    ignore_merges: Option<bool>,
+    fuse_unk: Option<bool>,
     #[serde(default)]
     dropout: Option<f64>,
     #[serde(default)]
@@ -215,7 +222,7 @@ pub fn check(path: &Path, bytes: &[u8]) -> Result<Outline> {
         return Err(bad(problem));
     }
     let vocab = &file.model.vocab.ids;
-    if vocab.is_empty() && file.added_tokens.as_ref().map_or(true, Vec::is_empty) {
+    if vocab.is_empty() && file.added_tokens.as_ref().is_none_or(Vec::is_empty) {
         return Err(bad("has no tokens".into()));
     }
     let decoder = file.decoder.map_or("null".into(), |d| d.get().to_owned());
@@ -233,36 +240,56 @@ pub fn check(path: &Path, bytes: &[u8]) -> Result<Outline> {
     }
     let largest = vocab.values().copied().max();
     let largest = largest.max(added.iter().map(|a| a.id as u32).max());
-    let is_bpe = match &file.model.kind {
-        Some(kind) => kind == "BPE",
-        None => !file.model.merges.is_empty(),
-    };
-    let prefix = file
-        .model
-        .continuing_subword_prefix
-        .as_deref()
-        .unwrap_or("");
-    let bpe = if is_bpe {
-        let merges = resolve_merges(&file.model.merges, vocab, prefix).map_err(bad)?;
-        let plain = prefix.is_empty()
-            && file
-                .model
-                .end_of_word_suffix
-                .as_deref()
-                .unwrap_or("")
-                .is_empty()
-            && file.model.dropout.unwrap_or(0.0) == 0.0
-            && file.model.ignore_merges != Some(true);
-        Some(BpeOutline { merges, plain })
-    } else {
-        None
-    };
+    let bpe = bpe_outline(&file.model).map_err(bad)?;
     Ok(Outline {
         added,
         decoder,
         vocab_size: largest.map_or(0, |id| id + 1),
         bpe,
     })
+}
+
+fn bpe_outline(model: &ModelOutline) -> std::result::Result<Option<BpeOutline>, String> {
+    let is_bpe = match &model.kind {
+        Some(kind) => kind == "BPE",
+        None => !model.merges.is_empty(),
+    };
+    if !is_bpe {
+        return Ok(None);
+    }
+    let vocab = &model.vocab.ids;
+    let prefix = model.continuing_subword_prefix.as_deref().unwrap_or("");
+    let suffix = model.end_of_word_suffix.as_deref().unwrap_or("");
+    let merges = resolve_merges(&model.merges, vocab, prefix)?;
+    let mut characters = HashMap::new();
+    for (token, id) in vocab {
+        let mut chars = token.chars();
+        if let (Some(c), None) = (chars.next(), chars.next()) {
+            characters.insert(c, *id);
+        }
+    }
+    let falls_back = model.byte_fallback == Some(true);
+    let bytes = falls_back.then(|| byte_tokens(vocab)).flatten();
+    Ok(Some(BpeOutline {
+        plain: prefix.is_empty()
+            && suffix.is_empty()
+            && model.dropout.unwrap_or(0.0) == 0.0
+            && bytes.is_some() == falls_back,
+        merges,
+        characters,
+        bytes,
+        unknown: model.unk_token.as_ref().and_then(|t| vocab.get(t).copied()),
+        fuse_unknown: model.fuse_unk == Some(true),
+    }))
+}
+
+/// The ids of <0x00> to <0xFF>; None when one is missing.
+fn byte_tokens(vocab: &HashMap<String, u32>) -> Option<Box<[u32; 256]>> {
+    let mut ids = Box::new([0; 256]);
+    for (byte, id) in ids.iter_mut().enumerate() {
+        *id = *vocab.get(&format!("<0x{byte:02X}>"))?;
+    }
+    Some(ids)
 }
 
 /// `<0x0A>` and the like must be two hexadecimal digits, or text would turn into wrong bytes.

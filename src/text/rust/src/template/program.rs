@@ -54,7 +54,7 @@ impl Program {
         // SAFETY: the box's text stays where it is, unchanged, until the Program is dropped, and
         // the fields that borrow from it are private and dropped before it.
         let text: &'static str = unsafe { &*std::ptr::from_ref::<str>(&source) };
-        let tree = parse(text, "chat template", SyntaxConfig::default(), WHITESPACE)?;
+        let tree = parse(text, "chat template", SyntaxConfig, WHITESPACE)?;
         let mut generator = CodeGenerator::new("chat template", text);
         generator.compile_stmt(&tree);
         let (instructions, blocks) = generator.finish();
@@ -194,7 +194,7 @@ fn numbers(left: &Value, right: &Value) -> Result<Numbers, Error> {
     };
     match numbers {
         Numbers::Whole(_, 0) => Err(budget::error("division by zero")),
-        Numbers::Real(_, right) if right == 0.0 => Err(budget::error("division by zero")),
+        Numbers::Real(_, 0.0) => Err(budget::error("division by zero")),
         numbers => Ok(numbers),
     }
 }
@@ -316,7 +316,7 @@ fn unfolded(text: &str) -> Result<String, Error> {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
     let mut after_operand = false;
-    for token in tokenize(text, false, SyntaxConfig::default(), WHITESPACE) {
+    for token in tokenize(text, false, SyntaxConfig, WHITESPACE) {
         let (token, span) = token?;
         // A star after these is not an operator but spreads a list into arguments.
         if matches!(token, Token::Mul) && after_operand {
