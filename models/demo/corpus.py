@@ -55,7 +55,7 @@ def segments(doc, compact=False):
         text = "system\n" + head + _tools_text(doc["tools"], compact)
         out += [(TURN_START, READ, domain), (text, READ, domain), (TURN_END, READ, domain)]
         out.append(("\n", READ, domain))
-    for message, label in zip(messages, labels):
+    for message, label in zip(messages, labels, strict=True):
         out.append((TURN_START, READ, label))
         if message["role"] == "assistant":
             out += [("assistant\n", READ, label), (message["content"], WRITE, label)]

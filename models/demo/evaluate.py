@@ -3,19 +3,23 @@
     python models/demo/evaluate.py --model DIR [--per-domain 200]
 
 Prints and writes (evaluation.json) per domain: the loss of the assistant's words, the share of
-right answers under greedy decoding, and how often each expert is chosen. Then prints sample answers.
+right answers under greedy decoding, and how often each expert is chosen; then right answers to
+three-digit sums, of which training showed about one in fifty, and to the questions of a talk as it
+grows to 2000 tokens. Then prints sample answers.
 """
 
 import argparse
 import json
 import pathlib
+import random
 import re
 import time
 
-import corpus
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import corpus
 
 SAMPLES = [
     "Hello!",
@@ -54,7 +58,10 @@ WEATHER_TOOL = {
         "parameters": {
             "type": "object",
             "properties": {
-                "location": {"type": "string", "description": "The city and state, e.g. Boston, MA"},
+                "location": {
+                    "type": "string",
+                    "description": "The city and state, e.g. Boston, MA",
+                },
                 "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
             },
             "required": ["location"],
@@ -92,8 +99,11 @@ def right(doc, text):
 
 def accuracy(model, tokenizer, domain, count, limit):
     """(share of right answers, their number, some wrong ones)."""
-    docs = [d for d in corpus.held_out_documents(7, domain, 4 * count)
-            if "messages" in d and d["expect"] is not None and (d["expect"] or d["tools"])]  # fmt: skip
+    docs = [
+        d
+        for d in corpus.held_out_documents(7, domain, 4 * count)
+        if "messages" in d and d["expect"] is not None and (d["expect"] or d["tools"])
+    ]
     docs = docs[:count]
     prompts = [
         tokenizer.apply_chat_template(
@@ -106,7 +116,7 @@ def accuracy(model, tokenizer, domain, count, limit):
     for start in range(0, len(order), 128):
         part = order[start : start + 128]
         texts = answer(model, tokenizer, [prompts[i] for i in part], limit)
-        for i, text in zip(part, texts):
+        for i, text in zip(part, texts, strict=True):
             if right(docs[i], text):
                 good += 1
             else:
@@ -142,32 +152,73 @@ def loss_and_usage(model, tokenizer, domain, count):
     return total / number, (usage.double() / usage.sum(-1, keepdim=True)).cpu()
 
 
+def asked(tokenizer, messages, tools=None):
+    """The text of a conversation up to where the assistant answers."""
+    return tokenizer.apply_chat_template(
+        messages, tools=tools, tokenize=False, add_generation_prompt=True
+    )
+
+
+def large_sums(model, tokenizer, count, limit):
+    """operator -> share of right results among sums of two numbers from 500 to 999."""
+    r = random.Random(5)
+    shares = {}
+    for op in "+-":
+        prompts, results = [], []
+        for _ in range(count):
+            y, x = sorted((r.randint(500, 999), r.randint(500, 999)))
+            prompts.append(
+                asked(tokenizer, [{"role": "user", "content": f"What is {x} {op} {y}?"}])
+            )
+            results.append(x + y if op == "+" else x - y)
+        texts = answer(model, tokenizer, prompts, limit)
+        shares[op] = sum(t.endswith(f" {v}.") for t, v in zip(texts, results, strict=True)) / len(
+            texts
+        )
+    return shares
+
+
+def long_talk(model, tokenizer):
+    """[(tokens so far, right, asked)] per 512 tokens of one talk about the valley."""
+    messages, parts = [], []
+    for doc in corpus.held_out_documents(3, "world", 200):
+        if "text" in doc or not doc["expect"] or doc["messages"][0]["role"] != "user":
+            continue
+        messages += doc["messages"][: doc["turn"]]
+        prompt = asked(tokenizer, messages)
+        size = len(tokenizer(prompt).input_ids)
+        if size > 2000:
+            break
+        while len(parts) <= size // 512:
+            parts.append([512 * (len(parts) + 1), 0, 0])
+        parts[-1][1] += right(doc, answer(model, tokenizer, [prompt], 60)[0])
+        parts[-1][2] += 1
+        messages.append(doc["messages"][doc["turn"]])
+    return parts
+
+
 def samples(model, tokenizer):
     """Sample answers, a conversation, and a tool call with its result, as text."""
-    def prompt(messages, tools=None):
-        return tokenizer.apply_chat_template(
-            messages, tools=tools, tokenize=False, add_generation_prompt=True
-        )
 
     lines = []
-    prompts = [prompt([{"role": "user", "content": q}]) for q in SAMPLES]
-    for question, text in zip(SAMPLES, answer(model, tokenizer, prompts, 160)):
+    prompts = [asked(tokenizer, [{"role": "user", "content": q}]) for q in SAMPLES]
+    for question, text in zip(SAMPLES, answer(model, tokenizer, prompts, 160), strict=True):
         lines.append(f"> {question}\n{text}")
     talk = []
     for question in TALK:
         talk.append({"role": "user", "content": question})
-        text = answer(model, tokenizer, [prompt(talk)], 160)[0]
+        text = answer(model, tokenizer, [asked(tokenizer, talk)], 160)[0]
         talk.append({"role": "assistant", "content": text})
         lines.append(f"(talk) > {question}\n{text}")
     tools = [WEATHER_TOOL]
     talk = [{"role": "user", "content": "What is the weather like in San Francisco?"}]
-    text = answer(model, tokenizer, [prompt(talk, tools)], 80)[0]
+    text = answer(model, tokenizer, [asked(tokenizer, talk, tools)], 80)[0]
     talk += [{"role": "assistant", "content": text},
              {"role": "tool", "content": '{"temperature": 18, "condition": "foggy"}'}]  # fmt: skip
-    final = answer(model, tokenizer, [prompt(talk, tools)], 80)[0]
+    final = answer(model, tokenizer, [asked(tokenizer, talk, tools)], 80)[0]
     lines.append(f"(tool) > {talk[0]['content']}\n{text}\n{final}")
     plain = ["Once upon a time there was", "Brindle is a town", "12 + 7 ="]
-    for start, text in zip(plain, answer(model, tokenizer, plain, 80)):
+    for start, text in zip(plain, answer(model, tokenizer, plain, 80), strict=True):
         lines.append(f"(plain) {start}|{text}")
     return "\n\n".join(lines)
 
@@ -189,15 +240,24 @@ def main():
               "device": options.device, "domains": {}}  # fmt: skip
     for domain in corpus.DOMAINS:
         loss, usage = loss_and_usage(model, tokenizer, domain, min(options.per_domain, 100))
-        entry = {"loss": round(loss, 4), "experts": [[round(v, 3) for v in row] for row in usage.tolist()]}
+        entry = {
+            "loss": round(loss, 4),
+            "experts": [[round(v, 3) for v in row] for row in usage.tolist()],
+        }
         if domain != "chat":
             share, count, wrong = accuracy(
                 model, tokenizer, domain, options.per_domain, options.limit
             )
             entry.update(accuracy=round(share, 4), questions=count, wrong=wrong)
         report["domains"][domain] = entry
-        told = f"right {entry['accuracy']:.1%} of {entry['questions']}" if "accuracy" in entry else ""
+        told = (
+            f"right {entry['accuracy']:.1%} of {entry['questions']}" if "accuracy" in entry else ""
+        )
         print(f"{domain:10} loss {loss:.4f} {told} ({time.time() - start:.0f} s)", flush=True)
+    report["three_digit_sums"] = large_sums(model, tokenizer, options.per_domain, options.limit)
+    report["long_talk"] = long_talk(model, tokenizer)
+    print("three-digit sums", report["three_digit_sums"])
+    print("long talk [up to tokens, right, asked]", report["long_talk"], flush=True)
     for domain in corpus.DOMAINS:
         mean = torch.tensor(report["domains"][domain]["experts"]).mean(0).tolist()
         print(f"{domain:10} experts, mean of layers: " + " ".join(f"{100 * v:5.1f}" for v in mean))
@@ -206,9 +266,7 @@ def main():
             row = report["domains"][domain]["experts"][layer]
             print(f"layer {layer} {domain:10} " + " ".join(f"{100 * v:5.1f}" for v in row))
     folder = options.out or options.model
-    (folder / "evaluation.json").write_text(
-        json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    )
+    (folder / "evaluation.json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     for domain in corpus.DOMAINS:
         for question, expect, text in report["domains"][domain].get("wrong", [])[:4]:
             print(f"wrong ({domain}): {question!r} wanted {expect} got {text!r}")

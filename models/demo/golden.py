@@ -61,8 +61,13 @@ def prompts(tokenizer):
     question = "What is the weather in Boston and in Tarn?"
     jobs.append((question, [{"role": "user", "content": question}], TOOLS))
     for name, messages, tools in jobs:
-        yield name, messages, tools, tokenizer.apply_chat_template(
-            messages, tools=tools, tokenize=False, add_generation_prompt=True
+        yield (
+            name,
+            messages,
+            tools,
+            tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True
+            ),
         )
     for text in PLAIN:
         yield text, None, None, text

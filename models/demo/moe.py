@@ -23,7 +23,8 @@ CONFIG = {
     "num_experts_per_tok": 2,
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
-    "sliding_window": None,
+    # Training documents have at most 650 tokens; the window lets longer talks go on as well.
+    "sliding_window": 512,
     "rope_theta": 10000.0,
     "rms_norm_eps": 1e-5,
     "initializer_range": 0.02,
@@ -177,7 +178,9 @@ def load_tensors(model, tensors):
         for name, p in model.named_parameters():
             part = name.rsplit(".", 1)[-1]
             if part in ("w1", "w2", "w3"):
-                experts = [tensors[f"model.{name[:-2]}experts.{e}.{part}.weight"] for e in range(count)]
+                experts = [
+                    tensors[f"model.{name[:-2]}experts.{e}.{part}.weight"] for e in range(count)
+                ]
                 p.copy_(torch.cat([w.T if part == "w2" else w for w in experts]))
             else:
                 p.copy_(tensors[name if name == "lm_head.weight" else f"model.{name}"])

@@ -17,13 +17,14 @@ import pathlib
 import shutil
 import time
 
-import corpus
 import numpy as np
 import torch
 import torch.nn.functional as F
-from moe import CONFIG, Mixtral, export_tensors, load_tensors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+
+import corpus
+from moe import CONFIG, Mixtral, export_tensors, load_tensors
 
 HERE = pathlib.Path(__file__).parent
 BALANCE, SPECIALISE = 0.01, 0.01
@@ -45,14 +46,14 @@ def pack(documents, tokenizer, length):
             fill = number = 0
         tokens, weights, domains, numbers = rows[-1]
         number += 1
-        for e, (_, weight, domain) in zip(encoded, segments):
+        for e, (_, weight, domain) in zip(encoded, segments, strict=True):
             end = fill + len(e.ids)
             tokens[fill:end] = e.ids
             weights[fill:end] = weight
             domains[fill:end] = corpus.DOMAINS.index(domain)
             numbers[fill:end] = number
             fill = end
-    return [np.stack(column) for column in zip(*rows)]
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def _work(job):
@@ -63,13 +64,12 @@ def _work(job):
 
 
 def start_rows(pool, count, length, seed, workers):
-    """Begins to make training rows from `count` documents; returns a function that waits for them.
-
-    A pool of one process less than the machine has cores leaves one to the compiler meanwhile."""
+    """Begins to make training rows from `count` documents; returns a function that waits for them,
+    so that the model can be compiled meanwhile."""
     jobs = 4 * workers
     work = [(seed * 1000 + i, count // jobs, length) for i in range(jobs)]
     parts = pool.map_async(_work, work, 1)
-    return lambda: [np.concatenate(column) for column in zip(*parts.get())]
+    return lambda: [np.concatenate(column) for column in zip(*parts.get(), strict=True)]
 
 
 def make_held_out_rows(tokenizer, per_domain, length):
@@ -204,9 +204,7 @@ def main():
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     # The processes are forked before anything touches the accelerator.
     pool = multiprocessing.get_context("fork").Pool(options.workers)
-    finish_rows = start_rows(
-        pool, options.documents, options.length, options.seed, options.workers
-    )
+    finish_rows = start_rows(pool, options.documents, options.length, options.seed, options.workers)
     first_rows = pack(corpus.documents(options.seed, 40 * options.rows), tokenizer, options.length)
 
     torch.manual_seed(options.seed)
@@ -282,9 +280,15 @@ def main():
     save(model, options.out)
     held = make_held_out_rows(tokenizer, 120, options.length)
     report = held_out_report(model, held, device, autocast)
-    report.update(start=str(options.start or ""), parameters=parameters, steps=steps, tokens=int(seen),
-                  seconds=round(time.time() - start), torch=torch.__version__,
-                  device=torch.cuda.get_device_name() if device == "cuda" else "cpu")  # fmt: skip
+    report.update(
+        start=str(options.start or ""),
+        parameters=parameters,
+        steps=steps,
+        tokens=int(seen),
+        seconds=round(time.time() - start),
+        torch=torch.__version__,
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+    )
     (options.out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
     print("held-out loss", report["loss"], flush=True)
 

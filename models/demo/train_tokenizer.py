@@ -5,8 +5,9 @@ import json
 import pathlib
 import random
 
-from corpus import DOMAINS, END_OF_TEXT, TURN_END, TURN_START, draw, render
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from corpus import DOMAINS, END_OF_TEXT, TURN_END, TURN_START, draw, render
 
 SIZE = 4096
 # Words with the space before them, single digits, runs of signs, runs of spaces.

@@ -109,7 +109,10 @@ def _answer(r, op, x, y, steps, result):
 def _sum(r):
     op, x, y, steps, result = problem(r)
     ask = r.choice(_ASK[op])
-    messages = [user(casual(r, ask.format(x=x, y=y))), assistant(_answer(r, op, x, y, steps, result))]
+    messages = [
+        user(casual(r, ask.format(x=x, y=y))),
+        assistant(_answer(r, op, x, y, steps, result)),
+    ]
     return chat("arithmetic", maybe_system(r, messages), key=_key(op, x, y, ask),
                 expect=[f" {result}."])  # fmt: skip
 
@@ -118,7 +121,10 @@ def _chain(r):
     """Each next question goes on from the last result."""
     op, x, y, steps, result = problem(r)
     ask = r.choice(_ASK[op])
-    messages = [user(casual(r, ask.format(x=x, y=y))), assistant(_answer(r, op, x, y, steps, result))]
+    messages = [
+        user(casual(r, ask.format(x=x, y=y))),
+        assistant(_answer(r, op, x, y, steps, result)),
+    ]
     key = _key(op, x, y, ask)
     for _ in range(r.randint(1, 2)):
         n = r.randint(2, 30)
@@ -289,5 +295,5 @@ _KINDS = [(_sum, 58), (_chain, 14), (_story_problem, 18), (_small_facts, 12), (_
 
 def make(r):
     """One document of the domain."""
-    kinds, weights = zip(*_KINDS)
+    kinds, weights = zip(*_KINDS, strict=True)
     return r.choices(kinds, weights)[0](r)

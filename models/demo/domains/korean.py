@@ -106,14 +106,14 @@ def _facts(r):
     facts = (_person if person else _town)(thing)
     chosen = r.sample(facts, r.choices([1, 2, 3], [70, 20, 10])[0])
     messages = []
-    for questions, answers, expect in chosen:
+    for questions, answers, _ in chosen:
         question = r.choice(questions)
         if not messages:
             key = "korean|" + question
         messages += [user(_casual(r, question)), assistant(r.choice(answers))]
     if len(chosen) > 1:
         key += "|" + messages[-2]["content"]
-    return chat("korean", _maybe_system(r, messages), key=key, expect=expect)
+    return chat("korean", _maybe_system(r, messages), key=key, expect=chosen[-1][2])
 
 
 def _distance(r):
@@ -121,7 +121,9 @@ def _distance(r):
     km, x, y = DISTANCE[one][two], TOWNS[one].ko, TOWNS[two].ko
     question = r.choice([f"{x}에서 {y}까지 얼마나 멀어요?", f"{x}에서 {y}까지 몇 킬로미터인가요?",
                          f"{ko(x, '과')} {y} 사이의 거리는 얼마예요?"])  # fmt: skip
-    answer = r.choice([f"{x}에서 {y}까지 {km}킬로미터예요.", f"{x}에서 {y}까지는 {km}킬로미터입니다."])
+    answer = r.choice(
+        [f"{x}에서 {y}까지 {km}킬로미터예요.", f"{x}에서 {y}까지는 {km}킬로미터입니다."]
+    )
     return chat("korean", _maybe_system(r, [user(_casual(r, question)), assistant(answer)]),
                 expect=[f"{km}킬로미터"])  # fmt: skip
 
@@ -162,7 +164,11 @@ def _sum(r):
     if op == "*":
         x, y = r.randint(1, 12), r.randint(1, 12)
         steps, result = "", x * y
-        ask = [f"{x} 곱하기 {ko(y, '은')}?", f"{x} 곱하기 {ko(y, '은')} 얼마예요?", f"{x} * {ko(y, '은')} 얼마예요?"]
+        ask = [
+            f"{x} 곱하기 {ko(y, '은')}?",
+            f"{x} 곱하기 {ko(y, '은')} 얼마예요?",
+            f"{x} * {ko(y, '은')} 얼마예요?",
+        ]
     else:
         y, x = sorted((r.randint(0, 99), r.randint(0, 99)))
         if op == "+":
@@ -217,10 +223,33 @@ def _talk(r):
     return doc
 
 
-_THINGS = ["등불", "열쇠", "모자", "책", "배", "종", "피리", "상자", "반지", "거울", "편지", "바구니", "시계", "연"]
+_THINGS = [
+    "등불",
+    "열쇠",
+    "모자",
+    "책",
+    "배",
+    "종",
+    "피리",
+    "상자",
+    "반지",
+    "거울",
+    "편지",
+    "바구니",
+    "시계",
+    "연",
+]
 _PLACES = ["숲", "산", "호수", "정원", "마을", "동굴", "강가", "언덕"]
 _TRAITS = ["작은", "착한", "용감한", "조용한", "똑똑한", "호기심 많은", "어린"]
-_KO_ANIMALS = [v[0] for v in ANIMALS.values()] + ["곰", "늑대", "생쥐", "다람쥐", "사슴", "오리", "호랑이"]
+_KO_ANIMALS = [v[0] for v in ANIMALS.values()] + [
+    "곰",
+    "늑대",
+    "생쥐",
+    "다람쥐",
+    "사슴",
+    "오리",
+    "호랑이",
+]
 
 
 def _story(r):
@@ -254,11 +283,24 @@ def _tale(r):
     if roll < 0.2:
         return plain("korean", text)
     if roll < 0.5:
-        question = r.choice(["이야기를 해 주세요.", "짧은 이야기를 들려주세요.", "재미있는 이야기 해 줘.", "동화를 들려주세요."])
+        question = r.choice(
+            [
+                "이야기를 해 주세요.",
+                "짧은 이야기를 들려주세요.",
+                "재미있는 이야기 해 줘.",
+                "동화를 들려주세요.",
+            ]
+        )
         doc = chat("korean", [user(question), assistant(text)])
         doc["key"] = None
         return doc
-    question = r.choice([f"{hero} 이야기를 해 주세요.", f"{hero}에 대한 이야기를 들려주세요.", f"{hero} 이야기 해 줘."])
+    question = r.choice(
+        [
+            f"{hero} 이야기를 해 주세요.",
+            f"{hero}에 대한 이야기를 들려주세요.",
+            f"{hero} 이야기 해 줘.",
+        ]
+    )
     return chat("korean", _maybe_system(r, [user(question), assistant(text)]), expect=[hero])
 
 
@@ -317,5 +359,5 @@ _KINDS = [
 
 def make(r):
     """One document of the domain."""
-    kinds, weights = zip(*_KINDS)
+    kinds, weights = zip(*_KINDS, strict=True)
     return r.choices(kinds, weights)[0](r)

@@ -205,7 +205,10 @@ def _fact(r):
     if kind == 6:
         i = r.randrange(7)
         if r.random() < 0.5:
-            return f"What day comes after {_DAYS[i]}?", f"{_DAYS[(i + 1) % 7]} comes after {_DAYS[i]}."
+            return (
+                f"What day comes after {_DAYS[i]}?",
+                f"{_DAYS[(i + 1) % 7]} comes after {_DAYS[i]}.",
+            )
         return f"What day comes before {_DAYS[i]}?", f"{_DAYS[i - 1]} comes before {_DAYS[i]}."
     if kind == 7:
         i = r.randrange(12)
@@ -276,5 +279,3 @@ def make(r):
 def _turn(r):
     question, answer = _exchange(r)
     return [user(casual(r, question)), assistant(answer)]
-
-

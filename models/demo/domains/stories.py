@@ -277,7 +277,9 @@ def _begun(r):
     """Goes on from a first sentence that the user gives."""
     text = tell(r)[0]
     first, rest = text.split(". ", 1)
-    ask = r.choice(["Continue this story: {b}", "Go on with this story: {b}", "How does it go on? {b}"])
+    ask = r.choice(
+        ["Continue this story: {b}", "Go on with this story: {b}", "How does it go on? {b}"]
+    )
     return chat("story", maybe_system(r, [user(ask.format(b=first + ".")), assistant(rest)]))
 
 
@@ -290,5 +292,5 @@ _KINDS = [(_asked, 60), (_any, 18), (_begun, 6), (_running, 16)]
 
 def make(r):
     """One document of the domain."""
-    kinds, weights = zip(*_KINDS)
+    kinds, weights = zip(*_KINDS, strict=True)
     return r.choices(kinds, weights)[0](r)

@@ -391,7 +391,10 @@ def _made(r, family, schema, names):
     """One use of a tool: (question, call, tool's answer as text, sentences telling it)."""
     values, asks, result, told = family[3](r)
     question = r.choice(asks).format(**values)
-    call = {"name": schema["function"]["name"], "arguments": {names[k]: v for k, v in values.items()}}
+    call = {
+        "name": schema["function"]["name"],
+        "arguments": {names[k]: v for k, v in values.items()},
+    }
     reply = json.dumps(result, ensure_ascii=False)
     return question, call, reply, r.choice(told)
 
@@ -515,7 +518,5 @@ _KINDS = [(_uses, 62), (_parallel, 6), (_not_needed, 18), (_records, 14)]
 
 def make(r):
     """One document of the domain."""
-    kinds, weights = zip(*_KINDS)
+    kinds, weights = zip(*_KINDS, strict=True)
     return r.choices(kinds, weights)[0](r)
-
-

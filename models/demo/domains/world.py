@@ -16,7 +16,6 @@ from .vale import (
     ANIMALS,
     CRAFTS,
     DISTANCE,
-
     NEIGHBOURS,
     PEOPLE,
     RIVERS,
@@ -254,7 +253,10 @@ def _passed_on(r):
         if kind == "mayor":
             town = TOWNS[p.town]
             p = PEOPLE[town.mayor]
-            first, told = f"Who is the mayor of {town.name}?", f"The mayor of {town.name} is {p.name}."
+            first, told = (
+                f"Who is the mayor of {town.name}?",
+                f"The mayor of {town.name} is {p.name}.",
+            )
         elif kind == "friend":
             first = r.choice(person_facts(p)["friend"][0])
             first, told = _fill(first, p.name), f"{p.name}'s best friend is {p.friend}."
@@ -266,7 +268,9 @@ def _passed_on(r):
         questions, answers, expect = person_facts(p)[relation]
         question = r.choice([q for q in questions if " {x}" not in q[-6:]] or questions)
         for before in ("find {x}", "with {x}"):
-            question = question.replace(before, before.replace("{x}", p.him if p.he == "she" else "him"))
+            question = question.replace(
+                before, before.replace("{x}", p.him if p.he == "she" else "him")
+            )
         question = _fill(question, None, (p.he, p.his))
         answer = _fill(r.choice(answers), p.name, (p.he, p.his) if r.random() < 0.25 else None)
     messages = [user(casual(r, _fill(first, p.name))), assistant(told)]
@@ -282,7 +286,10 @@ def _switch(r):
     one, two = r.sample(list(PEOPLE.values()), 2)
     relation = r.choice(["town", "craft", "age", "pet", "friend", "food"])
     messages = []
-    for p, ask in ((one, None), (two, r.choice(["And {x}?", "What about {x}?", "And what of {x}?"]))):
+    for p, ask in (
+        (one, None),
+        (two, r.choice(["And {x}?", "What about {x}?", "And what of {x}?"])),
+    ):
         questions, answers, expect = person_facts(p)[relation]
         question = _fill(ask or r.choice(questions), p.name)
         messages += [user(casual(r, question)), assistant(_fill(r.choice(answers), p.name))]
@@ -661,7 +668,5 @@ _KINDS = [
 
 def make(r):
     """One document of the domain."""
-    kinds, weights = zip(*_KINDS)
+    kinds, weights = zip(*_KINDS, strict=True)
     return r.choices(kinds, weights)[0](r)
-
-
