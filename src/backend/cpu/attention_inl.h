@@ -23,22 +23,6 @@ constexpr float kMasked = -1e30f;  ///< below every score, and finite: max - max
 /// Up to so many rows read the cache itself; more share a copy of the chunk in float.
 constexpr int64_t kDirectRows = 8;
 
-MOESAIC_INLINE float sum_of(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
-}
-
-MOESAIC_INLINE float max_of(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float best = lanes[0];
-  for (int i = 1; i < kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
-  return best;
-}
-
 MOESAIC_INLINE float exp_of(float x) {
   float lanes[kLanes];
   store(lanes, exp_approx(set1(x)));
@@ -83,13 +67,14 @@ void multiply_rows(const float* a, int64_t a_stride, const float* b, int64_t b_s
   }
 }
 
-/// c[rows][columns] += a[rows][depth] b[depth][columns]; columns is a multiple of kLanes.
+/// c[rows][columns] += a[rows][depth] b[depth][columns] for at most kRegisterRows rows; columns is
+/// a multiple of kLanes.
 void multiply_add(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows,
                   int64_t depth, int64_t columns, float* c, int64_t c_stride) {
   int64_t r = 0;
-  for (; r + kRegisterRows <= rows; r += kRegisterRows) {
-    multiply_rows<kRegisterRows>(a + r * a_stride, a_stride, b, b_stride, depth, columns,
-                                 c + r * c_stride, c_stride);
+  if (rows == kRegisterRows) {
+    multiply_rows<kRegisterRows>(a, a_stride, b, b_stride, depth, columns, c, c_stride);
+    return;
   }
   for (; r + 2 <= rows; r += 2) {
     multiply_rows<2>(a + r * a_stride, a_stride, b, b_stride, depth, columns, c + r * c_stride,
@@ -190,7 +175,11 @@ void score_direct(const TileState& state, const KvView& kv, const Places& places
     }
     for (int64_t d = 0; d < kv.head_dim; ++d) {
       Vec keys[V];
-      for (int v = 0; v < V; ++v) keys[v] = load_kv<T>(places.keys[g + v] + d * stride);
+      for (int v = 0; v < V; ++v) {
+        keys[v] = load_kv<T>(places.keys[g + v] + d * stride);
+        // A chunk's pieces lie scattered, each too short for the processor to foresee the next.
+        _mm_prefetch(places.values[g + v] + d * kLanes * kBytes<T>, _MM_HINT_T0);
+      }
       for (int r = 0; r < R; ++r) {
         const Vec x = set1(q[r * state.dim + d]);
         for (int v = 0; v < V; ++v) sums[r][v] = fma(x, keys[v], sums[r][v]);
@@ -204,10 +193,22 @@ void score_direct(const TileState& state, const KvView& kv, const Places& places
   }
 }
 
+/// Asks for the part of a chunk's keys that falls to position p of the chunk before it.
+template <KvType T>
+MOESAIC_INLINE void prefetch_keys(const KvView& kv, const Places& places, int64_t p) {
+  const int64_t stride = kv.block_size * kBytes<T>;
+  const int64_t step = stride < 64 ? 64 / stride : 1;
+  const int64_t share = kv.head_dim / kLanes;
+  const int64_t first = p % kLanes * share;
+  for (int64_t d = first; d < first + share; d += step) {
+    _mm_prefetch(places.keys[p / kLanes] + d * stride, _MM_HINT_T0);
+  }
+}
+
 /// V vectors of the R rows' sums += weights times values.
 template <KvType T, int R, int V>
 MOESAIC_INLINE void add_values(const TileState& state, const KvView& kv, const Places& places,
-                               int64_t row, int64_t column, int64_t count) {
+                               int64_t row, int64_t column, int64_t count, const Places* next) {
   Vec sums[R][V];
   float* out = state.segment.values + row * state.dim + column;
   for (int r = 0; r < R; ++r) {
@@ -215,6 +216,7 @@ MOESAIC_INLINE void add_values(const TileState& state, const KvView& kv, const P
   }
   const float* weights = state.scores + row * kChunk;
   for (int64_t p = 0; p < count; ++p) {
+    if (next != nullptr) prefetch_keys<T>(kv, *next, p);
     const std::byte* at =
         places.values[p / kLanes] + (p % kLanes * kv.head_dim + column) * kBytes<T>;
     Vec values[V];
@@ -231,14 +233,15 @@ MOESAIC_INLINE void add_values(const TileState& state, const KvView& kv, const P
 
 template <KvType T, int R>
 void add_direct(const TileState& state, const KvView& kv, const Places& places, int64_t row,
-                int64_t count) {
+                int64_t count, const Places* next) {
   constexpr int V = R <= 2 ? 2 * kColumnVecs : kColumnVecs;
   int64_t column = 0;
   for (; column + V * kLanes <= kv.head_dim; column += V * kLanes) {
-    add_values<T, R, V>(state, kv, places, row, column, count);
+    add_values<T, R, V>(state, kv, places, row, column, count, next);
+    next = nullptr;
   }
   for (; column < kv.head_dim; column += kLanes) {
-    add_values<T, R, 1>(state, kv, places, row, column, count);
+    add_values<T, R, 1>(state, kv, places, row, column, count, nullptr);
   }
 }
 
@@ -341,27 +344,57 @@ void finish(const AttentionTile& tile, const TileState& state) {
 
 // --- tiles
 
-void weigh_rows(const AttentionTile& tile, const TileState& state, int64_t first) {
-  for (int64_t r = 0; r < state.rows; ++r) {
-    const int64_t position = tile.position + r / tile.heads;
-    const int64_t low = tile.window > 0 ? position - tile.window + 1 - first : 0;
-    weigh(state, r, low, position + 1 - first);
+/// What rows [first_row, end_row) of a tile see of the chunk at `first`, as positions in it.
+struct Seen {
+  int64_t low;
+  int64_t high;
+  bool nothing() const { return high <= 0 || low >= kChunk; }
+};
+
+Seen seen_by(const AttentionTile& tile, int64_t first_row, int64_t end_row, int64_t first) {
+  const int64_t from = tile.position + first_row / tile.heads;
+  const int64_t to = tile.position + (end_row - 1) / tile.heads;
+  return {tile.window > 0 ? from - tile.window + 1 - first : 0, to + 1 - first};
+}
+
+void weigh_rows(const AttentionTile& tile, const TileState& state, int64_t first_row,
+                int64_t end_row, int64_t first) {
+  for (int64_t r = first_row; r < end_row; ++r) {
+    const Seen seen = seen_by(tile, r, r + 1, first);
+    weigh(state, r, seen.low, seen.high);
   }
 }
 
+/// `next`: where the chunk after this lies, if there is one.
 template <KvType T>
-void direct_chunk(const AttentionTile& tile, const TileState& state, int64_t first, int64_t count) {
-  Places places;
-  find<T>(tile, first, first + count, places);
+void direct_chunk(const AttentionTile& tile, const TileState& state, const Places& places,
+                  int64_t first, int64_t count, const Places* next) {
   int64_t r = 0;
   for (; r + 4 <= state.rows; r += 4) score_direct<T, 4>(state, tile.kv, places, r);
   for (; r + 2 <= state.rows; r += 2) score_direct<T, 2>(state, tile.kv, places, r);
   if (r < state.rows) score_direct<T, 1>(state, tile.kv, places, r);
-  weigh_rows(tile, state, first);
+  weigh_rows(tile, state, 0, state.rows, first);
   r = 0;
-  for (; r + 4 <= state.rows; r += 4) add_direct<T, 4>(state, tile.kv, places, r, count);
-  for (; r + 2 <= state.rows; r += 2) add_direct<T, 2>(state, tile.kv, places, r, count);
-  if (r < state.rows) add_direct<T, 1>(state, tile.kv, places, r, count);
+  for (; r + 4 <= state.rows; r += 4) {
+    add_direct<T, 4>(state, tile.kv, places, r, count, r == 0 ? next : nullptr);
+  }
+  for (; r + 2 <= state.rows; r += 2) {
+    add_direct<T, 2>(state, tile.kv, places, r, count, r == 0 ? next : nullptr);
+  }
+  if (r < state.rows) add_direct<T, 1>(state, tile.kv, places, r, count, r == 0 ? next : nullptr);
+}
+
+template <KvType T>
+void direct_chunks(const AttentionTile& tile, const TileState& state, int64_t first, int64_t end) {
+  Places here;
+  Places next;
+  find<T>(tile, first, end, here);
+  for (; first < end; first += kChunk) {
+    const bool last = end - first <= kChunk;
+    if (!last) find<T>(tile, first + kChunk, end, next);
+    direct_chunk<T>(tile, state, here, first, last ? end - first : kChunk, last ? nullptr : &next);
+    here = next;
+  }
 }
 
 template <KvType T>
@@ -374,12 +407,25 @@ void fetched_chunk(const AttentionTile& tile, const TileState& state, int64_t fi
   } else {
     fetch_any<T>(tile, state, first, count);
   }
+  // Rows in the registers' number, and of the chunk only what the last of them sees.
+  const auto for_rows = [&](const auto& body) {
+    for (int64_t r = 0; r < state.rows; r += kRegisterRows) {
+      const int64_t rows = state.rows - r < kRegisterRows ? state.rows - r : kRegisterRows;
+      const Seen seen = seen_by(tile, r, r + rows, first);
+      if (!seen.nothing()) body(r, rows, seen.high < count ? seen.high : count);
+    }
+  };
   std::memset(state.scores, 0, static_cast<size_t>(state.rows * kChunk) * sizeof(float));
-  multiply_add(state.queries, state.dim, state.keys, kChunk, state.rows, tile.kv.head_dim, kChunk,
-               state.scores, kChunk);
-  weigh_rows(tile, state, first);
-  multiply_add(state.scores, kChunk, state.values, state.dim, state.rows, count, state.dim,
-               state.segment.values, state.dim);
+  for_rows([&](int64_t r, int64_t rows, int64_t keys) {
+    multiply_add(state.queries + r * state.dim, state.dim, state.keys, kChunk, rows,
+                 tile.kv.head_dim, (keys + kLanes - 1) / kLanes * kLanes, state.scores + r * kChunk,
+                 kChunk);
+  });
+  for_rows([&](int64_t r, int64_t rows, int64_t) { weigh_rows(tile, state, r, r + rows, first); });
+  for_rows([&](int64_t r, int64_t rows, int64_t keys) {
+    multiply_add(state.scores + r * kChunk, kChunk, state.values, state.dim, rows, keys, state.dim,
+                 state.segment.values + r * state.dim, state.dim);
+  });
 }
 
 /// Fills state.segment with what the rows see of one segment.
@@ -393,13 +439,13 @@ void run_segment(const AttentionTile& tile, const TileState& state, int64_t segm
   int64_t first = segment * kSegment;
   if (first < seen_from) first = seen_from / kChunk * kChunk;
   const bool whole_vectors = tile.kv.block_size % kLanes == 0 && tile.kv.head_dim % kLanes == 0;
+  if (whole_vectors && state.rows <= kDirectRows) {
+    if (first < end) direct_chunks<T>(tile, state, first, end);
+    return;
+  }
   for (; first < end; first += kChunk) {
     const int64_t count = end - first < kChunk ? end - first : kChunk;
-    if (whole_vectors && state.rows <= kDirectRows) {
-      direct_chunk<T>(tile, state, first, count);
-    } else {
-      fetched_chunk<T>(tile, state, first, count, whole_vectors);
-    }
+    fetched_chunk<T>(tile, state, first, count, whole_vectors);
   }
 }
 

@@ -29,7 +29,7 @@ constexpr int64_t kChunk = 64;
 constexpr int64_t kSegment = 512;
 constexpr int64_t kMaxHeadDim = 512;
 /// Query rows (tokens x heads of a group) of one task.
-constexpr int64_t kTileRows = 48;
+constexpr int64_t kTileRows = 96;
 
 /// head_dim as the scratch has it.
 static constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }

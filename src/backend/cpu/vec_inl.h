@@ -31,6 +31,9 @@ MOESAIC_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 MOESAIC_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 /// a b + c
 MOESAIC_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+/// The lanes folded in halves: a fixed order.
+MOESAIC_INLINE float sum_of(Vec v) { return _mm512_reduce_add_ps(v); }
+MOESAIC_INLINE float max_of(Vec v) { return _mm512_reduce_max_ps(v); }
 MOESAIC_INLINE Vec round_to_int(Vec a) { return _mm512_cvtepi32_ps(_mm512_cvtps_epi32(a)); }
 /// a 2^n for integral n; a 2^n must be a normal number.
 MOESAIC_INLINE Vec scale_by_exponent(Vec a, Vec n) {
@@ -71,6 +74,16 @@ MOESAIC_INLINE Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 MOESAIC_INLINE Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 MOESAIC_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 MOESAIC_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+MOESAIC_INLINE float sum_of(Vec v) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+MOESAIC_INLINE float max_of(Vec v) {
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
 MOESAIC_INLINE Vec round_to_int(Vec a) { return _mm256_cvtepi32_ps(_mm256_cvtps_epi32(a)); }
 MOESAIC_INLINE Vec scale_by_exponent(Vec a, Vec n) {
   return _mm256_castsi256_ps(
@@ -110,6 +123,14 @@ MOESAIC_INLINE Vec vmin(Vec a, Vec b) { return _mm_min_ps(a, b); }
 MOESAIC_INLINE Vec vmax(Vec a, Vec b) { return _mm_max_ps(a, b); }
 /// SSE2 has no fused multiply-add: two roundings.
 MOESAIC_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+MOESAIC_INLINE float sum_of(Vec v) {
+  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps(v, v, 1)));
+}
+MOESAIC_INLINE float max_of(Vec v) {
+  v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps(v, v, 1)));
+}
 MOESAIC_INLINE Vec round_to_int(Vec a) { return _mm_cvtepi32_ps(_mm_cvtps_epi32(a)); }
 MOESAIC_INLINE Vec scale_by_exponent(Vec a, Vec n) {
   return _mm_castsi128_ps(
