@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <chrono>
 
@@ -37,6 +38,25 @@ json::object template_kwargs(const base::Settings& settings) {
     throw base::UsageError("--default-chat-template-kwargs: expected a JSON object");
   }
   return std::move(value.as_object());
+}
+
+/// Bodies from here on are read in a lane of their own.
+constexpr size_t kLargeBody = 256 << 10;
+
+/// Bytes that `tokens` tokens can stand for at most: as many times the longest token. 0 when the
+/// tokenizer is seen to make fewer tokens of some text, by dropping or joining characters.
+int64_t most_text_bytes(const text::Tokenizer& tokenizer, int64_t tokens) {
+  size_t longest = 1;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    longest = std::max(longest, tokenizer.token_bytes(id).size());
+  }
+  for (const char* piece : {" ", "\n", "a", "\xCC\x81", "\xF4\x8F\xBF\xBD"}) {
+    std::string probe;
+    while (probe.size() < 64 * longest) probe += piece;
+    const auto ids = tokenizer.encode(probe, false, text::Tokenizer::Specials::kAsText);
+    if (ids.size() * longest < probe.size()) return 0;
+  }
+  return tokens * static_cast<int64_t>(longest);
 }
 
 void write_permission(JsonWriter& json, int64_t created) {
@@ -88,7 +108,11 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
       stall_seconds_(settings.get_float("stall-timeout")),
       created_(unix_seconds()),
       intake_pool_(static_cast<int>(settings.get_int("text-threads"))),
+      large_pool_(1),
       output_pool_(static_cast<int>(settings.get_int("text-threads"))) {
+  if (model_.tokenizer) {
+    most_text_bytes_ = most_text_bytes(*model_.tokenizer, model_.max_model_len);
+  }
   json_limits_.max_depth = static_cast<size_t>(settings.get_int("max-json-depth"));
   json_limits_.max_nodes = settings.get_int("max-json-nodes");
   if (settings.get_string("chat-template-content-format") == "openai") {
@@ -114,12 +138,17 @@ Api::~Api() { stop(); }
 
 void Api::stop() {
   intake_pool_.stop();
+  large_pool_.stop();
   output_pool_.stop();
 }
 
 std::shared_ptr<void> Api::count(std::atomic<int64_t>& counter) {
   ++counter;
   return {static_cast<void*>(&counter), [&counter](void*) { --counter; }};
+}
+
+TextPool& Api::intake_pool(size_t body_bytes) {
+  return body_bytes < kLargeBody ? intake_pool_ : large_pool_;
 }
 
 void Api::completions(Request request, const std::shared_ptr<Exchange>& exchange) {
@@ -234,8 +263,9 @@ void Api::check_model(const std::string& name) const {
 
 void Api::answer_later(Request request, const std::shared_ptr<Exchange>& exchange,
                        Handler handler) {
-  intake_pool_.post([this, body = std::move(request.body), handler = std::move(handler),
-                     weak = std::weak_ptr<Exchange>(exchange)] {
+  TextPool& pool = intake_pool(request.body.size());
+  pool.post([this, body = std::move(request.body), handler = std::move(handler),
+             weak = std::weak_ptr<Exchange>(exchange)] {
     Response response = guarded([&] { return handler(parse_body(body)); });
     if (const auto open = weak.lock()) open->reply(std::move(response));
   });

@@ -78,6 +78,9 @@ class Api {
   /// The rendered chat template, guard marks included.
   std::string render(ChatInput& chat) const;
   const text::Tokenizer& tokenizer(const char* param) const;
+  /// Refuses text that cannot fit the context whatever its tokens are, before they are computed.
+  void check_text_size(size_t bytes, const CommonRequest& request) const;
+  TextPool& intake_pool(size_t body_bytes);
   Response tokenize_now(const boost::json::object& body) const;
   Response detokenize_now(const boost::json::object& body) const;
   void log_stats(const engine::EngineStats& stats, ExpertLoad::TimePoint now);
@@ -100,7 +103,9 @@ class Api {
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> waiting_{0};
   std::atomic<int64_t> active_{0};
-  TextPool intake_pool_;  ///< JSON, templates, tokenising: may take long
+  int64_t most_text_bytes_ = 0;  ///< that max_model_len tokens can stand for; 0 = unknown
+  TextPool intake_pool_;         ///< JSON, templates, tokenising
+  TextPool large_pool_;   ///< the same for large bodies, so that small ones never wait for them
   TextPool output_pool_;  ///< tokens to text: never behind the former
   std::shared_ptr<GenerationContext> context_;
   ExpertLoad expert_load_;

@@ -73,6 +73,16 @@ const text::Tokenizer& Api::tokenizer(const char* param) const {
   return *model_.tokenizer;
 }
 
+void Api::check_text_size(size_t bytes, const CommonRequest& request) const {
+  if (most_text_bytes_ == 0 || static_cast<int64_t>(bytes) <= most_text_bytes_) return;
+  if (request.truncate_prompt_tokens) return;
+  value_error(
+      "input_tokens",
+      fmt::format("the model's maximum context length is {} tokens, which is at most {} bytes "
+                  "of text; the prompt has {}",
+                  limits_.max_model_len, most_text_bytes_, bytes));
+}
+
 GenerationPlan Api::plan_common(const CommonRequest& request, bool chat) const {
   GenerationPlan plan;
   plan.chat = chat;
@@ -161,6 +171,7 @@ GenerationPlan Api::plan_completion(const CompletionRequest& request,
   for (const CompletionRequest::Prompt& source : request.prompts) {
     GenerationPlan::Prompt prompt;
     if (const auto* text = std::get_if<std::string>(&source)) {
+      check_text_size(text->size(), request);
       prompt.ids = tokenizer("prompt").encode(*text, request.add_special_tokens,
                                               text::Tokenizer::Specials::kParse, cancel);
       prompt.text = *text;
@@ -211,6 +222,7 @@ GenerationPlan Api::plan_chat(ChatRequest& request) const {
                                         bytes, limits_.max_prompt_bytes));
   }
   const std::string rendered = render(request.chat);
+  check_text_size(rendered.size(), request);
   GenerationPlan::Prompt prompt;
   prompt.ids = model_.tokenizer->encode_chat(rendered, request.add_special_tokens);
   prompt.text = text::ChatTemplate::without_guards(rendered);

@@ -107,7 +107,8 @@ std::vector<int32_t> read_token_ids(const json::array& array, std::string_view w
   for (size_t i = 0; i < array.size(); ++i) {
     const auto id = whole_number(array[i]);
     if (!id) schema_error(fmt::format("{}.{}", where, i), "must be a token id");
-    if (*id < 0 || *id >= vocab_size) {
+    if (*id < 0) schema_error(fmt::format("{}.{}", where, i), "must not be negative");
+    if (*id >= vocab_size) {
       throw base::RequestError(400, "BadRequestError",
                                fmt::format("{}: token id {} is outside the vocabulary of {} ids",
                                            where, *id, vocab_size),

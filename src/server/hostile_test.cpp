@@ -302,6 +302,9 @@ std::vector<Row> meaning_rows() {
             "max_tokens"),
       whole("33_prompt_too_long", R"({"model":"toy","prompt":")" + std::string(5000, 'a') + "\"}",
             "input_tokens"),
+      // Longer than any 4096 tokens could be, so it is not even tokenised.
+      whole("34_more_than_the_context_can_hold",
+            R"({"model":"toy","prompt":")" + std::string(100000, 'a') + "\"}", "input_tokens"),
       whole("34_prompt_bytes", R"({"model":"toy","prompt":")" + std::string(300000, 'a') + "\"}",
             "prompt"),
       completion("35_bias_outside", R"("logit_bias":{"99999":1})", "logit_bias"),
@@ -309,7 +312,7 @@ std::vector<Row> meaning_rows() {
       completion("35_bias_many", bias, "logit_bias"),
       completion("35_bias_high", R"("logit_bias":{"5":101})", "logit_bias"),
       completion("35_bias_string", R"("logit_bias":{"5":"1"})", "body.logit_bias"),
-      whole("36_id_negative", R"({"model":"toy","prompt":[-1]})", "prompt"),
+      whole("36_id_negative", R"({"model":"toy","prompt":[-1]})", "body.prompt.0"),
       whole("36_id_outside", R"({"model":"toy","prompt":[1,512]})", "prompt"),
       whole("36_id_fraction", R"({"model":"toy","prompt":[1,1.5]})", "body.prompt.1"),
       completion("37_stop_empty", R"("stop":[""])", "stop"),
