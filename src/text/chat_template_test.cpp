@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+#include <vector>
+
 #include "base/error.h"
 #include "text/text_testing.h"
 
@@ -50,6 +54,110 @@ TEST(ChatTemplate, RendersConversationsLikeJinja2) {
     const auto path = testdata() / "templates" / string_of(golden.at("template"));
     expect_like_jinja2(*ChatTemplate::load(folder.path(), path.string()), golden.as_object());
   }
+}
+
+/// A template given as text, with the special tokens of the byte-level tokenizer.
+std::shared_ptr<const ChatTemplate> inline_template(const std::string& text) {
+  return ChatTemplate::load(testdata() / "byte_level", "{#- test -#}\n" + text);
+}
+
+json::object user_says(const std::string& text) {
+  return {{"messages", json::array{json::object{{"role", "user"}, {"content", text}}}},
+          {"add_generation_prompt", true}};
+}
+
+TEST(ChatTemplate, ComesFromTheFirstSourceThereIs) {
+  const TempFolder folder;
+  EXPECT_EQ(ChatTemplate::load(folder.path(), ""), nullptr);
+  const auto loaded = [&](const std::string& replacement, const json::object& context = {}) {
+    return outcome(*ChatTemplate::load(folder.path(), replacement), context);
+  };
+  folder.write("tokenizer_config.json", R"({"chat_template": null})");
+  EXPECT_EQ(ChatTemplate::load(folder.path(), ""), nullptr);
+  folder.write("tokenizer_config.json", R"({"chat_template": "config {{ bos_token }}",
+      "bos_token": {"content": "<s>"}})");
+  EXPECT_EQ(loaded(""), "config <s>");
+  EXPECT_EQ(loaded("", {{"bos_token", "mine"}}), "config mine");
+  folder.write("tokenizer_config.json", R"({"chat_template": [
+      {"name": "tool_use", "template": "tools {{ tools | length }}"},
+      {"name": "default", "template": "default {{ tools is none }}"}]})");
+  EXPECT_EQ(loaded(""), "default True");
+  EXPECT_EQ(loaded("", {{"tools", nullptr}}), "default True");
+  EXPECT_EQ(loaded("", {{"tools", json::array{1, 2}}}), "tools 2");
+  folder.write("special_tokens_map.json", R"({"eos_token": "</s>"})");
+  folder.write("chat_template.jinja", "file {{ eos_token }}\n");
+  EXPECT_EQ(loaded(""), "file </s>");
+  EXPECT_EQ(loaded("inline {{ 1 }}"), "inline 1");
+  const auto other = folder.write("other.jinja", "other {{ documents is none }}");
+  EXPECT_EQ(loaded(other.string()), "other True");
+}
+
+TEST(ChatTemplate, WrongSourcesAreNamed) {
+  const TempFolder folder;
+  const auto refused_file = [&](const std::string& replacement) -> std::string {
+    try {
+      ChatTemplate::load(folder.path(), replacement);
+    } catch (const base::ModelFileError& e) {
+      return e.file();
+    }
+    return "none";
+  };
+  EXPECT_THROW(ChatTemplate::load(folder.path(), "/no/such/file"), base::MissingFileError);
+  EXPECT_EQ(refused_file("{% if %}"), "--chat-template");
+  const auto jinja = folder.write("chat_template.jinja", "{% for x in %}");
+  EXPECT_EQ(refused_file(""), jinja.string());
+  folder.write("chat_template.jinja", "\xFF\xFE");
+  EXPECT_EQ(refused_file(""), jinja.string());
+  std::filesystem::resize_file(jinja, uint64_t{4} << 30);
+  EXPECT_EQ(refused_file(""), jinja.string());
+  std::filesystem::remove(jinja);
+  const auto config = folder.path() / "tokenizer_config.json";
+  for (const char* text :
+       {R"({"chat_template": 3})", R"({"chat_template": [3]})", "{",
+        R"({"chat_template": [{"name": "a"}]})", R"({"chat_template": "{{ 'x }}"})"}) {
+    folder.write("tokenizer_config.json", text);
+    EXPECT_EQ(refused_file(""), config.string()) << text;
+  }
+}
+
+TEST(ChatTemplate, TellsTheTime) {
+  EXPECT_EQ(outcome(*inline_template("{{ strftime_now('%Y') | length }}"), json::object()), "4");
+  EXPECT_EQ(outcome(*inline_template("{{ strftime_now('%d %b') | length }}"), json::object()), "6");
+  EXPECT_EQ(outcome(*inline_template("{{ strftime_now('%Y' * 100000) }}"), json::object()), "");
+}
+
+TEST(ChatTemplate, ARequestThatIsNoObjectIsRefused) {
+  const auto chat_template = inline_template("x");
+  EXPECT_THROW(chat_template->render("[]"), base::RequestError);
+  EXPECT_THROW(chat_template->render("{"), base::RequestError);
+  EXPECT_THROW(chat_template->render(std::string(100000, '[')), base::RequestError);
+}
+
+TEST(ChatTemplate, SeesNoFilesAndNoHost) {
+  for (const char* text :
+       {"{% include '/etc/passwd' %}", "{% import '/etc/passwd' as x %}{{ x }}",
+        "{% extends '/etc/passwd' %}", "{{ debug() }}", "{{ ''.__class__.__mro__ }}",
+        "{{ messages.__class__.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}", "{{ self._TemplateReference }}",
+        "{{ open('/etc/passwd').read() }}", "{{ range.__globals__.x }}"}) {
+    EXPECT_EQ(outcome(*inline_template(text), user_says("hi")).substr(0, 1), "!") << text;
+  }
+}
+
+TEST(ChatTemplate, ConcurrentRenderingsHaveTheirOwnBudgets) {
+  const auto chat_template = ChatTemplate::load(testdata() / "byte_level",
+                                                (testdata() / "templates/thinking.jinja").string());
+  const std::string context = json::serialize(user_says("hello"));
+  const std::string expected = chat_template->render(context);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) wrong += chat_template->render(context) != expected;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 }  // namespace

@@ -18,9 +18,7 @@ const OUTPUT_PER_CONTEXT_BYTE: u64 = 8;
 /// Longest list that an operator may make.
 pub const MAX_ITEMS: usize = 1_000_000;
 /// Wall time, against single operations that are slow. Steps are the limit that real loops meet.
-const TIME: Duration = Duration::from_secs(10);
-/// Bytes of one value written out.
-pub const MAX_WRITTEN: usize = 64 << 20;
+const TIME: Duration = Duration::from_secs(5);
 /// Nesting of values that may be written out.
 pub const MAX_NESTING: usize = 128;
 
@@ -91,6 +89,15 @@ pub fn charge_output(bytes: usize) -> Result<(), Error> {
             "the chat template writes more text than this conversation can need",
         )),
     }
+}
+
+/// Checks a text that is still being written, which will be charged when it is whole.
+pub fn check_output(bytes: usize) -> Result<(), Error> {
+    tick()?;
+    if bytes as u64 > OUTPUT.get() {
+        return Err(refuse("the chat template writes out too large a value"));
+    }
+    Ok(())
 }
 
 /// Bytes that a copy of the value takes, one level deep.

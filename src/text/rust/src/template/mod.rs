@@ -39,7 +39,7 @@ impl Template {
             return Ok(None);
         };
         let compile = |text: &str| {
-            Program::compile(text)
+            on_large_stack(|| Ok(Program::compile(text)))?
                 .map_err(|e| Error::model_file(&found.file, format!("is not a template: {e}")))
         };
         Ok(Some(Template {
@@ -72,26 +72,15 @@ impl Template {
         Ok(guard::mark(&plain, &places))
     }
 
-    /// Renders on a thread of its own, for the budget and for its stack.
+    /// Renders within the budgets.
     fn render_once(
         &self,
         context: &Map<String, serde_json::Value>,
         context_bytes: usize,
     ) -> Result<String> {
-        // Values nested by every step are dropped one within the other.
-        const STACK_BYTES: usize = 512 << 20;
-        let work = || {
+        on_large_stack(|| {
             budget::start(context_bytes);
             self.run(context)
-        };
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("template".into())
-                .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, work)
-                .map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?
-                .join()
-                .unwrap_or_else(|_| Err(Error::internal("rendering the chat template failed")))
         })
     }
 
@@ -109,6 +98,21 @@ impl Template {
             .run(&self.env, Value::from_serialize(&values))
             .map_err(request_error)
     }
+}
+
+/// Runs on a thread of its own, for a budget of its own and for its stack: expressions are nested
+/// as deep as a template is long, and values as deep as its steps go. Only touched pages cost.
+fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    const STACK_BYTES: usize = 512 << 20;
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("template".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work)
+            .map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?
+            .join()
+            .unwrap_or_else(|_| Err(Error::internal("the chat template's thread failed")))
+    })
 }
 
 /// A budget's or raise_exception's own message, or minijinja's with the line.

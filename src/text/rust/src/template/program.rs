@@ -14,7 +14,7 @@ use minijinja::machinery::{
 };
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, FormatStyle, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, FormatStyle, UndefinedBehavior, Value};
 
 use super::budget::{self, charge};
 use super::{builtins, methods, python};
@@ -23,6 +23,7 @@ use super::{builtins, methods, python};
 const CONCAT: &str = "+concat";
 const CHECK_ADD: &str = "+add";
 const CHECK_MUL: &str = "+mul";
+const CHECK_IN: &str = "+in";
 const CHECK_SLICE: &str = "+slice";
 const TICK: &str = "+tick";
 
@@ -30,6 +31,10 @@ const REMAINDER: &str = "+remainder";
 const FLOOR_DIVIDE: &str = "+floor_divide";
 /// A variable for the source text, so a name that a template could write but does not.
 const ONE: &str = "moesaic_one";
+
+/// Tokens of one tag. Compiling folds constants at every level of an expression anew, which takes
+/// quadratic time.
+const MAX_TOKENS: usize = 10_000;
 
 /// transformers' options.
 const WHITESPACE: WhitespaceConfig = WhitespaceConfig {
@@ -115,6 +120,7 @@ pub fn environment() -> Environment<'static> {
     });
     env.add_function(CHECK_ADD, |operands: Value| check(operands, sum_size));
     env.add_function(CHECK_MUL, |operands: Value| check(operands, product_size));
+    env.add_function(CHECK_IN, |operands: Value| check(operands, search_size));
     env.add_function(CHECK_SLICE, |operands: Value| check(operands, slice_size));
     env.add_function(REMAINDER, remainder);
     env.add_function(FLOOR_DIVIDE, floor_divide);
@@ -169,6 +175,12 @@ fn product_size(operands: &[Value]) -> Result<usize, Error> {
         }
     }
     Ok(0)
+}
+
+/// Nothing is made, but time goes by.
+fn search_size(operands: &[Value]) -> Result<usize, Error> {
+    const BYTES_PER_CHARGE: usize = 16;
+    Ok(operands.iter().map(budget::size).sum::<usize>() / BYTES_PER_CHARGE)
 }
 
 fn slice_size(operands: &[Value]) -> Result<usize, Error> {
@@ -258,8 +270,8 @@ fn expand<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
         Instruction::Add => checked(2, CHECK_ADD),
         Instruction::Mul => checked(2, CHECK_MUL),
         Instruction::Slice => checked(4, CHECK_SLICE),
-        Instruction::In
-        | Instruction::Eq
+        Instruction::In => checked(2, CHECK_IN),
+        Instruction::Eq
         | Instruction::Ne
         | Instruction::Lt
         | Instruction::Lte
@@ -316,8 +328,18 @@ fn unfolded(text: &str) -> Result<String, Error> {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
     let mut after_operand = false;
+    let mut tokens = 0;
     for token in tokenize(text, false, SyntaxConfig, WHITESPACE) {
         let (token, span) = token?;
+        tokens += 1;
+        if matches!(token, Token::VariableStart | Token::BlockStart) {
+            tokens = 0;
+        } else if tokens > MAX_TOKENS {
+            return Err(Error::new(
+                ErrorKind::SyntaxError,
+                "an expression is too long",
+            ));
+        }
         // A star after these is not an operator but spreads a list into arguments.
         if matches!(token, Token::Mul) && after_operand {
             let at = span.start_offset as usize;

@@ -67,12 +67,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
 
 /// Shared values nested in themselves write out exponentially long, so length counts on the way.
 fn check_written(out: &str) -> Result<(), Error> {
-    if out.len() > budget::MAX_WRITTEN {
-        return Err(budget::refuse(
-            "the chat template writes out too large a value",
-        ));
-    }
-    budget::tick()
+    budget::check_output(out.len())
 }
 
 fn check_depth(depth: usize) -> Result<(), Error> {
