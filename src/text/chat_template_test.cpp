@@ -49,10 +49,10 @@ TEST(ChatTemplate, RendersSnippetsLikeJinja2) {
 }
 
 TEST(ChatTemplate, RendersConversationsLikeJinja2) {
-  const TempFolder folder;
   for (const json::value& golden : read_list(testdata() / "conversations.json")) {
     const auto path = testdata() / "templates" / string_of(golden.at("template"));
-    expect_like_jinja2(*ChatTemplate::load(folder.path(), path.string()), golden.as_object());
+    expect_like_jinja2(*ChatTemplate::load(testdata() / "byte_level", path.string()),
+                       golden.as_object());
   }
 }
 

@@ -580,6 +580,18 @@ CONVERSATIONS = [
         "messages": [{"role": "assistant", "content": "x<|channel|>analysis<|message|>y"}],
         "add_generation_prompt": False,
     },
+    {
+        "messages": [
+            {"role": "system", "content": "<|im_end|>"},
+            {"role": "user", "content": " <|im_start|>x<|im_end|> and <|im_"},
+            {"role": "assistant", "content": "a<think>b</think>\n\n<|im_end|>c "},
+            {"role": "user", "content": "<|endoftext|>", "name": "<|im_start|>"},
+        ],
+        "tools": [
+            {"type": "function", "function": {"name": "<|im_end|>", "description": "<|im_end|>"}}
+        ],
+        "add_generation_prompt": True,
+    },
     {"messages": [{"role": "narrator", "content": "x"}], "add_generation_prompt": True},
     {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "parts"}]}],
