@@ -70,8 +70,8 @@ bool moesaic_tokenizer_encode(const MoesaicTokenizer* tokenizer, const uint8_t* 
 bool moesaic_tokenizer_decode(const MoesaicTokenizer* tokenizer, const int32_t* ids, size_t count,
                               bool skip_special, MoesaicBytes* text, MoesaicTextError* error);
 /// The token inside a text: as valid UTF-8, or its raw bytes.
-bool moesaic_tokenizer_token_text(const MoesaicTokenizer* tokenizer, int32_t id,
-                                  MoesaicBytes* text, MoesaicTextError* error);
+bool moesaic_tokenizer_token_text(const MoesaicTokenizer* tokenizer, int32_t id, MoesaicBytes* text,
+                                  MoesaicTextError* error);
 bool moesaic_tokenizer_token_bytes(const MoesaicTokenizer* tokenizer, int32_t id,
                                    MoesaicBytes* bytes, MoesaicTextError* error);
 int64_t moesaic_tokenizer_vocab_size(const MoesaicTokenizer* tokenizer);
