@@ -34,7 +34,8 @@ std::string shard(const std::vector<std::string>& names) {
 std::string index_of(const std::vector<std::pair<std::string, std::string>>& map) {
   std::string lines;
   for (const auto& [name, file] : map) {
-    lines += (lines.empty() ? "\"" : ",\"") + name + "\":\"" + file + "\"";
+    if (!lines.empty()) lines += ',';
+    lines.append("\"").append(name).append("\":\"").append(file).append("\"");
   }
   return R"({"metadata":{"total_size":1},"weight_map":{)" + lines + "}}";
 }
@@ -91,7 +92,7 @@ struct BadFolder {
 std::vector<BadFolder> bad_folders() {
   const auto bad = ExitCode::kBadModel;
   const auto absent = ExitCode::kMissingFile;
-  const auto with_index = [](std::string text) {
+  const auto with_index = [](const std::string& text) {
     return [text](const fs::path& folder, const fs::path&) {
       write_sharded(folder);
       write_file(folder / kIndex, text);
@@ -232,7 +233,8 @@ TEST(Checkpoint, MillionShardsAreRefusedQuickly) {
   std::string lines;
   for (int i = 0; i < 1'000'000; ++i) {
     const std::string n = std::to_string(i);
-    lines += (i == 0 ? "\"t" : ",\"t") + n + "\":\"s" + n + ".safetensors\"";
+    if (i > 0) lines += ',';
+    lines.append("\"t").append(n).append("\":\"s").append(n).append(".safetensors\"");
   }
   write_file(folder / kIndex, R"({"weight_map":{)" + lines + "}}");
   const auto start = std::chrono::steady_clock::now();

@@ -96,7 +96,7 @@ fs::path resolve_file(const fs::path& folder, const std::string& name) {
   if (error) {
     throw MissingFileError(fmt::format("cannot look at {}: {}", path.string(), error.message()));
   }
-  const fs::path target = fs::canonical(path, error);
+  fs::path target = fs::canonical(path, error);
   if (error == std::errc::too_many_symbolic_link_levels) {
     throw ModelFileError(path.string(), "symbolic link that leads back to itself");
   }

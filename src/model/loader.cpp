@@ -31,10 +31,10 @@ constexpr int64_t kFiniteCheckElements = int64_t{4} << 20;
 void advise(const View& view, int advice) {
   if (view.bytes() == 0) return;
   static const auto kPage = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(view.data) / kPage * kPage;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(view.data) + view.bytes();
+  const size_t into_page = reinterpret_cast<uintptr_t>(view.data) % kPage;
+  auto* begin = const_cast<std::byte*>(view.data) - into_page;
   // Advice may fail; loading is then slower or larger, not wrong.
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+  ::madvise(begin, view.bytes() + into_page, advice);
 }
 
 bool aligned(const View& view) {

@@ -67,6 +67,7 @@ class FakeBackend : public backend::Backend {
   void parallel_for(int64_t tasks, const std::function<void(int64_t, int)>& body) override {
     std::atomic<int64_t> next = 0;
     std::vector<std::thread> threads;
+    threads.reserve(4);
     for (int worker = 0; worker < 4; ++worker) {
       threads.emplace_back([&, worker] {
         for (int64_t task = next++; task < tasks; task = next++) body(task, worker);
