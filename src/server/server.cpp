@@ -130,7 +130,10 @@ void Server::Impl::watch_engine() {
 Server::Server(const base::Settings& settings, ServedModel model,
                std::shared_ptr<engine::Engine> engine, std::shared_ptr<base::Metrics> metrics)
     : impl_(std::make_unique<Impl>(settings, std::move(model), std::move(engine),
-                                   std::move(metrics))) {}
+                                   std::move(metrics))) {
+  // From here on, so that a signal between the greeting and run() drains too.
+  impl_->http.on_signal([this](int number) { impl_->on_signal(number); });
+}
 
 Server::~Server() = default;
 
@@ -142,7 +145,6 @@ void Server::run() {
   // A client that goes away is an error of a write, not a signal to everybody.
   std::signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
-  impl_->http.on_signal([this](int number) { impl_->on_signal(number); });
   impl_->http.every(std::chrono::milliseconds(25), [this] { impl_->watch_shutdown(); });
   impl_->http.every(std::chrono::milliseconds(500), [this] {
     impl_->api.tick();
