@@ -435,7 +435,7 @@ asio::awaitable<void> Connection::run() {
 void start_connection(asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared) {
   const auto executor = socket.get_executor();
   const auto connection = std::make_shared<Connection>(std::move(socket), std::move(shared));
-  asio::co_spawn(executor, connection->run(), [connection](std::exception_ptr failure) {
+  asio::co_spawn(executor, connection->run(), [connection](const std::exception_ptr& failure) {
     if (!failure) return;
     try {
       std::rethrow_exception(failure);

@@ -58,8 +58,8 @@ HttpOptions http_options(const base::Settings& settings) {
 }  // namespace
 
 struct Server::Impl {
-  Impl(const base::Settings& settings, ServedModel model, std::shared_ptr<engine::Engine> engine,
-       std::shared_ptr<base::Metrics> metrics)
+  Impl(const base::Settings& settings, ServedModel model,
+       const std::shared_ptr<engine::Engine>& engine, const std::shared_ptr<base::Metrics>& metrics)
       : engine(engine),
         api(settings, std::move(model), engine, metrics),
         router(settings, api, metrics),
