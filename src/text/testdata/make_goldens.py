@@ -511,6 +511,135 @@ SNIPPETS = [
     ("{{ 7 % x }} {{ -7 // x }} {{ -x % 5 }} {{ 7 // x }} {{ 7.5 // x }} {{ 7.5 % x }}", {"x": -3}),
     ("{{ 'Done.' }}\n\n", {}),
     ("{{ '\\u00e9' }}{{ \"it's\" }}{{ 'a' 'b' }}", {}),
+    # Shapes that published templates have
+    (
+        "{% macro m(a, b) %}{{ a }}{{ b }}{% endmacro %}{{ m(*[1, 2]) }}{{ m(**{'a': 3, 'b': 4}) }}{{ m(1, *[2]) }}",
+        {},
+    ),
+    (
+        "한{% raw %}{{ x * 2 }}{% endraw %}{{ 'a' * 2 }}{# * #}{{ 2 * 3 * 4 ** 2 }}{{ 1.5 * 2 }}{{ true * 2 }}",
+        {},
+    ),
+    ("{{ '\\x41' }}{{ '\\u0041\\n' }}{{ \"\\'\" }}{{ '\\\\' }}{{ \"\\\"\" }}", {}),
+    (
+        "{{ '%.2f' | format(3.14159) }} {{ '{:.1f}'.format(2.55) }} {{ '%5s|%-5s|' | format('a', 'b') }}",
+        {},
+    ),
+    (
+        "{{ xs | map(attribute='c') | select('string') | join(',') }}|{{ xs | selectattr('c') | list | length }}",
+        {"xs": [{"c": "a"}, {"c": None}, {"c": "b"}]},
+    ),
+    (
+        "{{ (xs | first).c }}{{ xs[0].c.d.e if xs[0].c.d is defined else 'no' }}",
+        {"xs": [{"c": {"x": 1}}]},
+    ),
+    ("{{ xs | map('trim') | join }}{{ xs | map('length') | sum }}", {"xs": [" a ", "b "]}),
+    (
+        "{% for t in tools | selectattr('type', '==', 'function') %}{{ t.n }}{% endfor %}",
+        {"tools": [{"type": "function", "n": 1}, {"type": "x", "n": 2}]},
+    ),
+    (
+        "{{ (d | default({})).get('a', 'none') }}{{ (missing | default({})).get('a', 'none') }}",
+        {"d": {"a": 1}},
+    ),
+    ("{% set _ = d.update({'a': 1}) %}", {"d": {}}),
+    ("{% set d = dict(d, x=1) %}{{ d }}", {"d": {"a": 2}}),
+    ("{{ 'x' + none }}", {}),
+    ("{{ none + 1 }}", {}),
+    ("{{ [] | first }}|{{ [] | last }}|{{ '' | first }}|{{ [] | max }}|{{ [] | join }}|", {}),
+    ("{{ x is defined and x.y is defined and x.y is not none }}", {}),
+    (
+        "{% for i in range(3) %}{{ loop.index0 is even }}{% if not loop.last %}, {% endif %}{% endfor %}",
+        {},
+    ),
+    ("{% for i in [1, 1, 2] %}{% if loop.changed(i) %}{{ i }}{% endif %}{% endfor %}", {}),
+    (
+        "{% for m in ms %}{% if m.role == 'a' %}{% continue %}{% endif %}{{ m.role }}{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}",
+        {"ms": [{"role": r} for r in "abcde"]},
+    ),
+    (
+        "{% set ns = namespace(found=false, x={'a': 1}) %}{% macro f() %}{{ ns.found }}{{ ns.x.a }}{% endmacro %}{% set ns.found = true %}{{ f() }}",
+        {},
+    ),
+    (
+        "{% set x = 1 if y else 2 %}{{ x }}{% set z = y and 'a' or 'b' %}{{ z }}{{ (not y) | string }}",
+        {"y": []},
+    ),
+    ("{{ x | tojson | safe | length }}{{ x | tojson | trim('{}') }}", {"x": {"a": 1}}),
+    (
+        "{{ x | string | length }}{{ x ~ '' }}{{ (x ~ '') | replace(\"'\", '\"') }}",
+        {"x": {"a": [None, True]}},
+    ),
+    (
+        "{{ ['b', 'A', 'c'] | sort }}{{ ['b', 'A'] | sort(case_sensitive=true) }}{{ [{'a': 2}, {'a': 1}] | sort(attribute='a') }}{{ [1, 3, 2] | sort(reverse=true) }}",
+        {},
+    ),
+    ("{{ 'The Quick' | wordcount }}", {"skip": True}),
+    (
+        "{{ messages[0]['content'][0]['text'] }}{{ messages[-1].role }}{{ messages[5] is defined }}",
+        {"messages": [{"role": "u", "content": [{"text": "hi"}]}]},
+    ),
+    ("{%- set a = [] -%}{%- for i in [3, 4] -%}{%- set a = a + [i] -%}{%- endfor -%}{{ a }}", {}),
+    (
+        "{% set ns = namespace(a=[]) %}{% for i in [3, 4] %}{% set ns.a = ns.a + [{'i': i}] %}{% endfor %}{{ ns.a }}{{ ns.a | length }}{{ ns.a[1].i }}",
+        {},
+    ),
+    (
+        "{{ {'a': none} | tojson }}{{ [true, false] | tojson }}{{ {'1': 1, 'b': [], 'c': {}} | tojson(indent=2) }}",
+        {},
+    ),
+    (
+        "{% if 'a' in d %}1{% endif %}{% if 'a' in d.keys() %}2{% endif %}{% if 1 in d.values() %}3{% endif %}{% if none in [none] %}4{% endif %}",
+        {"d": {"a": 1}},
+    ),
+    ("{{ 'a' in none }}", {}),
+    ("{{ 'a' in missing }}", {}),
+    (
+        "{{ '' is none }}{{ 0 == false }}{{ '1' == 1 }}{{ none == false }}{{ [] == [] }}{{ 1 != 2 }}",
+        {},
+    ),
+    ("{{ '  a\n  b  ' | trim }}|{{ '\u00a0x\u3000' | trim }}|{{ '\u200bx'.strip() | length }}", {}),
+    (
+        "{{ 'ÀÉ'.lower() }}{{ 'straße'.upper() }}{{ 'ǆ' | title }}{{ 'hello world-foo' | title }}{{ \"they're\" | title }}",
+        {},
+    ),
+    ("{{ '日本'[0] }}{{ '日本' | length }}{{ '日本'[1:] }}{{ '日本'.find('本') }}", {}),
+    ("a{% if true %}\n\n  b\n\n{% endif %}\n\nc", {}),
+    ("{% if true -%}\n   a\n{%- endif %}   \n{{- ' b ' -}}\n  c", {}),
+    ("{%- if false %}x{%- else -%} y {%- endif -%} z", {}),
+    ("\t{% if true %}\tx\n\t{% endif %}\ty", {}),
+    ("{{ range(2, 6, 2) | list }}{{ range(5)[1:3] | list }}{{ range(3) | length }}", {}),
+    (
+        "{{ 3 ~ 4 }}{{ 3.0 ~ '' }}{{ 100000000000000000000 }}{{ 1_000 }}{{ 0x10 }}{{ 0b11 }}{{ 0o17 }}",
+        {},
+    ),
+    (
+        "{{ 7 / 2 }} {{ 6 / 3 }} {{ 2 ** 3 }} {{ 2 ** 0.5 }} {{ -2 ** 2 }} {{ 5 - 3 - 1 }}",
+        {},
+    ),
+    ("{{ x.0 }}{{ x[0] }}", {"x": ["a"]}),
+    ("{{ d['a'].b | upper ~ '!' }}{{ 1 if d.a else 2 }}", {"d": {"a": {"b": "c"}}}),
+    (
+        "{% set a %}  x  {% endset %}[{{ a | trim }}]{% set b | trim %}  y  {% endset %}[{{ b }}]",
+        {},
+    ),
+    ("{{ 'a' if false }}|{{ ('a' if false) is undefined }}", {}),
+    (
+        "{{ missing == none }}{{ missing is none }}{{ missing | length }}{{ missing or 'x' }}{% for x in missing %}{% endfor %}",
+        {},
+    ),
+    ("{{ missing + 'a' }}", {}),
+    ("{{ missing[0] }}", {}),
+    (
+        "{{ 'a-b_c'.replace('-', ' ').replace('_', ' ').split() | join('/') }}{{ 'k: v'.split(': ', 1)[1] }}",
+        {},
+    ),
+    ("{{ x.strip().split('\n') | map('trim') | list | tojson }}", {"x": " a \n b \n"}),
+    ("{{ ('%s' % 'a') ~ ('%d/%d' % (1, 2)) }}", {}),
+    (
+        "{{ lipsum is defined }}{{ self is defined }}{{ caller is defined }}{{ loop is defined }}",
+        {"skip": True},
+    ),
 ]
 
 WEATHER = {

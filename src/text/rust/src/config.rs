@@ -21,6 +21,7 @@ pub const SPECIAL_NAMES: [&str; 7] = [
 /// An entry of `added_tokens_decoder`.
 #[derive(Clone, Debug)]
 pub struct DeclaredToken {
+    pub id: u32,
     pub content: String,
     pub single_word: bool,
     pub lstrip: bool,
@@ -50,13 +51,14 @@ fn token_text(value: &Value) -> Option<&str> {
     }
 }
 
-fn declared_token(value: &Value) -> Option<DeclaredToken> {
+fn declared_token(id: u32, value: &Value) -> Option<DeclaredToken> {
     let map = value.as_object()?;
     let content = map.get("content")?.as_str()?.to_owned();
     let flag =
         |name: &str, default: bool| map.get(name).and_then(Value::as_bool).unwrap_or(default);
     let special = flag("special", false);
     Some(DeclaredToken {
+        id,
         content,
         single_word: flag("single_word", false),
         lstrip: flag("lstrip", false),
@@ -97,15 +99,15 @@ impl TokenizerConfig {
                     Error::model_file(&path, format!("added_tokens_decoder entry {id:?} {what}"))
                 };
                 let number = id
-                    .parse::<i64>()
+                    .parse::<u32>()
                     .ok()
-                    .filter(|id| (0..1 << 31).contains(id))
+                    .filter(|id| *id < 1 << 31)
                     .ok_or_else(|| bad("is not a token id"))?;
-                let token = declared_token(value).ok_or_else(|| bad("has no content"))?;
-                entries.push((number, token));
+                let token = declared_token(number, value).ok_or_else(|| bad("has no content"))?;
+                entries.push(token);
             }
-            entries.sort_by_key(|(id, _)| *id);
-            config.declared = entries.into_iter().map(|(_, token)| token).collect();
+            entries.sort_by_key(|token| token.id);
+            config.declared = entries;
         }
         config.map = map;
         Ok(config)

@@ -140,35 +140,59 @@ fn check_added_ids(path: &Path, inner: &tokenizers::Tokenizer, added: &[AddedEnt
     Ok(())
 }
 
-/// Adds the tokens of tokenizer_config.json as transformers does: added_tokens_decoder in order of
-/// id with its flags, then special tokens by name that are not known as such yet.
+/// Takes over the tokens of tokenizer_config.json as transformers does: added_tokens_decoder in
+/// order of id with its flags, then special tokens by name that are not known as such yet. A token
+/// that would get another id than it declares, or one past the vocabulary for a mere name, is left
+/// out: the model has no row for it.
 fn add_declared(inner: &mut tokenizers::Tokenizer, config: &TokenizerConfig) -> Result<()> {
-    let named = || {
-        let named = config.special.iter().map(|(_, text)| text.as_str());
-        named.chain(config.additional.iter().map(String::as_str))
+    let is_named = |text: &str| {
+        let mut named = config.special.iter().map(|(_, text)| text);
+        named.any(|known| known == text) || config.additional.iter().any(|known| known == text)
     };
-    let mut tokens: Vec<AddedToken> = Vec::new();
     for token in &config.declared {
-        tokens.push(AddedToken {
-            content: token.content.clone(),
-            single_word: token.single_word,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-            normalized: token.normalized,
-            special: token.special || named().any(|text| text == token.content),
-        });
-    }
-    let known = inner.get_added_tokens_decoder();
-    for text in named() {
-        let is_known = known.values().any(|t| t.content == text && t.special);
-        if !text.is_empty() && !is_known && !tokens.iter().any(|t| t.content == text) {
-            tokens.push(AddedToken::from(text, true));
+        let id = inner.token_to_id(&token.content);
+        if id.unwrap_or_else(|| next_id(inner)) == token.id {
+            add_token(
+                inner,
+                AddedToken {
+                    content: token.content.clone(),
+                    single_word: token.single_word,
+                    lstrip: token.lstrip,
+                    rstrip: token.rstrip,
+                    normalized: token.normalized,
+                    special: token.special || is_named(&token.content),
+                },
+            )?;
         }
     }
-    inner
-        .add_tokens(tokens)
-        .map_err(|e| Error::internal(e.to_string()))?;
+    let named = config.special.iter().map(|(_, text)| text);
+    for text in named.chain(&config.additional) {
+        let is_special = inner.get_added_vocabulary().is_special_token(text);
+        if !is_special && inner.token_to_id(text).is_some() {
+            add_token(inner, AddedToken::from(text.as_str(), true))?;
+        }
+    }
     Ok(())
+}
+
+fn add_token(inner: &mut tokenizers::Tokenizer, token: AddedToken) -> Result<()> {
+    // Adding rebuilds the automata of all added tokens, so one that is there is not added again.
+    let known = inner.get_added_vocabulary().get_added_tokens_decoder();
+    if known.values().any(|old| *old == token) {
+        return Ok(());
+    }
+    inner
+        .add_tokens([token])
+        .map(|_| ())
+        .map_err(|e| Error::internal(e.to_string()))
+}
+
+/// The id that the crate gives to the next new token.
+fn next_id(inner: &tokenizers::Tokenizer) -> u32 {
+    let size = inner.get_vocab_size(false) as u32;
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let largest = added.keys().copied().max();
+    largest.map_or(size, |largest| size.max(largest + 1))
 }
 
 /// What is put before and after every text: by the file's post-processor, found by processing one

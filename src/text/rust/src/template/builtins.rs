@@ -63,7 +63,6 @@ fn add_charged_filters(env: &mut Environment) {
     let textual = [
         ("capitalize", Value::from_function(filters::capitalize)),
         ("lower", Value::from_function(filters::lower)),
-        ("title", Value::from_function(filters::title)),
         ("trim", Value::from_function(filters::trim)),
         ("upper", Value::from_function(filters::upper)),
     ];
@@ -123,6 +122,7 @@ fn add_own_filters(env: &mut Environment) {
     env.add_filter("format", |format: String, args: Rest<Value>| {
         formatted(FormatStyle::Printf, &format, &args)
     });
+    env.add_filter("title", title);
     env.add_filter("round", round);
     for name in ["length", "count"] {
         env.add_filter(name, length);
@@ -351,6 +351,25 @@ pub fn formatted(style: FormatStyle, format: &str, args: &[Value]) -> Result<Str
     let longest = args.iter().map(budget::size).max().unwrap_or(0);
     charge(format.len() + fields.saturating_mul(longest.saturating_add(10_000)))?;
     format_filter(style, format, args)
+}
+
+/// Words begin after spaces, dashes and opening brackets, so not within "they're".
+fn title(value: Value) -> Result<String, Error> {
+    let text = string(value)?;
+    let mut out = String::with_capacity(text.len());
+    let mut begins = true;
+    for c in text.chars() {
+        if c.is_whitespace() || matches!(c, '-' | '(' | '{' | '[' | '<') {
+            out.push(c);
+            begins = true;
+        } else if begins {
+            out.extend(c.to_uppercase());
+            begins = false;
+        } else {
+            out.extend(c.to_lowercase());
+        }
+    }
+    Ok(out)
 }
 
 /// Half to even, by the number's exact decimal value, as Python rounds.

@@ -17,16 +17,17 @@ pub struct Found {
 }
 
 /// The template of --chat-template (a file's path or Jinja text) when not empty, else
-/// chat_template.jinja, else chat_template.json or tokenizer_config.json. None when there is none.
+/// chat_template.jinja with additional_chat_templates beside it, else chat_template.json or tokenizer_config.json. None when there is none.
 pub fn find(folder: &Path, replacement: &str, config: &TokenizerConfig) -> Result<Option<Found>> {
     if !replacement.is_empty() {
         return replaced(replacement).map(Some);
     }
     let file = folder.join("chat_template.jinja");
     if let Some(text) = files::read_text(&file, MAX_TEMPLATE_BYTES)? {
+        let other = folder.join("additional_chat_templates/tool_use.jinja");
         return Ok(Some(Found {
             text,
-            with_tools: None,
+            with_tools: files::read_text(&other, MAX_TEMPLATE_BYTES)?,
             file,
         }));
     }
