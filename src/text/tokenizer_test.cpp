@@ -267,6 +267,55 @@ TEST(Tokenizer, BosFollowsTheFlagsOfLlama) {
   EXPECT_EQ(Tokenizer::load(folder.path())->eos_id(), 2);
 }
 
+TEST(Tokenizer, DecodersOfAllKindsAgreeWithHuggingFace) {
+  const TempFolder folder;
+  json::value file = json::parse(read_file(testdata() / "sentencepiece/tokenizer.json"));
+  for (const json::value& golden : read_list(testdata() / "decoders.json")) {
+    SCOPED_TRACE(json::serialize(golden.at("decoder")));
+    file.at("decoder") = golden.at("decoder");
+    folder.write("tokenizer.json", json::serialize(file));
+    const auto tokenizer = Tokenizer::load(folder.path());
+    for (const json::value& list : golden.at("lists").as_array()) {
+      const auto ids = ids_of(list.at(0));
+      EXPECT_EQ(tokenizer->decode(ids, true), string_of(list.at(1)));
+      StreamDecoder stream(tokenizer, {}, true);
+      std::string text;
+      for (const int32_t id : ids) text += stream.push(id);
+      EXPECT_EQ(text + stream.finish(), string_of(list.at(1)));
+    }
+  }
+}
+
+TEST(Tokenizer, TakesTheTokensOfItsConfig) {
+  const TempFolder folder;
+  folder.write("tokenizer.json", read_file(testdata() / "byte_level/tokenizer.json"));
+  const auto plain = Tokenizer::load(folder.path());
+  const auto next = plain->vocab_size();
+  const auto think = *plain->token_to_id("<think>");
+  const json::object config{
+      {"pad_token", "<|no_row|>"},
+      {"bos_token", "the"},
+      {"additional_special_tokens", json::array{"<|none|>"}},
+      {"added_tokens_decoder",
+       json::object{
+           {std::to_string(think), json::object{{"content", "<think>"}, {"special", true}}},
+           {std::to_string(next), json::object{{"content", "<|next|>"}, {"special", true}}},
+           {std::to_string(next + 7), json::object{{"content", "<|far|>"}, {"special", true}}}}}};
+  folder.write("tokenizer_config.json", json::serialize(config));
+  const auto tokenizer = Tokenizer::load(folder.path());
+  EXPECT_TRUE(tokenizer->is_special(think));
+  EXPECT_EQ(tokenizer->token_to_id("<|next|>"), next);
+  EXPECT_EQ(tokenizer->encode("<|next|>", false, Specials::kParse),
+            (std::vector{static_cast<int32_t>(next)}));
+  EXPECT_EQ(tokenizer->vocab_size(), next + 1);
+  // Ids that the model has no row for would be worse than text.
+  for (const char* text : {"<|no_row|>", "<|none|>", "<|far|>"}) {
+    EXPECT_EQ(tokenizer->token_to_id(text), std::nullopt);
+    EXPECT_GT(tokenizer->encode(text, false, Specials::kParse).size(), 1u);
+  }
+  EXPECT_EQ(tokenizer->bos_id(), std::nullopt);
+}
+
 TEST(Tokenizer, PathologicalTextTakesLinearTime) {
   // Processor time, which other programs on the machine do not change.
   const auto seconds = [](const Tokenizer& tokenizer, const std::string& text) {

@@ -260,6 +260,58 @@ def long_cases(tokenizer):
     return cases
 
 
+DECODERS = [
+    None,
+    {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    {"type": "WordPiece", "prefix": "▁", "cleanup": False},
+    {"type": "BPEDecoder", "suffix": "e"},
+    {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+    {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+    {"type": "Strip", "content": "▁", "start": 1, "stop": 0},
+    {"type": "Replace", "pattern": {"Regex": "[aeiou]+"}, "content": "*"},
+    {"type": "CTC", "pad_token": "<unk>", "word_delimiter_token": "▁", "cleanup": True},
+    {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 2, "stop": 0},
+            {"type": "Replace", "pattern": {"String": "e"}, "content": "E"},
+        ],
+    },
+    {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Fuse"},
+            {"type": "Replace", "pattern": {"String": "▁t"}, "content": " T"},
+        ],
+    },
+]
+
+
+def decoder_cases():
+    """Decoders of all kinds over the same tokens."""
+    source = json.loads((HERE / "sentencepiece" / "tokenizer.json").read_text())
+    rng = random.Random(3)
+    learnt = [id for token, id in source["model"]["vocab"].items() if not token.startswith("<")]
+    cases = []
+    for decoder in DECODERS:
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**source, "decoder": decoder}))
+        lists = [rng.choices([*learnt, 2], k=size) for size in (1, 2, 3, 5, 8, 13, 21)]
+        # 한 as bytes, alone and between tokens.
+        korean = [3 + 0xED, 3 + 0x95, 3 + 0x9C]
+        lists += [korean, [learnt[5], *korean, learnt[6]], [2, *korean, *korean]]
+        cases.append(
+            {
+                "decoder": decoder,
+                "lists": [[ids, tokenizer.decode(ids, skip_special_tokens=True)] for ids in lists],
+            }
+        )
+    return cases
+
+
 # Template text, context. What the template makes of it is the golden.
 SNIPPETS = [
     # Printing
@@ -752,6 +804,7 @@ def main():
         write(HERE / name / "tokenizer_config.json", config)
         write(HERE / name / "cases.json", token_cases(tokenizer, seed))
         write(HERE / name / "long.json", long_cases(tokenizer))
+    write(HERE / "decoders.json", decoder_cases())
     env = environment()
     snippets = []
     for template, context in SNIPPETS:
