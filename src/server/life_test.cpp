@@ -335,6 +335,7 @@ TEST(Life, DrainingFinishesWhatRunsAndTakesNothingNew) {
   EXPECT_EQ(answer.status, 200);
   EXPECT_TRUE(answer.body.ends_with("data: [DONE]\n\n"));
   rig.thread.join();
+  EXPECT_EQ(rig.exit_code, 0);
   EXPECT_FALSE(Client(rig.server->port()).answer(false, 200ms).status != 0);
 }
 
@@ -355,6 +356,26 @@ TEST(Life, WhatDoesNotEndInTimeIsToldSo) {
   EXPECT_EQ(cut.body.find("[DONE]"), std::string::npos);
   EXPECT_EQ(whole.answer().status, 503);
   rig.thread.join();
+}
+
+TEST(Life, ADeadEngineIsToldToEverybodyAndEndsTheProcess) {
+  Rig rig;
+  rig.knobs->step_microseconds = 5000;
+  Client stream(rig.server->port());
+  stream.send(long_request());
+  ASSERT_TRUE(stream.wait_for("data: "));
+  Client whole(rig.server->port());
+  json::object body = long_answer();
+  body["stream"] = false;
+  whole.send(post("/v1/completions", json::serialize(body)));
+  ASSERT_TRUE(Rig::eventually([&] { return rig.engine->stats().running == 2; }));
+  rig.knobs->broken = true;
+  const Answer cut = stream.answer();
+  EXPECT_NE(cut.body.find("data: {\"error\":{"), std::string::npos);
+  EXPECT_EQ(cut.body.find("[DONE]"), std::string::npos);
+  EXPECT_EQ(whole.answer().status, 500);
+  rig.thread.join();
+  EXPECT_EQ(rig.exit_code, 70);
 }
 
 TEST(Life, ATakenPortIsRefused) {

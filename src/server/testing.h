@@ -19,6 +19,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -41,6 +42,7 @@ class ToyExecutor : public engine::Executor {
  public:
   struct Knobs {
     std::atomic<int> step_microseconds{200};
+    std::atomic<bool> broken{false};  ///< the next step throws
     std::mutex mutex;
     int64_t script_from = 0;      ///< position of the first scripted token
     std::vector<int32_t> script;  ///< then EOS
@@ -57,6 +59,7 @@ class ToyExecutor : public engine::Executor {
   void execute(const model::StepBatch& batch, const model::LogitsSink& sink,
                model::ExpertCounts& counts) override {
     std::this_thread::sleep_for(std::chrono::microseconds(knobs_->step_microseconds));
+    if (knobs_->broken) throw std::runtime_error("the toy is broken");
     counts.layers = 2;
     counts.experts = 4;
     counts.counts.assign(8, 0);
@@ -205,7 +208,14 @@ class Rig {
       model.chat_template = text::ChatTemplate::load(folder.path(), "");
     }
     server = std::make_unique<Server>(settings, model, engine, metrics);
-    thread = std::thread([this] { server->run(); });
+    thread = std::thread([this] {
+      try {
+        server->run();
+        exit_code = 0;
+      } catch (const base::Error& error) {
+        exit_code = static_cast<int>(error.exit_code());
+      }
+    });
   }
   ~Rig() {
     server->shutdown();
@@ -232,6 +242,7 @@ class Rig {
   std::shared_ptr<base::Metrics> metrics;
   std::shared_ptr<engine::Engine> engine;
   std::unique_ptr<Server> server;
+  int exit_code = -1;  ///< what the process would end with; valid once `thread` is joined
   std::thread thread;
 };
 
