@@ -1,14 +1,14 @@
-#include "backend/cpu/gemm_inl.h"
+#include "backend/cpu/tiles_inl.h"
 
 namespace moesaic::backend::cpu {
 
 const KernelTable kKernelsAmx = {
     .bf16_rows = true,
-    .row_tiles = false,
-    .gemm = gemm,
+    .row_tiles = true,
+    .gemm = gemm_amx,
     .round_rows = round_rows,
     .dummy_tile = dummy_tile,
-    .peak = peak,
+    .peak = peak_amx,
     .read = read_all,
 };
 

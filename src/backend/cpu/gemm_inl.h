@@ -21,19 +21,48 @@ constexpr int kTileVecs = static_cast<int>(kTileOutputs) / kLanes;
 constexpr int64_t kSumRows = 96;
 constexpr int64_t kCacheLine = 64;
 
-/// Lines of the next panel, prefetched a few at a time while this one is computed with: the
-/// hardware prefetchers know nothing of the next task, and memory must not idle while a panel is
-/// used for many rows.
+/// How weights get into the caches before they are wanted.
+enum class Streaming {
+  kHardware,  ///< each weight is used once, by loads close enough for the hardware prefetchers
+  kAhead,     ///< used once, but so much arithmetic lies between the loads that they need help
+  kPanel,     ///< used several times: memory would idle after the first
+};
+
+/// Prefetches lines of weights, a few per block of inputs: kPanel the next panel spread over this
+/// one, kAhead the block after the next; all a start on the next panel, for the hardware knows
+/// nothing of the next task.
 struct Prefetcher {
-  const std::byte* at = nullptr;
-  const std::byte* end = nullptr;
-  int lines = 0;  ///< per block of inputs
+  const std::byte* at;
+  const std::byte* end;
+  const std::byte* then;
+  int64_t then_bytes;
+  int64_t lines;  ///< per block of inputs
+
+  /// `visits`: how often each block of inputs of a panel is gone through.
+  MOESAIC_INLINE Prefetcher(Streaming streaming, const std::byte* panel, const std::byte* next,
+                            int64_t panel_bytes, int64_t block_bytes, int64_t visits)
+      : at(next), end(next), then(nullptr), then_bytes(0), lines(block_bytes / kCacheLine) {
+    const int64_t start = block_bytes < panel_bytes ? block_bytes : panel_bytes;
+    if (streaming == Streaming::kAhead) {
+      at = panel + start;
+      end = panel + panel_bytes;
+      then = next;
+      then_bytes = start;
+    } else if (next != nullptr) {
+      const bool whole = streaming == Streaming::kPanel;
+      end = next + (whole ? panel_bytes : start);
+      if (whole) lines = (lines + visits - 1) / visits;
+    }
+  }
 
   MOESAIC_INLINE void step() {
-    if (at >= end) return;
-    for (int i = 0; i < lines; ++i) {
-      __builtin_prefetch(at + i * kCacheLine, 0, 2);
+    if (at >= end) {
+      if (then == nullptr) return;
+      at = then;
+      end = then + then_bytes;
+      then = nullptr;
     }
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * kCacheLine, 0, 2);
     at += lines * kCacheLine;
   }
 };
@@ -318,14 +347,17 @@ void gemm_of(const Gemm& task) {
 
   for (int64_t panel = 0; panel < task.panels; ++panel) {
     const std::byte* weights = task.weights + panel * panel_bytes;
-    Prefetcher prefetch;
-    prefetch.at = panel + 1 < task.panels ? weights + panel_bytes : task.next;
-    prefetch.end = prefetch.at == nullptr ? nullptr : prefetch.at + panel_bytes;
+    const int64_t first_rows = task.rows < kSumRows ? task.rows : kSumRows;
+    const int64_t at_once = tiles_at_once(task.tiles, first_rows);
+    const int64_t shares = (task.rows + 5) / 6;
+    const int64_t visits = shares * (task.tiles / at_once);
+    Prefetcher prefetch(visits > 1      ? Streaming::kPanel
+                        : task.rows > 1 ? Streaming::kAhead
+                                        : Streaming::kHardware,
+                        weights, panel + 1 < task.panels ? weights + panel_bytes : task.next,
+                        panel_bytes, kBlockBytes<W>, visits);
     for (int64_t row = 0; row < task.rows; row += kSumRows) {
       const int64_t rows = task.rows - row < kSumRows ? task.rows - row : kSumRows;
-      const int64_t at_once = tiles_at_once(task.tiles, rows);
-      const int64_t visits = ((task.rows + 5) / 6) * (task.tiles / at_once);  // of one block, about
-      prefetch.lines = static_cast<int>((kBlockBytes<W> / kCacheLine + visits - 1) / visits);
       int64_t block = 0;
       do {
         const int64_t left = whole_blocks - block;

@@ -1,0 +1,310 @@
+// The bf16 product on AMX tiles, for gemm_amx.cpp and, with MOESAIC_EMULATE_TILES, for a test that
+// runs without AMX.
+//
+// Sixteen rows of activations are an A tile, a weight tile is a B tile as it lies in memory. An
+// output depends on its row of A and its column of B only, so idle rows of a tile change nothing
+// and one kernel serves every number of rows.
+
+#pragma once
+
+#include "backend/cpu/gemm_inl.h"
+
+namespace moesaic::backend::cpu {
+namespace {
+
+#ifdef MOESAIC_EMULATE_TILES
+
+/// The eight tile registers, with the semantics of the Intel SDM (vol. 2, TDPBF16PS), except that
+/// denormals are kept.
+struct Tiles {
+  alignas(64) uint8_t bytes[8][16][64];
+};
+thread_local Tiles g_tiles;
+
+MOESAIC_INLINE void emulate_load(int tile, const void* from, int64_t stride) {
+  for (int r = 0; r < 16; ++r) {
+    std::memcpy(g_tiles.bytes[tile][r], static_cast<const uint8_t*>(from) + r * stride, 64);
+  }
+}
+MOESAIC_INLINE void emulate_store(int tile, void* to, int64_t stride) {
+  for (int r = 0; r < 16; ++r) {
+    std::memcpy(static_cast<uint8_t*>(to) + r * stride, g_tiles.bytes[tile][r], 64);
+  }
+}
+MOESAIC_INLINE float emulated_bf16(const uint8_t* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+MOESAIC_INLINE void emulate_dot(int c, int a, int b) {
+  for (int m = 0; m < 16; ++m) {
+    for (int n = 0; n < 16; ++n) {
+      float even = 0;
+      float odd = 0;
+      for (int k = 0; k < 16; ++k) {
+        const uint8_t* left = g_tiles.bytes[a][m] + 4 * k;
+        const uint8_t* right = g_tiles.bytes[b][k] + 4 * n;
+        even = __builtin_fmaf(emulated_bf16(left), emulated_bf16(right), even);
+        odd = __builtin_fmaf(emulated_bf16(left + 2), emulated_bf16(right + 2), odd);
+      }
+      float sum;
+      std::memcpy(&sum, g_tiles.bytes[c][m] + 4 * n, 4);
+      sum += even + odd;
+      std::memcpy(g_tiles.bytes[c][m] + 4 * n, &sum, 4);
+    }
+  }
+}
+#define TILE_CONFIGURE(config) (void)(config)
+#define TILE_RELEASE() (void)0
+#define TILE_ZERO(t) std::memset(g_tiles.bytes[t], 0, sizeof(g_tiles.bytes[t]))
+#define TILE_LOAD(t, p, stride) emulate_load(t, p, stride)
+#define TILE_STORE(t, p, stride) emulate_store(t, p, stride)
+#define TILE_DOT(c, a, b) emulate_dot(c, a, b)
+
+#else
+
+// Tile numbers are pasted into the instruction, so they are literals.
+#define TILE_CONFIGURE(config) _tile_loadconfig(config)
+#define TILE_RELEASE() _tile_release()
+#define TILE_ZERO(t) _tile_zero(t)
+#define TILE_LOAD(t, p, stride) _tile_loadd(t, p, stride)
+#define TILE_STORE(t, p, stride) _tile_stored(t, p, stride)
+#define TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
+
+#endif
+
+/// GCC 12 does not tell the optimiser that a tile load reads memory; nothing may move across this.
+MOESAIC_INLINE void memory_barrier() { __asm__ volatile("" ::: "memory"); }
+
+/// Palette 1, eight tiles of 16 rows of 64 bytes: the bytes per row from 16 on, the rows from 48.
+struct TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64);
+alignas(64) constexpr TileConfig kTileConfig;
+
+constexpr int64_t kRowsPerTile = 16;
+constexpr int64_t kWeightTile = kTileBytes<WeightBF16Dot>;
+constexpr int64_t kWeightBlock = kBlockBytes<WeightBF16Dot>;
+constexpr int64_t kTileStride = 64;
+constexpr int64_t kSumStride = kPanelOutputs * 4;
+
+/// One stretch of inputs of one group of 16 rows (or two) against some tiles of a panel.
+struct TileStretch {
+  const std::byte* x;        ///< first A tile
+  int64_t x_group;           ///< bytes to the second group's
+  const std::byte* weights;  ///< first B tile
+  int64_t blocks;
+  bool first;   ///< sums start at zero
+  float* sums;  ///< [rows][64], first row and tile of this stretch
+};
+
+/// 32 rows x 32 outputs: four sums from two A and two B tiles, a load per product.
+MOESAIC_INLINE void tiles_2x2(const TileStretch& s, Prefetcher& prefetch) {
+  float* low = s.sums + kRowsPerTile * kPanelOutputs;
+  memory_barrier();
+  if (s.first) {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+  } else {
+    TILE_LOAD(0, s.sums, kSumStride);
+    TILE_LOAD(1, s.sums + kTileOutputs, kSumStride);
+    TILE_LOAD(2, low, kSumStride);
+    TILE_LOAD(3, low + kTileOutputs, kSumStride);
+  }
+  const std::byte* x = s.x;
+  const std::byte* w = s.weights;
+  for (int64_t block = 0; block < s.blocks; ++block) {
+    prefetch.step();
+    TILE_LOAD(6, w, kTileStride);
+    TILE_LOAD(4, x, kTileStride);
+    TILE_LOAD(5, x + s.x_group, kTileStride);
+    TILE_DOT(0, 4, 6);
+    TILE_LOAD(7, w + kWeightTile, kTileStride);
+    TILE_DOT(2, 5, 6);
+    TILE_DOT(1, 4, 7);
+    TILE_DOT(3, 5, 7);
+    x += kRowsPerTile * kTileStride;
+    w += kWeightBlock;
+  }
+  TILE_STORE(0, s.sums, kSumStride);
+  TILE_STORE(1, s.sums + kTileOutputs, kSumStride);
+  TILE_STORE(2, low, kSumStride);
+  TILE_STORE(3, low + kTileOutputs, kSumStride);
+  memory_barrier();
+}
+
+/// 16 rows x 64 outputs: each weight is used once, so it streams through alternating tiles.
+MOESAIC_INLINE void tiles_1x4(const TileStretch& s, Prefetcher& prefetch) {
+  memory_barrier();
+  if (s.first) {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+  } else {
+    TILE_LOAD(0, s.sums, kSumStride);
+    TILE_LOAD(1, s.sums + kTileOutputs, kSumStride);
+    TILE_LOAD(2, s.sums + 2 * kTileOutputs, kSumStride);
+    TILE_LOAD(3, s.sums + 3 * kTileOutputs, kSumStride);
+  }
+  const std::byte* x = s.x;
+  const std::byte* w = s.weights;
+  for (int64_t block = 0; block < s.blocks; ++block) {
+    prefetch.step();
+    TILE_LOAD(4, x, kTileStride);
+    TILE_LOAD(5, w, kTileStride);
+    TILE_LOAD(6, w + kWeightTile, kTileStride);
+    TILE_LOAD(7, w + 2 * kWeightTile, kTileStride);
+    TILE_DOT(0, 4, 5);
+    TILE_LOAD(5, w + 3 * kWeightTile, kTileStride);
+    TILE_DOT(1, 4, 6);
+    TILE_DOT(2, 4, 7);
+    TILE_DOT(3, 4, 5);
+    x += kRowsPerTile * kTileStride;
+    w += kWeightBlock;
+  }
+  TILE_STORE(0, s.sums, kSumStride);
+  TILE_STORE(1, s.sums + kTileOutputs, kSumStride);
+  TILE_STORE(2, s.sums + 2 * kTileOutputs, kSumStride);
+  TILE_STORE(3, s.sums + 3 * kTileOutputs, kSumStride);
+  memory_barrier();
+}
+
+/// 16 rows x 32 outputs.
+MOESAIC_INLINE void tiles_1x2(const TileStretch& s, Prefetcher& prefetch) {
+  memory_barrier();
+  if (s.first) {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+  } else {
+    TILE_LOAD(0, s.sums, kSumStride);
+    TILE_LOAD(1, s.sums + kTileOutputs, kSumStride);
+  }
+  const std::byte* x = s.x;
+  const std::byte* w = s.weights;
+  for (int64_t block = 0; block < s.blocks; ++block) {
+    prefetch.step();
+    TILE_LOAD(4, x, kTileStride);
+    TILE_LOAD(6, w, kTileStride);
+    TILE_DOT(0, 4, 6);
+    TILE_LOAD(7, w + kWeightTile, kTileStride);
+    TILE_DOT(1, 4, 7);
+    x += kRowsPerTile * kTileStride;
+    w += kWeightBlock;
+  }
+  TILE_STORE(0, s.sums, kSumStride);
+  TILE_STORE(1, s.sums + kTileOutputs, kSumStride);
+  memory_barrier();
+}
+
+#ifndef MOESAIC_TILE_STREAMING
+#define MOESAIC_TILE_STREAMING kAhead
+#endif
+#ifndef MOESAIC_TILE_CHUNK_BYTES
+#define MOESAIC_TILE_CHUNK_BYTES 131072
+#endif
+constexpr int64_t kTileChunkBlocks = MOESAIC_TILE_CHUNK_BYTES / kWeightBlock;
+
+/// All rows of a stretch of `groups` groups of 16, over one chunk of inputs.
+void sweep_tiles(const Gemm& task, const std::byte* weights, const std::byte* x, int64_t groups,
+                 int64_t blocks, bool first, float* sums, Prefetcher& prefetch) {
+  for (int64_t group = 0; group < groups;) {
+    TileStretch stretch{x + group * task.x_layout.group,
+                        task.x_layout.group,
+                        weights + task.first_tile * kWeightTile,
+                        blocks,
+                        first,
+                        sums + group * kRowsPerTile * kPanelOutputs};
+    const bool pair = groups - group >= 2;
+    if (!pair && task.tiles == kPanelTiles) {
+      tiles_1x4(stretch, prefetch);
+      group += 1;
+      continue;
+    }
+    for (int64_t tile = 0; tile < task.tiles; tile += 2) {
+      if (pair) {
+        tiles_2x2(stretch, prefetch);
+      } else {
+        tiles_1x2(stretch, prefetch);
+      }
+      stretch.weights += 2 * kWeightTile;
+      stretch.sums += 2 * kTileOutputs;
+    }
+    group += pair ? 2 : 1;
+  }
+}
+
+/// As gemm_of, for bf16 rows in tiles. Rows beyond the last are computed with whatever is there and
+/// dropped.
+void gemm_tiles(const Gemm& task) {
+  const int64_t blocks = (task.k + kTileInputs - 1) / kTileInputs;
+  const int64_t panel_bytes = blocks * kWeightBlock;
+  const int64_t all_groups = (task.rows + kRowsPerTile - 1) / kRowsPerTile;
+  constexpr int64_t kSumGroups = kSumRows / kRowsPerTile;
+  alignas(64) float sums[kSumRows * kPanelOutputs];
+
+  // Visits of one block of inputs: a 2x2 step takes half its tiles.
+  const int64_t visits = all_groups / 2 * (task.tiles / 2) + all_groups % 2;
+  TILE_CONFIGURE(&kTileConfig);
+  for (int64_t panel = 0; panel < task.panels; ++panel) {
+    const std::byte* weights = task.weights + panel * panel_bytes;
+    Prefetcher prefetch(visits > 1 ? Streaming::kPanel : Streaming::MOESAIC_TILE_STREAMING, weights,
+                        panel + 1 < task.panels ? weights + panel_bytes : task.next, panel_bytes,
+                        kWeightBlock, visits);
+    for (int64_t group = 0; group < all_groups; group += kSumGroups) {
+      const int64_t groups = all_groups - group < kSumGroups ? all_groups - group : kSumGroups;
+      const std::byte* x = task.x + group * task.x_layout.group;
+      for (int64_t block = 0; block < blocks; block += kTileChunkBlocks) {
+        const int64_t chunk = blocks - block < kTileChunkBlocks ? blocks - block : kTileChunkBlocks;
+        sweep_tiles(task, weights + block * kWeightBlock, x + block * task.x_layout.block, groups,
+                    chunk, block == 0, sums, prefetch);
+      }
+      const int64_t row = group * kRowsPerTile;
+      const int64_t rows = task.rows - row < kSumRows ? task.rows - row : kSumRows;
+      finish<WeightBF16Dot>(task, panel, row, rows, sums);
+    }
+  }
+  TILE_RELEASE();
+}
+
+void gemm_amx(WeightType type, const Gemm& task) {
+  if (type == WeightType::kBF16) {
+    gemm_tiles(task);
+  } else {
+    gemm(type, task);
+  }
+}
+
+double peak_amx(WeightType type, int64_t iterations) {
+  if (type != WeightType::kBF16) return peak(type, iterations);
+  TILE_CONFIGURE(&kTileConfig);
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  TILE_ZERO(2);
+  TILE_ZERO(3);
+  TILE_ZERO(4);
+  TILE_ZERO(5);
+  TILE_ZERO(6);
+  TILE_ZERO(7);
+  for (int64_t i = 0; i < iterations; ++i) {
+    TILE_DOT(0, 4, 6);
+    TILE_DOT(1, 4, 7);
+    TILE_DOT(2, 5, 6);
+    TILE_DOT(3, 5, 7);
+  }
+  TILE_RELEASE();
+  return static_cast<double>(iterations) * 4 * 2 * 16 * 16 * 32;
+}
+
+}  // namespace
+}  // namespace moesaic::backend::cpu
