@@ -2,7 +2,8 @@
 BUILD := build/release
 DEMO := models/demo
 PORT ?= 8000
-CMAKE_FLAGS := -G Ninja -DCMAKE_BUILD_TYPE=Release
+# Without the tests: a machine that only builds and serves has no GoogleTest. run_tests.sh turns them on.
+CMAKE_FLAGS := -G Ninja -DCMAKE_BUILD_TYPE=Release -DMOESAIC_TESTS=OFF
 
 .PHONY: help setup build serve test test-sanitize lint layers docs format clean
 

@@ -7,7 +7,7 @@ build=$1
 type=$2
 shift 2
 
-cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE="$type" "$@" >/dev/null
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE="$type" -DMOESAIC_TESTS=ON "$@" >/dev/null
 ninja -C "$build"
 ln -sf src/cli/moesaic "$build/moesaic"
 
