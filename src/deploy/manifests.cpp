@@ -1,0 +1,128 @@
+#include "deploy/manifests.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <fstream>
+
+#include "base/error.h"
+#include "deploy/yaml_writer.h"
+
+namespace moesaic::deploy {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+/// The first words of every file; what does not begin so is somebody else's.
+constexpr std::string_view kMark = "# Written by moesaic";
+constexpr std::array<std::string_view, 2> kWorkloads = {"deployment.yaml", "leaderworkerset.yaml"};
+constexpr std::string_view kCacheFile = "cache.yaml";
+
+bool is_ours(const fs::path& path) {
+  std::ifstream file(path);
+  std::string begin(kMark.size(), '\0');
+  return file.read(begin.data(), static_cast<std::streamsize>(begin.size())) && begin == kMark;
+}
+
+void write_file(const fs::path& path, const std::string& text) {
+  // A new file moved into place: no half-written manifest, and a link is replaced, not followed.
+  const fs::path fresh = path.string() + ".new";
+  std::ofstream file(fresh, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.close();
+  if (!file) throw base::OsError("writing " + fresh.string(), errno);
+  std::error_code error;
+  fs::rename(fresh, path, error);
+  if (error) throw base::OsError("writing " + path.string(), error.value());
+}
+
+json::object kustomization(const Service& service, const std::vector<Manifest>& files) {
+  json::object body = {{"apiVersion", "kustomize.config.k8s.io/v1beta1"},
+                       {"kind", "Kustomization"}};
+  if (!service.name_space.empty()) body["namespace"] = service.name_space;
+  json::array resources;
+  for (const Manifest& file : files) resources.emplace_back(file.file);
+  body["resources"] = std::move(resources);
+  return body;
+}
+
+}  // namespace
+
+json::object selector_labels(const Service& service) {
+  if (!service.kept.selector.empty()) return service.kept.selector;
+  // No engine's name here: a Deployment's selector cannot change, the engine behind it may.
+  return {{"app.kubernetes.io/name", service.name}, {"app.kubernetes.io/component", "inference"}};
+}
+
+json::object kubernetes_object(const Service& service, std::string_view api, std::string_view kind,
+                               const std::string& name) {
+  json::object metadata = {{"name", name}};
+  if (!service.name_space.empty()) metadata["namespace"] = service.name_space;
+  metadata["labels"] = json::object{{"app.kubernetes.io/name", service.name},
+                                    {"app.kubernetes.io/component", "inference"},
+                                    {"app.kubernetes.io/managed-by", "moesaic"}};
+  return {{"apiVersion", api}, {"kind", kind}, {"metadata", std::move(metadata)}};
+}
+
+std::vector<Manifest> manifests(const Service& service) {
+  std::vector<Manifest> files;
+  if (service.cache_claim.empty()) {
+    files.push_back({std::string(kCacheFile), "Volume for the checkpoint and prepared weights.",
+                     cache_manifest(service)});
+  }
+  const bool group = service.nodes > 1;
+  files.push_back({std::string(kWorkloads[group ? 1 : 0]),
+                   group ? "The server: each replica is a group of pods on several nodes."
+                         : "The server: one pod per replica.",
+                   workload_manifest(service)});
+  files.push_back({"service.yaml", "Address inside the cluster.", service_manifest(service)});
+  files.push_back({"httproute.yaml", "Way in through the Gateway.", route_manifest(service)});
+  files.push_back({"networkpolicy.yaml", "Who may reach the pods, and whom they may reach.",
+                   network_policy_manifest(service)});
+  files.push_back(
+      {"autoscaler.yaml", "Replicas by the length of the queue.", autoscaler_manifest(service)});
+  files.push_back(
+      {"disruptionbudget.yaml", "Node drains take one pod at a time.", budget_manifest(service)});
+  files.push_back(
+      {"servicemonitor.yaml", "Prometheus scrapes /metrics.", service_monitor_manifest(service)});
+  files.push_back({"rules.yaml", "Alerts.", rules_manifest(service)});
+  files.push_back({"dashboard.yaml", "Grafana dashboard.", dashboard_manifest(service)});
+  files.push_back({"kustomization.yaml", "All of it: kubectl apply -k on this folder.",
+                   kustomization(service, files)});
+  return files;
+}
+
+std::string file_text(const Manifest& manifest) {
+  return fmt::format("{}: {}\n{}", kMark, manifest.purpose, to_yaml(manifest.body));
+}
+
+std::vector<fs::path> write_manifests(const fs::path& folder, const std::vector<Manifest>& files) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw base::OsError("making the folder " + folder.string(), error.value());
+  for (const Manifest& file : files) {
+    const fs::path path = folder / file.file;
+    if (fs::exists(fs::symlink_status(path, error)) && !is_ours(path)) {
+      throw base::UsageError(path.string() +
+                             " is there and was not written by moesaic; nothing has been "
+                             "changed. Choose another folder with -o, or move the file away");
+    }
+  }
+  std::vector<fs::path> written;
+  for (const Manifest& file : files) {
+    written.push_back(folder / file.file);
+    write_file(written.back(), file_text(file));
+  }
+  for (std::string_view name : {kWorkloads[0], kWorkloads[1], kCacheFile}) {
+    const fs::path path = folder / name;
+    const bool current = std::any_of(files.begin(), files.end(),
+                                     [&](const Manifest& file) { return file.file == name; });
+    if (!current && is_ours(path)) fs::remove(path, error);
+  }
+  return written;
+}
+
+}  // namespace moesaic::deploy

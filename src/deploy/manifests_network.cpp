@@ -1,0 +1,172 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "deploy/manifests.h"
+#include "deploy/monitoring.h"
+
+namespace moesaic::deploy {
+namespace {
+
+namespace json = boost::json;
+
+/// Labels of the pods that answer requests: of a group on several nodes only the leader.
+json::object answering_pods(const Service& service) {
+  json::object labels = selector_labels(service);
+  if (service.nodes > 1) labels["leaderworkerset.sigs.k8s.io/worker-index"] = "0";
+  return labels;
+}
+
+int64_t first_service_port(const Service& service) {
+  if (service.kept.service_ports.empty()) return service.service_port;
+  const json::value* port = service.kept.service_ports[0].as_object().if_contains("port");
+  return port != nullptr && port->is_int64() ? port->as_int64() : service.service_port;
+}
+
+json::object namespace_peer(const std::string& name) {
+  return {{"namespaceSelector",
+           json::object{{"matchLabels", json::object{{"kubernetes.io/metadata.name", name}}}}}};
+}
+
+json::object port(std::string_view protocol, json::value number) {
+  return {{"protocol", protocol}, {"port", std::move(number)}};
+}
+
+}  // namespace
+
+json::object service_manifest(const Service& service) {
+  json::array ports = service.kept.service_ports;
+  if (ports.empty()) {
+    ports.push_back(
+        json::object{{"name", "http"}, {"port", service.service_port}, {"targetPort", "http"}});
+  }
+  json::object body = kubernetes_object(service, "v1", "Service", service_name(service));
+  body["spec"] = json::object{
+      {"type", service.kept.service_type.empty() ? "ClusterIP" : service.kept.service_type},
+      {"selector", answering_pods(service)},
+      {"ports", std::move(ports)}};
+  return body;
+}
+
+json::object route_manifest(const Service& service) {
+  json::object parent = {{"name", service.gateway}};
+  if (!service.gateway_space.empty()) parent["namespace"] = service.gateway_space;
+  json::object spec = {{"parentRefs", json::array{std::move(parent)}}};
+  if (!service.hostname.empty()) spec["hostnames"] = json::array{service.hostname};
+  const std::string prefix = service.path_prefix.empty() ? "/" : service.path_prefix;
+  json::object rule = {
+      {"matches", json::array{json::object{
+                      {"path", json::object{{"type", "PathPrefix"}, {"value", prefix}}}}}}};
+  if (prefix != "/") {
+    rule["filters"] = json::array{json::object{
+        {"type", "URLRewrite"},
+        {"urlRewrite", json::object{{"path", json::object{{"type", "ReplacePrefixMatch"},
+                                                          {"replacePrefixMatch", "/"}}}}}}};
+  }
+  rule["backendRefs"] = json::array{
+      json::object{{"name", service_name(service)}, {"port", first_service_port(service)}}};
+  // A stream lasts as long as its answer; the server has deadlines of its own.
+  rule["timeouts"] = json::object{{"request", "0s"}};
+  spec["rules"] = json::array{std::move(rule)};
+  json::object body =
+      kubernetes_object(service, "gateway.networking.k8s.io/v1", "HTTPRoute", service.name);
+  body["spec"] = std::move(spec);
+  return body;
+}
+
+json::object network_policy_manifest(const Service& service) {
+  const json::object pods = {
+      {"podSelector", json::object{{"matchLabels", selector_labels(service)}}}};
+  json::array clients = {json::object{{"podSelector", json::object{}}},
+                         namespace_peer(service.monitor_space)};
+  if (!service.gateway_space.empty()) clients.push_back(namespace_peer(service.gateway_space));
+  json::array ingress = {
+      json::object{{"from", std::move(clients)}, {"ports", json::array{port("TCP", "http")}}}};
+  json::array egress = {json::object{{"ports", json::array{port("UDP", 53), port("TCP", 53)}}},
+                        // The Hub and what it redirects to have no fixed addresses.
+                        json::object{{"ports", json::array{port("TCP", 443)}}}};
+  if (service.nodes > 1) {
+    // Collectives choose their ports as they go.
+    ingress.push_back(json::object{{"from", json::array{pods}}});
+    egress.push_back(json::object{{"to", json::array{pods}}});
+  }
+  json::object body =
+      kubernetes_object(service, "networking.k8s.io/v1", "NetworkPolicy", service.name);
+  body["spec"] =
+      json::object{{"podSelector", json::object{{"matchLabels", selector_labels(service)}}},
+                   {"policyTypes", json::array{"Ingress", "Egress"}},
+                   {"ingress", std::move(ingress)},
+                   {"egress", std::move(egress)}};
+  return body;
+}
+
+json::object autoscaler_manifest(const Service& service) {
+  const bool group = service.nodes > 1;
+  const int64_t budget = startup_budget(service);
+  json::object spec = {
+      {"scaleTargetRef",
+       json::object{{"apiVersion", group ? "leaderworkerset.x-k8s.io/v1" : "apps/v1"},
+                    {"kind", group ? "LeaderWorkerSet" : "Deployment"},
+                    {"name", service.name}}},
+      {"minReplicas", service.replicas},
+      {"maxReplicas", service.max_replicas},
+      {"metrics",
+       json::array{json::object{
+           {"type", "Pods"},
+           {"pods",
+            json::object{{"metric", json::object{{"name", queue_metric(service.engine)}}},
+                         {"target", json::object{{"type", "AverageValue"},
+                                                 {"averageValue",
+                                                  fmt::to_string(service.queue_target)}}}}}}}},
+  };
+  // A new pod takes its load time to help: one at a time, and no second one before the first could
+  // have done anything. It is given back only after it has been idle for longer than it took.
+  spec["behavior"] = json::object{
+      {"scaleUp",
+       json::object{{"stabilizationWindowSeconds", 30},
+                    {"policies", json::array{json::object{
+                                     {"type", "Pods"},
+                                     {"value", 1},
+                                     {"periodSeconds", std::clamp<int64_t>(budget, 60, 1800)}}}}}},
+      {"scaleDown",
+       json::object{{"stabilizationWindowSeconds", std::clamp<int64_t>(2 * budget, 300, 3600)},
+                    {"policies", json::array{json::object{
+                                     {"type", "Pods"}, {"value", 1}, {"periodSeconds", 300}}}}}},
+  };
+  json::object body =
+      kubernetes_object(service, "autoscaling/v2", "HorizontalPodAutoscaler", service.name);
+  body["spec"] = std::move(spec);
+  return body;
+}
+
+json::object budget_manifest(const Service& service) {
+  json::object body = kubernetes_object(service, "policy/v1", "PodDisruptionBudget", service.name);
+  // maxUnavailable, so that the only pod of a single replica does not block its node's drain.
+  body["spec"] = json::object{
+      {"maxUnavailable", 1}, {"selector", json::object{{"matchLabels", selector_labels(service)}}}};
+  return body;
+}
+
+json::object service_monitor_manifest(const Service& service) {
+  json::object body =
+      kubernetes_object(service, "monitoring.coreos.com/v1", "ServiceMonitor", service.name);
+  if (!service.monitor_label.empty()) {
+    body["metadata"].as_object()["labels"].as_object()["release"] = service.monitor_label;
+  }
+  const json::array& ports = service.kept.service_ports;
+  const json::value* named = ports.empty() ? nullptr : ports[0].as_object().if_contains("name");
+  json::object endpoint = {{"path", "/metrics"}, {"interval", "15s"}};
+  if (ports.empty() || named != nullptr) {
+    endpoint["port"] = named == nullptr ? json::value("http") : *named;
+  } else {
+    endpoint["targetPort"] = "http";
+  }
+  body["spec"] = json::object{
+      {"selector",
+       json::object{{"matchLabels", json::object{{"app.kubernetes.io/name", service.name},
+                                                 {"app.kubernetes.io/component", "inference"}}}}},
+      {"endpoints", json::array{std::move(endpoint)}}};
+  return body;
+}
+
+}  // namespace moesaic::deploy

@@ -1,0 +1,238 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "deploy/manifests.h"
+#include "deploy/server_args.h"
+
+namespace moesaic::deploy {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+/// Seconds between SIGTERM's announcement and SIGTERM: endpoints and gateways hear of it first.
+constexpr int64_t kPreStopSeconds = 10;
+
+std::string mebibytes(int64_t bytes) { return fmt::format("{}Mi", (bytes + kMiB - 1) / kMiB); }
+
+json::array strings(const std::vector<std::string>& texts) {
+  json::array out;
+  for (const std::string& text : texts) out.emplace_back(text);
+  return out;
+}
+
+void append(json::array& to, const json::array& from) {
+  for (const json::value& item : from) to.push_back(item);
+}
+
+json::array environment(const std::vector<EnvVar>& variables) {
+  json::array out;
+  for (const EnvVar& variable : variables) {
+    json::object entry = {{"name", variable.name}};
+    if (variable.from.empty()) {
+      entry["value"] = variable.value;
+    } else {
+      entry["valueFrom"] = variable.from;
+    }
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+json::object resources(const Service& service) {
+  json::object amounts = {{"cpu", fmt::to_string(service.cpus)},
+                          {"memory", mebibytes(service.memory_bytes)}};
+  if (!service.accelerator.empty() && service.devices_per_node > 0) {
+    amounts[service.accelerator] = fmt::to_string(service.devices_per_node);
+  }
+  // Equal, so that the pod is of the Guaranteed class: the last to be evicted, and with whole cores
+  // of its own under the static CPU manager.
+  return {{"requests", amounts}, {"limits", amounts}};
+}
+
+json::object health_probe(int64_t delay, int64_t period, int64_t failures) {
+  json::object probe = {{"httpGet", json::object{{"path", "/health"}, {"port", "http"}}}};
+  if (delay > 0) probe["initialDelaySeconds"] = delay;
+  probe["periodSeconds"] = period;
+  probe["timeoutSeconds"] = 5;
+  probe["failureThreshold"] = failures;
+  return probe;
+}
+
+void add_probes(json::object& container, const Service& service) {
+  constexpr int64_t kPeriod = 10;
+  // Nothing answers before the weights are loaded: the first question comes after half the
+  // expected load time, the last when the budget is spent. The others wait for this one.
+  const int64_t delay = std::clamp<int64_t>(std::llround(service.load_seconds / 2), 5, 600);
+  const int64_t left = std::max<int64_t>(startup_budget(service) - delay, 60);
+  container["startupProbe"] = health_probe(delay, kPeriod, (left + kPeriod - 1) / kPeriod);
+  container["readinessProbe"] = health_probe(0, 5, 2);
+  container["livenessProbe"] = health_probe(0, kPeriod, 6);
+}
+
+json::array volume_mounts(const Service& service) {
+  json::array mounts = {
+      json::object{{"name", "cache"}, {"mountPath", service.cache_path}},
+      json::object{{"name", "shm"}, {"mountPath", "/dev/shm"}},
+      json::object{{"name", "tmp"}, {"mountPath", "/tmp"}},
+  };
+  append(mounts, service.kept.volume_mounts);
+  return mounts;
+}
+
+json::array volumes(const Service& service) {
+  json::array out = {
+      json::object{
+          {"name", "cache"},
+          {"persistentVolumeClaim", json::object{{"claimName", cache_claim(service)}}},
+      },
+      json::object{
+          {"name", "shm"},
+          {"emptyDir",
+           json::object{{"medium", "Memory"}, {"sizeLimit", mebibytes(service.shm_bytes)}}},
+      },
+      json::object{{"name", "tmp"}, {"emptyDir", json::object{}}},
+  };
+  append(out, service.kept.volumes);
+  return out;
+}
+
+json::object container(const Service& service, bool worker) {
+  const ServerCommand server = server_command(service, worker);
+  json::object body = {{"name", "server"}, {"image", service.image}};
+  if (!server.command.empty()) body["command"] = strings(server.command);
+  body["args"] = strings(server.args);
+  body["env"] = environment(server.env);
+  if (!service.kept.env_from.empty()) body["envFrom"] = service.kept.env_from;
+  if (!worker) {
+    body["ports"] = json::array{json::object{{"name", "http"}, {"containerPort", service.port}}};
+  }
+  body["resources"] = resources(service);
+  if (!worker) {
+    add_probes(body, service);
+    body["lifecycle"] = json::object{
+        {"preStop",
+         json::object{
+             {"exec",
+              json::object{{"command", json::array{"sleep", fmt::to_string(kPreStopSeconds)}}}}}}};
+  }
+  body["securityContext"] = json::object{
+      {"allowPrivilegeEscalation", false},
+      // Python's images write caches beside their code; ours writes to its volumes only.
+      {"readOnlyRootFilesystem", service.engine == Engine::kMoesaic},
+      {"capabilities", json::object{{"drop", json::array{"ALL"}}}},
+  };
+  body["volumeMounts"] = volume_mounts(service);
+  return body;
+}
+
+json::array tolerations(const Service& service) {
+  json::array out = service.kept.tolerations;
+  const auto tolerates = [&](const json::value& entry) {
+    const json::value* key = entry.as_object().if_contains("key");
+    return key != nullptr && *key == json::value(service.accelerator);
+  };
+  if (!service.accelerator.empty() && std::none_of(out.begin(), out.end(), tolerates)) {
+    out.push_back(json::object{
+        {"key", service.accelerator}, {"operator", "Exists"}, {"effect", "NoSchedule"}});
+  }
+  return out;
+}
+
+json::object node_selector(const Service& service) {
+  json::object out = service.kept.node_selector;
+  if (!service.instance.empty()) out["node.kubernetes.io/instance-type"] = service.instance;
+  return out;
+}
+
+json::object pod_security(const Service& service) {
+  return {{"runAsNonRoot", true},
+          {"runAsUser", service.run_as},
+          {"runAsGroup", service.run_as},
+          {"fsGroup", service.run_as},
+          // Changing the owner of a cache full of checkpoints takes minutes; once is enough.
+          {"fsGroupChangePolicy", "OnRootMismatch"},
+          {"seccompProfile", json::object{{"type", "RuntimeDefault"}}}};
+}
+
+json::object pod_template(const Service& service, bool worker) {
+  json::object labels = selector_labels(service);
+  for (const auto& label : service.kept.pod_labels) labels.insert(label);
+  labels["app.kubernetes.io/version"] = engine_name(service.engine);
+  json::object spec;
+  if (!service.kept.service_account.empty()) {
+    spec["serviceAccountName"] = service.kept.service_account;
+  }
+  spec["automountServiceAccountToken"] = false;
+  // A Service named "vllm" would set VLLM_PORT to an address and break vLLM.
+  spec["enableServiceLinks"] = false;
+  spec["terminationGracePeriodSeconds"] = kPreStopSeconds + service.drain_seconds + 20;
+  spec["securityContext"] = pod_security(service);
+  if (json::object nodes = node_selector(service); !nodes.empty()) spec["nodeSelector"] = nodes;
+  if (json::array list = tolerations(service); !list.empty()) spec["tolerations"] = list;
+  const Kept& kept = service.kept;
+  if (!kept.affinity.empty()) spec["affinity"] = kept.affinity;
+  if (!kept.pull_secrets.empty()) spec["imagePullSecrets"] = kept.pull_secrets;
+  if (!kept.priority_class.empty()) spec["priorityClassName"] = kept.priority_class;
+  if (!kept.runtime_class.empty()) spec["runtimeClassName"] = kept.runtime_class;
+  if (!kept.init_containers.empty()) spec["initContainers"] = kept.init_containers;
+  spec["containers"] = json::array{container(service, worker)};
+  spec["volumes"] = volumes(service);
+  json::object metadata = {{"labels", std::move(labels)}};
+  if (!kept.pod_annotations.empty()) metadata["annotations"] = kept.pod_annotations;
+  return {{"metadata", std::move(metadata)}, {"spec", std::move(spec)}};
+}
+
+/// Accelerators are rarely spare, so an update frees a pod's devices before it starts the new one.
+json::object rolling_update() {
+  return {{"type", "RollingUpdate"},
+          {"rollingUpdate", json::object{{"maxSurge", 0}, {"maxUnavailable", 1}}}};
+}
+
+}  // namespace
+
+json::object workload_manifest(const Service& service) {
+  json::object spec = {{"replicas", service.replicas}};
+  if (service.nodes > 1) {
+    spec["rolloutStrategy"] = json::object{
+        {"type", "RollingUpdate"},
+        {"rollingUpdateConfiguration", json::object{{"maxSurge", 0}, {"maxUnavailable", 1}}}};
+    spec["leaderWorkerTemplate"] = json::object{
+        {"size", service.nodes},
+        // Ranks that have lost one of theirs cannot go on; the group starts again together.
+        {"restartPolicy", "RecreateGroupOnPodRestart"},
+        {"leaderTemplate", pod_template(service, false)},
+        {"workerTemplate", pod_template(service, true)},
+    };
+    json::object group =
+        kubernetes_object(service, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", service.name);
+    group["spec"] = std::move(spec);
+    return group;
+  }
+  spec["selector"] = json::object{{"matchLabels", selector_labels(service)}};
+  spec["strategy"] = rolling_update();
+  spec["progressDeadlineSeconds"] = startup_budget(service) + 600;
+  spec["template"] = pod_template(service, false);
+  json::object deployment = kubernetes_object(service, "apps/v1", "Deployment", service.name);
+  deployment["spec"] = std::move(spec);
+  return deployment;
+}
+
+json::object cache_manifest(const Service& service) {
+  json::object spec = {
+      // Pods on several nodes read the same files.
+      {"accessModes", json::array{shares_cache(service) ? "ReadWriteMany" : "ReadWriteOnce"}}};
+  if (!service.storage_class.empty()) spec["storageClassName"] = service.storage_class;
+  spec["resources"] = json::object{
+      {"requests",
+       json::object{
+           {"storage", fmt::format("{}Gi", (service.cache_bytes + (1 << 30) - 1) >> 30)}}}};
+  json::object claim =
+      kubernetes_object(service, "v1", "PersistentVolumeClaim", cache_claim(service));
+  claim["spec"] = std::move(spec);
+  return claim;
+}
+
+}  // namespace moesaic::deploy

@@ -1,0 +1,221 @@
+#include "deploy/service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace moesaic::deploy {
+namespace {
+
+using base::ConfigError;
+using base::UsageError;
+
+constexpr int64_t kGiB = int64_t{1} << 30;
+/// An estimate: what one connection to the Hub brings on a cloud node, 1 Gbit/s.
+constexpr double kDownloadBytesPerSecond = 125e6;
+
+struct EngineFacts {
+  Engine engine;
+  std::string_view name;
+  std::string_view image;
+};
+
+// vLLM and TGI: the tags whose flags and metrics were read. Neuron: the image that the Neuron SDK
+// 2.33 documentation names, for Trainium 2 and later; older chips need an older one.
+constexpr EngineFacts kEngines[] = {
+    {Engine::kMoesaic, "moesaic", "moesaic:0.1.0"},
+    {Engine::kVllm, "vllm", "vllm/vllm-openai:v0.32.0"},
+    {Engine::kTgi, "tgi", "ghcr.io/huggingface/text-generation-inference:3.3.7"},
+    {Engine::kNeuron, "neuron",
+     "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx:"
+     "0.29.0.1.2.0-neuronx-py314-sdk2.33.0-ubuntu26.04"},
+};
+
+const EngineFacts& facts(Engine engine) {
+  return *std::find_if(std::begin(kEngines), std::end(kEngines),
+                       [&](const EngineFacts& row) { return row.engine == engine; });
+}
+
+void check_label(std::string_view what, const std::string& text, size_t longest) {
+  if (is_dns_label(text, longest)) return;
+  throw UsageError(
+      fmt::format("{} '{}' is no DNS label (a-z, 0-9 and '-', a letter first, at most {} "
+                  "characters); '{}' would be",
+                  what, text.substr(0, 80), longest, dns_label(text).substr(0, longest)));
+}
+
+void check_names(const Service& service) {
+  check_label("--name", service.name, kMaxNameLength);
+  for (const auto& [what, text] : {std::pair{"--namespace", service.name_space},
+                                   {"--gateway", service.gateway},
+                                   {"--gateway-namespace", service.gateway_space},
+                                   {"--monitoring-namespace", service.monitor_space},
+                                   {"--hub-secret", service.hf_secret}}) {
+    if (!text.empty()) check_label(what, text, 63);
+  }
+  if (service.model.empty()) throw UsageError("there is no model to serve");
+  for (const std::string& text : {service.model, service.image, service.hostname}) {
+    const bool odd = std::any_of(text.begin(), text.end(), [](char c) {
+      return static_cast<unsigned char>(c) <= ' ' || static_cast<unsigned char>(c) >= 0x7f;
+    });
+    if (odd) throw UsageError(fmt::format("'{}' has spaces or odd characters", text.substr(0, 80)));
+  }
+  const std::string& prefix = service.path_prefix;
+  if (!prefix.empty() &&
+      (prefix[0] != '/' || prefix.find("//") != std::string::npos ||
+       prefix.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "-._~/") != std::string::npos)) {
+    throw UsageError(
+        fmt::format("--path-prefix '{}' is no plain path; write it as '/mixtral'", prefix));
+  }
+}
+
+void check_parallel(const Service& service) {
+  if (service.accelerator.empty()) return;
+  const int64_t devices = service.devices_per_node * service.nodes;
+  const int64_t ranks = service.tp * service.pp;
+  if (ranks > devices || devices % ranks != 0 ||
+      (service.ep <= 1 && ranks != devices && service.engine != Engine::kMoesaic)) {
+    throw ConfigError(fmt::format(
+        "tp {} x pp {} is {} ranks, but there are {} devices ({} node(s) of {}); choose --tp, --pp "
+        "or --nodes so that the ranks use them, or spread the experts with --ep",
+        service.tp, service.pp, ranks, devices, service.nodes, service.devices_per_node));
+  }
+}
+
+void check_engine(const Service& service) {
+  const std::string_view name = engine_name(service.engine);
+  const bool vllm = service.engine == Engine::kVllm || service.engine == Engine::kMoesaic;
+  if (service.nodes > 1 && !vllm) {
+    throw ConfigError(fmt::format(
+        "{} runs one replica on one node, and this plan takes {}; use --engine moesaic or vllm, "
+        "or an instance that holds the model",
+        name, service.nodes));
+  }
+  if (service.pp > 1 && !vllm) {
+    throw ConfigError(fmt::format("{} has no pipeline parallelism; give --pp 1", name));
+  }
+  if (service.engine == Engine::kNeuron && service.accelerator != "aws.amazon.com/neuron") {
+    throw ConfigError(
+        "--engine neuron needs a Trainium or Inferentia instance, such as "
+        "trn1.32xlarge or trn2.48xlarge");
+  }
+  if (vllm && service.engine == Engine::kVllm && service.accelerator == "aws.amazon.com/neuron") {
+    throw ConfigError("the vLLM image is for NVIDIA GPUs; for Trainium use --engine neuron");
+  }
+  if (service.engine == Engine::kTgi && service.accelerator != "nvidia.com/gpu") {
+    throw ConfigError("the TGI image needs NVIDIA GPUs; name such an instance");
+  }
+}
+
+void derive(Service& service) {
+  if (service.image.empty()) service.image = default_image(service.engine);
+  if (service.gateway.empty()) service.gateway = "gateway";
+  if (service.monitor_space.empty()) service.monitor_space = "monitoring";
+  if (service.hf_secret_key.empty()) service.hf_secret_key = "token";
+  if (service.cache_path.empty()) service.cache_path = "/models";
+  service.max_replicas = std::max(service.max_replicas, service.replicas);
+  // NCCL's shared-memory transport and the engines' worker queues live in /dev/shm; 1 GiB is what
+  // TGI's documentation asks for and more ranks get a gigabyte each.
+  if (service.shm_bytes == 0) {
+    service.shm_bytes = std::max<int64_t>(1, service.devices_per_node) * kGiB;
+  }
+  if (service.cache_bytes == 0) {
+    // The checkpoint, and once more for a new revision beside it or for prepared weights.
+    service.cache_bytes =
+        service.weights_bytes > 0 ? 2 * service.weights_bytes + 20 * kGiB : 500 * kGiB;
+  }
+  if (service.memory_bytes == 0) {
+    // /dev/shm counts against the limit. Without an accelerator the weights live here too.
+    const int64_t weights = service.accelerator.empty() ? 2 * service.weights_bytes : 0;
+    service.memory_bytes = 16 * kGiB + service.shm_bytes + weights;
+  }
+}
+
+}  // namespace
+
+std::string_view engine_name(Engine engine) { return facts(engine).name; }
+
+Engine engine_from(std::string_view name) {
+  for (const EngineFacts& row : kEngines) {
+    if (row.name == name) return row.engine;
+  }
+  // Four names: the one that shares the longest beginning is the nearest.
+  const auto shared = [&](const EngineFacts& row) {
+    return std::mismatch(name.begin(), name.end(), row.name.begin(), row.name.end()).first -
+           name.begin();
+  };
+  const auto* nearest = std::max_element(
+      std::begin(kEngines), std::end(kEngines),
+      [&](const EngineFacts& a, const EngineFacts& b) { return shared(a) < shared(b); });
+  throw UsageError(fmt::format(
+      "--engine '{}' is none of moesaic, vllm, tgi and neuron{}", name.substr(0, 40),
+      shared(*nearest) > 0 ? fmt::format("; did you mean {}?", nearest->name) : std::string()));
+}
+
+std::string default_image(Engine engine) { return std::string(facts(engine).image); }
+
+std::string dns_label(std::string_view text) {
+  while (text.ends_with('/')) text.remove_suffix(1);
+  if (const size_t slash = text.rfind('/'); slash != std::string_view::npos) {
+    text.remove_prefix(slash + 1);
+  }
+  std::string label;
+  for (char c : text) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+    if (plain) {
+      label += c;
+    } else if (!label.empty() && label.back() != '-') {
+      label += '-';
+    }
+  }
+  if (label.empty() || label[0] < 'a') label.insert(0, "m-");
+  label.resize(std::min(label.size(), kMaxNameLength));
+  while (label.back() == '-') label.pop_back();
+  return label;
+}
+
+bool is_dns_label(std::string_view text, size_t longest) {
+  if (text.empty() || text.size() > longest || text[0] < 'a' || text[0] > 'z') return false;
+  return text.back() != '-' && std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
+         });
+}
+
+void complete(Service& service) {
+  if (service.name.empty()) service.name = dns_label(service.model);
+  if (service.path_prefix == "/") service.path_prefix.clear();
+  while (service.path_prefix.ends_with('/')) service.path_prefix.pop_back();
+  check_names(service);
+  check_engine(service);
+  check_parallel(service);
+  derive(service);
+}
+
+int64_t data_parallel(const Service& service) {
+  const int64_t devices = service.devices_per_node * service.nodes;
+  const int64_t ranks = service.tp * service.pp;
+  return service.ep > 1 && devices > ranks ? devices / ranks : 1;
+}
+
+bool shares_cache(const Service& service) { return service.max_replicas > 1 || service.nodes > 1; }
+
+int64_t startup_budget(const Service& service) {
+  const double download = static_cast<double>(service.weights_bytes) / kDownloadBytesPerSecond;
+  return static_cast<int64_t>(std::ceil(2 * service.load_seconds + download)) + 120;
+}
+
+std::string cache_claim(const Service& service) {
+  return service.cache_claim.empty() ? service.name + "-cache" : service.cache_claim;
+}
+
+std::string service_name(const Service& service) {
+  return service.kept.service_name.empty() ? service.name : service.kept.service_name;
+}
+
+}  // namespace moesaic::deploy

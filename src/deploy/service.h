@@ -1,0 +1,141 @@
+#pragma once
+
+// What is to run on Kubernetes, as plain data: filled from a plan (cli/deploy.cpp) or from
+// somebody's Deployment (deploy/migrate.h), read by the manifests (deploy/manifests.h).
+
+#include <boost/json.hpp>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moesaic::deploy {
+
+/// Whose container serves the model.
+enum class Engine : uint8_t { kMoesaic, kVllm, kTgi, kNeuron };
+
+/// "moesaic", "vllm", "tgi", "neuron".
+std::string_view engine_name(Engine engine);
+/// The engine of that name; throws UsageError with the nearest one.
+Engine engine_from(std::string_view name);
+/// The image a service runs when nobody names one.
+std::string default_image(Engine engine);
+
+/// An entry of a container's environment: a value, or where Kubernetes takes it from.
+struct EnvVar {
+  std::string name;
+  std::string value;
+  boost::json::object from;  ///< valueFrom; wins over `value` when not empty
+};
+
+/// Where a warning starts. Starting points to be tuned, not measurements.
+struct AlertLimits {
+  double first_token_seconds = 5;    ///< p95 from arrival to the first token
+  double inter_token_seconds = 0.5;  ///< p95 between two tokens
+  double kv_share = 0.95;            ///< of the KV cache
+  int64_t waiting = 16;              ///< requests waiting per pod
+  double imbalance = 3;              ///< busiest expert's rows over its layer's mean
+  int64_t stalled_seconds = 60;      ///< with work and without a step
+};
+
+/// What an existing Deployment has beyond our own fields, taken over as it stands.
+struct Kept {
+  boost::json::object selector;         ///< labels; a Deployment's cannot be changed later
+  boost::json::object pod_labels;       ///< beside the selector
+  boost::json::object pod_annotations;  ///< of the pod template
+  boost::json::object node_selector;
+  boost::json::array tolerations;
+  boost::json::object affinity;
+  boost::json::array pull_secrets;
+  boost::json::array volumes;        ///< beside the cache, /dev/shm and /tmp
+  boost::json::array volume_mounts;  ///< of those volumes
+  boost::json::array init_containers;
+  boost::json::array env_from;
+  boost::json::array service_ports;  ///< of the Service; empty = service_port
+  std::string service_account;
+  std::string service_name;  ///< of the Service that clients already use; "" = name
+  std::string service_type;  ///< "" = ClusterIP
+  std::string priority_class;
+  std::string runtime_class;
+};
+
+/// All that the manifests need. Sizes are bytes, times are seconds, per pod unless said otherwise.
+struct Service {
+  std::string name;        ///< DNS label, at most kMaxNameLength
+  std::string name_space;  ///< "" = the namespace kubectl is set to
+  std::string model;       ///< Hub name, or a folder inside the cache volume
+  std::string served_name;
+  std::string image;  ///< "" = default_image(engine)
+  Engine engine = Engine::kMoesaic;
+  int64_t replicas = 1;
+  int64_t max_replicas = 2;
+
+  std::string instance;     ///< node.kubernetes.io/instance-type; "" = any node
+  std::string accelerator;  ///< resource: "nvidia.com/gpu", "aws.amazon.com/neuron" or ""
+  int64_t devices_per_node = 0;
+  int64_t nodes = 1;  ///< of one replica
+  int64_t tp = 1;     ///< tensor-parallel ranks
+  int64_t ep = 1;     ///< ranks the experts are spread over
+  int64_t pp = 1;     ///< pipeline stages
+
+  std::string dtype;
+  std::string kv_cache_dtype;
+  std::string quantization;
+  int64_t max_model_len = 0;  ///< 0 = not given
+  int64_t max_num_seqs = 0;
+  double gpu_memory_utilization = 0;
+
+  int64_t cpus = 8;
+  int64_t memory_bytes = 0;  ///< host memory of one pod, request and limit
+  int64_t shm_bytes = 0;
+  int64_t cache_bytes = 0;
+  int64_t weights_bytes = 0;  ///< of the checkpoint; 0 = not known
+  double load_seconds = 120;  ///< from the checkpoint on the volume to ready
+
+  int64_t port = 8000;         ///< of the container
+  int64_t service_port = 80;   ///< of the Service
+  std::string path_prefix;     ///< "/mixtral"; "" = a route for every path
+  std::string hostname;        ///< of the route; "" = any
+  std::string gateway;         ///< the Gateway the route belongs to
+  std::string gateway_space;   ///< its namespace; "" = ours
+  std::string monitor_space;   ///< namespace Prometheus scrapes from
+  std::string monitor_label;   ///< value of the `release` label Prometheus selects; "" = none
+  std::string hf_secret;       ///< Secret with the Hub token; "" = none
+  std::string hf_secret_key;   ///< its key
+  std::string storage_class;   ///< "" = the cluster's default
+  std::string cache_claim;     ///< PVC that exists already; "" = ours, name-cache
+  std::string cache_path;      ///< where it is mounted
+  int64_t run_as = 10001;      ///< user and group of the container
+  int64_t drain_seconds = 60;  ///< running requests may take after SIGTERM
+  int64_t queue_target = 4;    ///< waiting requests per pod that the autoscaler aims at
+
+  AlertLimits alerts;
+  std::vector<std::string> extra_args;  ///< after ours
+  std::vector<EnvVar> env;              ///< before ours
+  Kept kept;
+};
+
+/// Longest name: room for "-dashboard" and for the numbers a LeaderWorkerSet adds to pods.
+constexpr size_t kMaxNameLength = 48;
+
+/// A DNS-1035 label made of any text: the last part of a path, lower case, "-" for the rest.
+std::string dns_label(std::string_view text);
+/// Whether `text` is a DNS-1035 label of at most `longest` characters.
+bool is_dns_label(std::string_view text, size_t longest);
+
+/// Fills what is empty and can be derived (image, shm, memory, cache size, gateway), then checks:
+/// UsageError for a bad name, path or count, ConfigError for what an engine cannot do.
+void complete(Service& service);
+
+/// Ranks that hold whole copies of attention while the experts are spread over all of them:
+/// devices / (tp x pp) when there is expert parallelism, else 1. vLLM's data parallelism.
+int64_t data_parallel(const Service& service);
+/// Whether a pod may move to another node, or several pods share the cache.
+bool shares_cache(const Service& service);
+/// Seconds a pod may take from its start to ready: download, load, and as much again for luck.
+int64_t startup_budget(const Service& service);
+std::string cache_claim(const Service& service);
+std::string service_name(const Service& service);
+
+}  // namespace moesaic::deploy
