@@ -160,7 +160,7 @@ class Planner {
 WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
                         tensor::DType dtype) {
   const Family* family = find_family(spec.family);
-  MOESAIC_ASSERT(family != nullptr);
+  MOESAIC_ASSERT(family != nullptr && family->can_serve);
   const backend::Unsupported reason = backend.supports(dtype);
   if (!reason.empty()) throw base::ConfigError(reason);
   return Planner(spec, backend, dtype, family->names).run();
