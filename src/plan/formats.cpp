@@ -21,7 +21,7 @@ const std::vector<WeightFormat>& formats() {
       {"awq", "4-bit AWQ", 4, 20.0 / 128, 128, false, false},
       {"gptq", "4-bit GPTQ", 4, 20.0 / 128, 128, false, false},
       {"int4", "4-bit", 4, 20.0 / 128, 128, false, false},
-      {"mxfp4", "MXFP4 experts", 4, 8.0 / 32, 32, true, false},
+      {"mxfp4", "MXFP4 (experts)", 4, 8.0 / 32, 32, true, false},
       {"bitsandbytes", "4-bit NF4", 4, 8.0 / 64, 64, false, false},
   };
   return all;

@@ -211,12 +211,18 @@ ResolvedModel resolve_model(const std::string& model) {
   if (std::optional<ResolvedModel> found = exact(model)) return std::move(*found);
   if (std::optional<ResolvedModel> found = derived(model)) return std::move(*found);
   const std::vector<std::string> names = shipped_model_names();
+  // Owners are left out of the comparison: who asks for a model seldom has them wrong.
+  std::vector<std::string> bare;
+  for (const std::string& name : names) bare.push_back(name.substr(name.find('/') + 1));
+  const std::string closest = base::nearest(model.substr(model.rfind('/') + 1), bare);
+  const size_t index =
+      static_cast<size_t>(std::find(bare.begin(), bare.end(), closest) - bare.begin());
   throw base::UsageError(fmt::format(
       "'{}' is neither a folder or config.json here nor a model whose facts are shipped, nor "
       "surely a fine-tune or quantised copy of one; give its config.json. The nearest shipped "
       "model "
       "is {}. Shipped are {}",
-      model.substr(0, 200), base::nearest(model, names), fmt::join(names, ", ")));
+      model.substr(0, 200), names[index], fmt::join(bare, ", ")));
 }
 
 }  // namespace moesaic::plan

@@ -209,6 +209,23 @@ void add_disagreements(Plan& plan) {
   }
 }
 
+/// Something fits, but not within the budget or not under the engine asked for.
+void note_nothing_recommended(Plan& plan) {
+  const Candidate* cheapest = nullptr;
+  for (const Candidate& candidate : plan.candidates) {
+    if (!candidate.fits || !candidate.usd_per_hour_instances) continue;
+    if (cheapest == nullptr ||
+        *candidate.usd_per_hour_instances < *cheapest->usd_per_hour_instances) {
+      cheapest = &candidate;
+    }
+  }
+  if (cheapest == nullptr) return;
+  plan.notes.push_back(fmt::format(
+      "nothing that fits is within the budget and runs under {}; of what fits, {} is billed least: "
+      "{:.2f} USD an hour",
+      plan.inputs.engine, cheapest->instance, *cheapest->usd_per_hour_instances));
+}
+
 }  // namespace
 
 Plan make_plan(const PlanInputs& inputs) {
@@ -255,6 +272,7 @@ Plan make_plan(const PlanInputs& inputs) {
     plan.remedied = nearest_miss(plan.candidates);
     if (plan.remedied) plan.remedies = find_remedies(setting, plan.candidates[*plan.remedied]);
   }
+  if (any_fits && !plan.recommended) note_nothing_recommended(plan);
   add_notes(plan);
   add_disagreements(plan);
   return plan;

@@ -334,6 +334,12 @@ Candidate plan_instance(const Setting& setting, const Instance& instance) {
   candidate.reason = candidate.fits ? fit_reason(candidate) : shortfall(candidate);
   if (!candidate.fits && !candidate.smaller.empty()) candidate.smaller.pop_back();
   note_widths(setting, layout, candidate);
+  if (setting.format.fp8_arithmetic && device.fp8_flops == 0) {
+    candidate.notes.push_back(fmt::format(
+        "{} has no fp8 arithmetic: weights are widened as they are read, which saves memory and "
+        "bandwidth but no arithmetic",
+        device.name));
+  }
   fill_speed(setting, instance, device, efficiency, candidate);
   fill_cost(instance, candidate);
   if (!suits) {
