@@ -210,10 +210,16 @@ MOESAIC_INLINE void tiles_1x2(const TileStretch& s, Prefetcher& prefetch) {
 #ifndef MOESAIC_TILE_STREAMING
 #define MOESAIC_TILE_STREAMING kAhead
 #endif
+/// Inputs taken at once: a panel up to this size stays in the second level cache while all rows
+/// pass it, and an output is then done in one go. Larger panels are cut, and their sums kept in
+/// between.
 #ifndef MOESAIC_TILE_CHUNK_BYTES
-#define MOESAIC_TILE_CHUNK_BYTES 131072
+#define MOESAIC_TILE_CHUNK_BYTES 524288
 #endif
 constexpr int64_t kTileChunkBlocks = MOESAIC_TILE_CHUNK_BYTES / kWeightBlock;
+/// Rows of one step (tiles_2x2), and rows whose sums are kept between the chunks of a cut panel.
+constexpr int64_t kStepRows = 2 * kRowsPerTile;
+constexpr int64_t kCutRows = 256;
 
 /// All rows of a stretch of `groups` groups of 16, over one chunk of inputs.
 void sweep_tiles(const Gemm& task, const std::byte* weights, const std::byte* x, int64_t groups,
@@ -250,8 +256,10 @@ void gemm_tiles(const Gemm& task) {
   const int64_t blocks = (task.k + kTileInputs - 1) / kTileInputs;
   const int64_t panel_bytes = blocks * kWeightBlock;
   const int64_t all_groups = (task.rows + kRowsPerTile - 1) / kRowsPerTile;
-  constexpr int64_t kSumGroups = kSumRows / kRowsPerTile;
-  alignas(64) float sums[kSumRows * kPanelOutputs];
+  // Handing the sums on after each step lets the stores drain behind the next step's tiles.
+  const int64_t at_once = blocks <= kTileChunkBlocks ? kStepRows : kCutRows;
+  const int64_t groups_at_once = at_once / kRowsPerTile;
+  alignas(64) float sums[kCutRows * kPanelOutputs];
 
   // Visits of one block of inputs: a 2x2 step takes half its tiles.
   const int64_t visits = all_groups / 2 * (task.tiles / 2) + all_groups % 2;
@@ -261,8 +269,9 @@ void gemm_tiles(const Gemm& task) {
     Prefetcher prefetch(visits > 1 ? Streaming::kPanel : Streaming::MOESAIC_TILE_STREAMING, weights,
                         panel + 1 < task.panels ? weights + panel_bytes : task.next, panel_bytes,
                         kWeightBlock, visits);
-    for (int64_t group = 0; group < all_groups; group += kSumGroups) {
-      const int64_t groups = all_groups - group < kSumGroups ? all_groups - group : kSumGroups;
+    for (int64_t group = 0; group < all_groups; group += groups_at_once) {
+      const int64_t left = all_groups - group;
+      const int64_t groups = left < groups_at_once ? left : groups_at_once;
       const std::byte* x = task.x + group * task.x_layout.group;
       for (int64_t block = 0; block < blocks; block += kTileChunkBlocks) {
         const int64_t chunk = blocks - block < kTileChunkBlocks ? blocks - block : kTileChunkBlocks;
@@ -270,7 +279,7 @@ void gemm_tiles(const Gemm& task) {
                     chunk, block == 0, sums, prefetch);
       }
       const int64_t row = group * kRowsPerTile;
-      const int64_t rows = task.rows - row < kSumRows ? task.rows - row : kSumRows;
+      const int64_t rows = task.rows - row < at_once ? task.rows - row : at_once;
       finish<WeightBF16Dot>(task, panel, row, rows, sums);
     }
   }
