@@ -186,8 +186,8 @@ struct Shape {
   int64_t context;
 };
 
-/// `rounds` of `steps` steps each, with the machine measured before and after every round. Medians
-/// of the steps' times and of their limits.
+/// `rounds` of `steps` steps each, with the machine measured before and after every round; the
+/// better of the two makes the limit. Medians of the steps' times and of their limits.
 Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::string name,
                const Shape& shape, int rounds, int steps) {
   const auto [sequences, rows, context] = shape;
@@ -209,8 +209,8 @@ Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::stri
     }
     const Machine after = gauge.sample();
     for (const Work& work : works) {
-      const double by_memory = 2 * work.bytes / (before.bandwidth + after.bandwidth);
-      const double by_arithmetic = 2 * work.operations / (before.peak + after.peak);
+      const double by_memory = work.bytes / std::max(before.bandwidth, after.bandwidth);
+      const double by_arithmetic = work.operations / std::max(before.peak, after.peak);
       result.memory_bound = by_memory >= by_arithmetic;
       limits.push_back(std::max(by_memory, by_arithmetic));
     }
