@@ -7,7 +7,6 @@
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
@@ -55,21 +54,6 @@ std::map<std::string, Flag> known_flags(const Command& command) {
   return flags;
 }
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
-}
-
 Flag resolve(const std::map<std::string, Flag>& flags, const std::string& spelling,
              const Command& command) {
   if (const auto found = flags.find(spelling); found != flags.end()) return found->second;
@@ -87,7 +71,7 @@ Flag resolve(const std::map<std::string, Flag>& flags, const std::string& spelli
   std::string nearest;
   size_t best = std::max<size_t>(3, spelling.size() / 3);
   for (const auto& [name, flag] : flags) {
-    if (const size_t distance = edit_distance(spelling, name); distance < best) {
+    if (const size_t distance = base::edit_distance(spelling, name); distance < best) {
       best = distance;
       nearest = name;
     }
@@ -295,8 +279,8 @@ std::string help_text(const Command& command) {
     }
     std::string line = fmt::format("  --{}", row.name);
     if (row.type == SettingType::kBool) line += fmt::format(", --no-{}", row.name);
-    if (!row.range.empty() && row.type == SettingType::kString)
-      line += fmt::format(" {}", row.range);
+    const std::string_view choices = row.works.empty() ? row.range : row.works;
+    if (!choices.empty() && row.type == SettingType::kString) line += fmt::format(" {}", choices);
     out +=
         line + "\n      " +
         wrapped(fmt::format("{}{}", row.help,

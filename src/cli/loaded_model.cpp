@@ -140,23 +140,16 @@ fs::path model_path(const Invocation& invocation) {
 }
 
 void check_setting_states(const base::Settings& settings) {
+  std::string refused;
   for (const std::string& name : settings.set_names()) {
-    const base::SettingRow& row = *base::find_setting(name);
-    if (row.state == base::SettingState::kNoop) {
-      spdlog::info("{} has no effect here: {}", settings.origin(name), row.help);
-    }
-    if (row.state != base::SettingState::kLater) continue;
-    base::Settings defaults;
-    const bool same =
-        row.type == base::SettingType::kBool  ? settings.get_bool(name) == defaults.get_bool(name)
-        : row.type == base::SettingType::kInt ? settings.get_int(name) == defaults.get_int(name)
-        : row.type == base::SettingType::kFloat
-            ? settings.get_float(name) == defaults.get_float(name)
-            : false;
-    if (!same) {
-      throw base::ConfigError(fmt::format("{}: {}", settings.origin(name), row.help));
+    const base::SettingReport report = base::report_setting(settings, name);
+    if (report.fate == base::SettingFate::kNoEffect) {
+      spdlog::info("no effect here: {}", report.line);
+    } else if (report.fate == base::SettingFate::kLater) {
+      refused += (refused.empty() ? "" : "\n") + report.line;
     }
   }
+  if (!refused.empty()) throw base::ConfigError(refused);
 }
 
 std::unique_ptr<backend::Backend> make_backend(const base::Settings& settings) {
