@@ -121,7 +121,7 @@ constexpr SettingRow kRows[] = {
     {"scheduler-reserve-full-isl", kBool, "true", "", kScheduling, "", "", kNoop, "A prompt gets its blocks chunk by chunk."},
     {"watermark", kFloat, "0.0", "", kScheduling, "", "", kNoop, "Preemption always makes progress, so no blocks are kept back."},
     {"prefill-schedule-interval", kInt, "1", "", kScheduling, "", "", kNoop, "Every step takes prompts and decodes."},
-    {"max-concurrent-requests", kInt, "", "1..", kScheduling, "", "MAX_CONCURRENT_REQUESTS", kActive, "Requests that run or wait; more are answered 503 with Retry-After. Wins over --max-num-queued-reqs."},
+    {"max-concurrent-requests", kInt, "", "1..", kScheduling, "", "MAX_CONCURRENT_REQUESTS", kActive, "Requests that run or wait; more are answered 503 with Retry-After."},
     {"num-scheduler-steps", kInt, "1", "", kScheduling, "", "", kNoop, "There is no Python between two steps to save."},
     {"multi-step-stream-outputs", kBool, "true", "", kScheduling, "", "", kNoop, "Every token is streamed as it comes."},
     {"preemption-mode", kString, "", "", kScheduling, "", "", kNoop, "Preempted requests are recomputed, never swapped."},
