@@ -270,6 +270,7 @@ void apply_config_file(const std::string& path, base::Settings& settings) {
   }
   if (!root.IsMap()) throw UsageError("--config " + path + ": expected lines of 'flag: value'");
   for (const auto& entry : root) {
+    if (!entry.first.IsScalar()) throw UsageError("--config " + path + ": a flag must be a word");
     std::string name = entry.first.as<std::string>();
     std::replace(name.begin(), name.end(), '_', '-');
     const std::string origin = fmt::format("{} in {}", name, path);
@@ -280,6 +281,7 @@ void apply_config_file(const std::string& path, base::Settings& settings) {
     std::string value;
     if (entry.second.IsSequence()) {
       for (const YAML::Node& item : entry.second) {
+        if (!item.IsScalar()) throw UsageError(origin + ": a list holds words and numbers only");
         value += (value.empty() ? "" : ",") + item.as<std::string>();
       }
     } else if (entry.second.IsScalar()) {

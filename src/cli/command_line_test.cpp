@@ -107,6 +107,10 @@ TEST(CommandLine, ReadsAConfigFileBelowTheCommandLine) {
   EXPECT_EQ(got.settings.get_list("served-model-name").size(), 2u);
   std::ofstream(path) << "prot: 1\n";
   EXPECT_THROW(parse({"--config", path}), base::UsageError);
+  std::ofstream(path) << "served-model-name: [[a]]\n";
+  EXPECT_THROW(parse({"--config", path}), base::UsageError);
+  std::ofstream(path) << "[a, b]: 1\n";
+  EXPECT_THROW(parse({"--config", path}), base::UsageError);
   std::ofstream(path) << "a: [unclosed\n";
   EXPECT_THROW(parse({"--config", path}), base::UsageError);
   EXPECT_THROW(parse({"--config", path + ".absent"}), base::MissingFileError);

@@ -101,11 +101,13 @@ void print_plan(const FoundModel& found, const base::Settings& settings) {
         0);
     return;
   }
-  fmt::print("Memory on this machine, one rank:\n");
+  const std::string_view heading = "Memory on this machine, one rank:\n";
   try {
     const auto model = plan_model(*found.spec, settings, {});
+    fmt::print("{}", heading);
     for (const std::string& line : memory_table(model->memory)) fmt::print("  {}\n", line);
   } catch (const base::UnavailableError& problem) {
+    fmt::print("{}", heading);
     print(problem.what(), 2);
   }
 }

@@ -33,15 +33,15 @@ void default_host(base::Settings& settings) {
   settings.set("host", pod ? "0.0.0.0" : "127.0.0.1", "default");
 }
 
+/// Planned against allocated; the server keeps the second up to date in /metrics.
 void report_memory(const LoadedModel& model, base::Metrics& metrics) {
-  const auto terms = memory_terms(model.memory);
-  const auto allocated = allocated_terms(model.memory);
-  for (size_t i = 0; i < terms.size(); ++i) {
-    const base::Metrics::Labels labels = {{"term", std::string(terms[i].name)}};
-    metrics.set("moesaic:memory_planned_bytes", static_cast<double>(terms[i].planned), labels);
-    metrics.set("moesaic:memory_actual_bytes", static_cast<double>(allocated[i]), labels);
+  for (const MemoryTerm& term : memory_terms(model.memory)) {
+    metrics.set("moesaic:memory_planned_bytes", static_cast<double>(term.planned),
+                {{"term", std::string(term.name)}});
   }
-  for (const std::string& line : memory_table(model.memory, allocated)) spdlog::info("{}", line);
+  for (const std::string& line : memory_table(model.memory, allocated_terms(model.memory))) {
+    spdlog::info("{}", line);
+  }
 }
 
 void greet(const server::ServedModel& model, const std::string& host, uint16_t port) {
