@@ -1,4 +1,4 @@
-"""`serve --dry-run`: argument lists as they stand in manifests, and what a real start says of them."""
+"""`serve --dry-run`: arguments as they stand in manifests, and what a real start says of them."""
 
 import json
 import os
@@ -358,7 +358,6 @@ def test_config_file(tmp_path):
     assert "tensor-parallel-size in" in started.stderr
     file.write_text("served-model-name: [[[a]]]\n")
     assert dry_run(MIXTRAL, "--config", file).returncode == 64
-
 
 
 def post(served, body):

@@ -16,8 +16,10 @@ MODELS = {
     "demo": [DEMO, "--max-num-seqs", "16"],
     "mixtral": [CONFIGS / "mixtral-8x7b.json", "--load-format", "dummy", "--max-num-seqs", "2"]
     + ["--max-model-len", "512", "--hf-overrides"]
-    + ['{"num_hidden_layers": 2, "num_local_experts": 4, "intermediate_size": 1792, '
-       '"vocab_size": 4000}'],
+    + [
+        '{"num_hidden_layers": 2, "num_local_experts": 4, "intermediate_size": 1792, '
+        '"vocab_size": 4000}'
+    ],
     "olmoe": [CONFIGS / "olmoe-1b-7b.json", "--load-format", "dummy", "--num-kv-blocks", "300"]
     + ["--max-num-batched-tokens", "300", "--max-model-len", "1k", "--dtype", "float32"]
     + ["--hf-overrides", '{"num_hidden_layers": 1}'],
