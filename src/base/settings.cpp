@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "base/settings_table.h"
 
 namespace moesaic::base {
@@ -109,15 +108,10 @@ bool in_range(Number value, std::string_view range,
 /// "one of a|b|c", and of a long list the nearest.
 std::string expected_choice(const SettingRow& row, std::string_view text) {
   if (row.range.size() <= 120) return fmt::format("one of {}", row.range);
-  std::string_view nearest;
-  size_t best = SIZE_MAX;
-  for (std::string_view choice : split(row.range, '|')) {
-    if (const size_t distance = edit_distance(text, choice); distance < best) {
-      best = distance;
-      nearest = choice;
-    }
-  }
-  return fmt::format("a known value; the nearest is {}, docs/flags.md has them all", nearest);
+  std::vector<std::string> choices;
+  for (std::string_view choice : split(row.range, '|')) choices.emplace_back(choice);
+  return fmt::format("a known value; the nearest is {}, docs/flags.md has them all",
+                     nearest(text, choices));
 }
 
 void validate(const SettingRow& row, std::string_view text, const std::string& origin) {
@@ -176,21 +170,6 @@ const SettingRow* find_setting(std::string_view name) {
   }();
   const auto found = kByName.find(name);
   return found == kByName.end() ? nullptr : found->second;
-}
-
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
 }
 
 Settings::Settings() {

@@ -42,9 +42,6 @@ std::span<const SettingRow> setting_rows();
 /// The row of that name; null if there is none.
 const SettingRow* find_setting(std::string_view name);
 
-/// Letters to insert, drop or replace to make `b` of `a`; for "did you mean".
-size_t edit_distance(std::string_view a, std::string_view b);
-
 /// Values after command line > environment > config file > default.
 class Settings {
  public:

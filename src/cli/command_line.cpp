@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/nearest.h"
 
 namespace moesaic::cli {
 namespace {
@@ -79,6 +80,8 @@ Flag resolve(const std::map<std::string, Flag>& flags, const std::string& spelli
     throw UsageError(fmt::format("{} could be {} or {}; write more of it", spelling,
                                  matches[0]->first, matches[1]->first));
   }
+  // Nobody means a flag this long, and comparing it with all others would take its time.
+  if (spelling.size() > 200) throw UsageError("unknown flag " + spelling.substr(0, 80) + "...");
   std::string nearest;
   size_t best = std::max<size_t>(3, spelling.size() / 3);
   for (const auto& [name, flag] : flags) {

@@ -87,6 +87,7 @@ TEST(CommandLine, ErrorsTeach) {
       {{"--port", "x"}, "--port"},
       {{"--no-pin-threads=1"}, "takes no value"},
       {{"--xyzzy"}, "serve --help"},
+      {{"--" + std::string(1000000, 'x')}, "xxx..."},
   };
   for (const auto& [arguments, expected] : cases) {
     try {

@@ -130,6 +130,9 @@ int dry_run(const Invocation& invocation) {
   std::fflush(stdout);
   check_contradictions(settings, found.spec ? &*found.spec : nullptr);
   print_plan(found, settings);
+  if (refused > 0 && found.spec) {
+    print("The plan is of one rank with the config's own types; what comes later is left out.", 0);
+  }
   if (refused > 0) {
     print(
         fmt::format("A real start would refuse {} of these settings, with exit code 78.", refused),
