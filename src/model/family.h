@@ -62,6 +62,9 @@ const Family* find_family(const std::string& model_type);
 ModelSpec parse_spec(const boost::json::object& config, const std::string& file,
                      Purpose purpose = Purpose::kServe);
 
+/// Sets every value of `from` in `into`; objects on both sides are merged (--hf-overrides).
+void merge_config(const boost::json::object& from, boost::json::object& into);
+
 /// Reads `folder`/config.json (or the file itself) and generation_config.json if there is one.
 /// Throws MissingFileError, or ModelFileError as parse_spec does.
 /// `overrides` is merged over config.json, object by object (--hf-overrides).

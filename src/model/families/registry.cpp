@@ -35,18 +35,6 @@ void add_generation_eos(const std::filesystem::path& file, ModelSpec& spec) {
   }
 }
 
-/// Sets every value of `from` in `into`; objects on both sides are merged.
-void merge(const boost::json::object& from, boost::json::object& into) {
-  for (const auto& [key, value] : from) {
-    boost::json::value& place = into[key];
-    if (value.is_object() && place.is_object()) {
-      merge(value.get_object(), place.get_object());
-    } else {
-      place = value;
-    }
-  }
-}
-
 }  // namespace
 
 const std::vector<Family>& families() {
@@ -115,12 +103,23 @@ ModelSpec parse_spec(const boost::json::object& object, const std::string& file,
   return spec;
 }
 
+void merge_config(const boost::json::object& from, boost::json::object& into) {
+  for (const auto& [key, value] : from) {
+    boost::json::value& place = into[key];
+    if (value.is_object() && place.is_object()) {
+      merge_config(value.get_object(), place.get_object());
+    } else {
+      place = value;
+    }
+  }
+}
+
 ModelSpec load_spec(const std::filesystem::path& folder_or_config,
                     const boost::json::object& overrides, Purpose purpose) {
   std::filesystem::path file = folder_or_config;
   if (std::filesystem::is_directory(file)) file /= "config.json";
   boost::json::object config = checkpoint::read_json_file(file, kMaxConfigBytes);
-  merge(overrides, config);
+  merge_config(overrides, config);
   ModelSpec spec = parse_spec(config, file.string(), purpose);
   const std::filesystem::path generation = file.parent_path() / "generation_config.json";
   if (std::filesystem::exists(generation)) add_generation_eos(generation, spec);
