@@ -1,5 +1,6 @@
-// Times the kernels that read weights, beside what the machine can do at best, on the shapes of one
-// layer of a model (OLMoE-1B-7B unless told otherwise). Run on an otherwise idle machine.
+// Times the kernels that read weights, and attention, beside what the machine can do at best, on
+// the shapes of one layer of a model (OLMoE-1B-7B unless told otherwise). Run on an otherwise idle
+// machine.
 //
 //   bench_kernels [--threads N] [--isa NAME] [--dtype f32|bf16|f16] [--seconds S]
 //                 [--hidden N] [--width N] [--experts N] [--top-k N] [--vocab N]
@@ -18,6 +19,7 @@
 #include "backend/cpu/kernel_tables.h"
 #include "backend/cpu/layout.h"
 #include "backend/cpu/measure.h"
+#include "backend/cpu/misc.h"
 #include "backend/cpu/products.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
@@ -32,8 +34,6 @@ struct Options {
   std::string isa;
   DType dtype = DType::kBF16;
 };
-
-constexpr size_t kBandwidthBytes = size_t{1} << 30;
 
 struct Limits {
   double bandwidth = 0;
@@ -74,12 +74,13 @@ class Bench {
   Bench(const Options& options, Isa isa)
       : options_(options),
         pool_(static_cast<int>(options.threads)),
+        isa_(isa),
         kernels_(kernel_table(isa)),
-        products_(pool_, kernels_) {
+        products_(pool_, kernels_),
+        meter_(pool_, std::string(to_string(isa)), options.dtype) {
     fmt::print("{}, {} threads, {} weights\n", title(isa), pool_.size(),
                tensor::to_string(options.dtype));
-    limits_.bandwidth = measure_read_bandwidth(pool_, kBandwidthBytes);
-    limits_.peak = measure_peak_flops(pool_, std::string(to_string(isa)), options.dtype);
+    limits_ = measured();
     fmt::print("memory {:.1f} GB/s, arithmetic {:.1f} GFLOP/s\n", limits_.bandwidth / 1e9,
                limits_.peak / 1e9);
   }
@@ -110,6 +111,37 @@ class Bench {
              elements * static_cast<double>(tensor::size_of(options_.dtype)),
              2 * elements * static_cast<double>(count), seconds);
     }
+  }
+
+  /// One sequence's prompt of `rows` tokens, all heads of 128; its operations, on floats, beside
+  /// the peak of the weights' type.
+  void attention(int64_t rows) {
+    constexpr int64_t kHeadDim = 128;
+    constexpr int64_t kBlock = 16;
+    AttentionDesc desc;
+    desc.heads = desc.kv_heads = options_.hidden / kHeadDim;
+    desc.head_dim = kHeadDim;
+    desc.scale = 0.1f;
+    const int64_t blocks = ceil_div(rows, kBlock);
+    KvLayer cache{{desc.kv_heads, kHeadDim, kBlock, options_.dtype}, nullptr, blocks};
+    base::Region memory(base::MemoryTag::kKvCache,
+                        static_cast<size_t>(blocks) * kv_block_bytes(cache.desc));
+    cache.data = memory.data();
+    base::Region scratch(base::MemoryTag::kActivations, attention_scratch_bytes(pool_.size()));
+    std::vector<int32_t> table(static_cast<size_t>(blocks));
+    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
+    const std::vector<int32_t> starts = {0, static_cast<int32_t>(rows)};
+    const std::vector<int32_t> lengths = {static_cast<int32_t>(rows)};
+    const AttentionBatch batch{starts, lengths, table, blocks};
+    const std::vector<float> qkv = inputs(rows * 3 * options_.hidden);
+    std::vector<float> out(static_cast<size_t>(rows * options_.hidden));
+    const double seconds = timed([&] {
+      backend::cpu::attention(pool_, misc_kernels(isa_), desc, cache, batch, qkv.data(), out.data(),
+                              reinterpret_cast<float*>(scratch.data()));
+    });
+    const auto pairs = static_cast<double>(rows * (rows + 1) / 2);
+    report(fmt::format("attention x {}", rows), limits_, static_cast<double>(memory.size()),
+           4 * static_cast<double>(options_.hidden) * pairs, seconds);
   }
 
   void experts(std::initializer_list<int64_t> rows) {
@@ -155,13 +187,24 @@ class Bench {
   }
 
  private:
-  /// Times `body` between two measurements of the bandwidth, which on a shared host is not the same
+  /// Times `body` between two measurements of the machine, which on a shared host is not the same
   /// from one second to the next; the better of the two counts.
   double timed(const std::function<void()>& body) {
-    const double before = measure_read_bandwidth(pool_, kBandwidthBytes);
+    const Limits before = measured();
     const double seconds = best_time(options_.seconds, body);
-    limits_.bandwidth = std::max(before, measure_read_bandwidth(pool_, kBandwidthBytes));
+    const Limits after = measured();
+    limits_ = {std::max(before.bandwidth, after.bandwidth), std::max(before.peak, after.peak)};
     return seconds;
+  }
+
+  /// The best of a few passes.
+  Limits measured() {
+    Limits best;
+    for (int pass = 0; pass < 3; ++pass) {
+      best.bandwidth = std::max(best.bandwidth, meter_.read_bandwidth());
+      best.peak = std::max(best.peak, meter_.peak_flops());
+    }
+    return best;
   }
 
   static std::vector<float> inputs(int64_t count) {
@@ -193,8 +236,10 @@ class Bench {
 
   Options options_;
   base::ThreadPool pool_;
+  Isa isa_;
   const KernelTable& kernels_;
   Products products_;
+  Meter meter_;
   Limits limits_;
 };
 
@@ -225,6 +270,7 @@ int run(int argc, char** argv) {
   bench.linear("o", options.hidden, options.hidden, {1, 16, 512});
   bench.linear("router", options.experts, options.hidden, {1, 16, 512});
   bench.linear("lm_head", options.vocab, options.hidden, {1, 16});
+  bench.attention(512);
   return 0;
 }
 

@@ -40,12 +40,12 @@ Region::Region(MemoryTag tag, size_t bytes) : size_(bytes), tag_(tag) {
   void* raw = ::mmap(nullptr, wanted, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (raw == MAP_FAILED) refuse();
-  const auto start = reinterpret_cast<uintptr_t>(raw);
-  const uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;
-  if (aligned > start) ::munmap(raw, aligned - start);
-  const size_t tail = start + wanted - (aligned + rounded);
-  if (tail > 0) ::munmap(reinterpret_cast<void*>(aligned + rounded), tail);
-  data_ = reinterpret_cast<std::byte*>(aligned);
+  auto* const start = static_cast<std::byte*>(raw);
+  const size_t over = reinterpret_cast<uintptr_t>(raw) % kHugePage;
+  const size_t head = over == 0 ? 0 : kHugePage - over;
+  if (head > 0) ::munmap(start, head);
+  if (head < kHugePage) ::munmap(start + head + rounded, kHugePage - head);
+  data_ = start + head;
   mapped_ = rounded;
   ::madvise(data_, mapped_, MADV_HUGEPAGE);
   g_allocated[static_cast<size_t>(tag_)] += size_;

@@ -74,7 +74,7 @@ struct Metrics::Impl {
   }
 };
 
-Metrics::Metrics(Labels constant, int64_t max_length) : impl_(std::make_unique<Impl>()) {
+Metrics::Metrics(const Labels& constant, int64_t max_length) : impl_(std::make_unique<Impl>()) {
   for (const MetricRow& row : metric_rows()) {
     const std::string name(row.name);
     const std::string help(row.help);

@@ -32,7 +32,7 @@ class Metrics {
 
   /// `constant` labels (model_name, engine) go on every series; `max_length` ends "lengths"
   /// buckets.
-  Metrics(Labels constant, int64_t max_length);
+  Metrics(const Labels& constant, int64_t max_length);
   ~Metrics();
 
   /// Adds to a counter. The row must exist with that kind, and `labels` must name exactly its

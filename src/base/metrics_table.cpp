@@ -51,7 +51,7 @@ constexpr MetricRow kRows[] = {
     {"moesaic:expert_tokens_total", kCounter, "layer,expert", "", "Rows routed to an expert of a layer."},
     {"moesaic:expert_imbalance", kGauge, "layer", "", "Busiest expert's rows over the layer's mean, since start; 1 is even."},
     {"moesaic:memory_planned_bytes", kGauge, "term", "", "Bytes the memory plan gives a term: weights, kv_cache, activations, runtime."},
-    {"moesaic:memory_actual_bytes", kGauge, "term", "", "Bytes allocated under that term's tag."},
+    {"moesaic:memory_actual_bytes", kGauge, "term", "", "Bytes now allocated under that term's tag; runtime is a reserve that no tag counts."},
     {"moesaic:kv_blocks", kGauge, "state", "", "KV blocks by state: free, cached, held."},
     {"moesaic:steps_total", kCounter, "", "", "Forward passes."},
     {"moesaic:seconds_since_progress", kGauge, "", "", "Seconds since the last step while there is work; 0 when idle."},

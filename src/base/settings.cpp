@@ -4,21 +4,14 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdint>
 
 #include "base/error.h"
+#include "base/nearest.h"
+#include "base/settings_table.h"
 
 namespace moesaic::base {
 namespace {
-
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (!text.empty()) {
-    const size_t end = text.find(separator);
-    parts.push_back(text.substr(0, end));
-    text = end == std::string_view::npos ? std::string_view{} : text.substr(end + 1);
-  }
-  return parts;
-}
 
 /// "2048", "2k" (2000), "2K" (2048), "25.6k"; empty when it is none of these.
 std::optional<int64_t> parse_integer(std::string_view text) {
@@ -94,13 +87,31 @@ std::optional<bool> parse_bool(std::string_view text) {
       row.fallback.empty() ? std::string() : fmt::format(" (default {})", row.fallback)));
 }
 
-/// Checks a number against "low..high"; an empty side is open.
-bool in_range(double value, std::string_view range) {
+bool among(std::string_view text, std::string_view choices) {
+  for (std::string_view choice : split(choices, '|')) {
+    if (choice == text) return true;
+  }
+  return false;
+}
+
+/// Checks a number against "low..high", parsed by `parse`; an empty side is open.
+template <typename Number>
+bool in_range(Number value, std::string_view range,
+              std::optional<Number> (*parse)(std::string_view)) {
   const size_t dots = range.find("..");
   if (dots == std::string_view::npos) return true;
-  const auto low = parse_float(range.substr(0, dots));
-  const auto high = parse_float(range.substr(dots + 2));
+  const auto low = parse(range.substr(0, dots));
+  const auto high = parse(range.substr(dots + 2));
   return !(low && value < *low) && !(high && value > *high);
+}
+
+/// "one of a|b|c", and of a long list the nearest.
+std::string expected_choice(const SettingRow& row, std::string_view text) {
+  if (row.range.size() <= 120) return fmt::format("one of {}", row.range);
+  std::vector<std::string> choices;
+  for (std::string_view choice : split(row.range, '|')) choices.emplace_back(choice);
+  return fmt::format("a known value; the nearest is {}, docs/flags.md has them all",
+                     nearest(text, choices));
 }
 
 void validate(const SettingRow& row, std::string_view text, const std::string& origin) {
@@ -111,65 +122,54 @@ void validate(const SettingRow& row, std::string_view text, const std::string& o
     case SettingType::kInt: {
       const auto value = parse_integer(text);
       if (!value) refuse(row, text, origin, "a whole number (1k = 1000, 1K = 1024)");
-      if (!in_range(static_cast<double>(*value), row.range)) {
+      if (!in_range(*value, row.range, parse_integer)) {
         refuse(row, text, origin, fmt::format("in {}", row.range));
+      }
+      if (row.range.find('|') != std::string_view::npos && !among(text, row.range)) {
+        refuse(row, text, origin, expected_choice(row, text));
       }
       return;
     }
     case SettingType::kFloat: {
       const auto value = parse_float(text);
       if (!value) refuse(row, text, origin, "a number");
-      if (!in_range(*value, row.range)) refuse(row, text, origin, fmt::format("in {}", row.range));
+      if (!in_range(*value, row.range, parse_float)) {
+        refuse(row, text, origin, fmt::format("in {}", row.range));
+      }
       return;
     }
     case SettingType::kString: {
-      if (row.range.empty()) return;
-      for (std::string_view choice : split(row.range, '|')) {
-        if (choice == text) return;
+      if (!row.range.empty() && !among(text, row.range)) {
+        refuse(row, text, origin, expected_choice(row, text));
       }
-      refuse(row, text, origin, fmt::format("one of {}", row.range));
+      return;
     }
     case SettingType::kStringList:
     case SettingType::kJson:
       return;
   }
-}
-
-std::string_view type_name(SettingType type) {
-  switch (type) {
-    case SettingType::kBool:
-      return "bool";
-    case SettingType::kInt:
-      return "int";
-    case SettingType::kFloat:
-      return "float";
-    case SettingType::kString:
-      return "string";
-    case SettingType::kStringList:
-      return "list";
-    case SettingType::kJson:
-      return "JSON";
-  }
-  return "";
-}
-
-/// Text that is safe inside a Markdown table cell.
-std::string cell(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    if (c == '|') out += '\\';
-    out += c;
-  }
-  return out;
 }
 
 }  // namespace
 
-const SettingRow* find_setting(std::string_view name) {
-  for (const SettingRow& row : setting_rows()) {
-    if (row.name == name) return &row;
+std::vector<std::string_view> split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  while (!text.empty()) {
+    const size_t end = text.find(separator);
+    parts.push_back(text.substr(0, end));
+    text = end == std::string_view::npos ? std::string_view{} : text.substr(end + 1);
   }
-  return nullptr;
+  return parts;
+}
+
+const SettingRow* find_setting(std::string_view name) {
+  static const std::map<std::string_view, const SettingRow*> kByName = [] {
+    std::map<std::string_view, const SettingRow*> rows;
+    for (const SettingRow& row : setting_rows()) rows[row.name] = &row;
+    return rows;
+  }();
+  const auto found = kByName.find(name);
+  return found == kByName.end() ? nullptr : found->second;
 }
 
 Settings::Settings() {
@@ -181,6 +181,12 @@ Settings::Settings() {
 void Settings::set(std::string_view name, std::string_view text, const std::string& origin) {
   const SettingRow* row = find_setting(name);
   if (row == nullptr) throw UsageError(fmt::format("{}: there is no setting '{}'", origin, name));
+  // vLLM reads both as None where a setting may have no value.
+  if (row->fallback.empty() && row->type != SettingType::kBool &&
+      (text.empty() || text == "None")) {
+    values_.find(name)->second = {"", origin};
+    return;
+  }
   validate(*row, text, origin);
   values_.find(name)->second = {std::string(text), origin};
 }
@@ -191,12 +197,17 @@ void Settings::apply_environment(const std::function<const char*(const char*)>& 
     for (std::string_view name : split(row.env, ',')) {
       const char* text = getenv(std::string(name).c_str());
       if (text == nullptr || *text == '\0') continue;
-      // A Kubernetes Service named "vllm" injects VLLM_PORT=tcp://10.0.0.1:8000 into every pod.
-      if (std::string_view(text).starts_with("tcp://")) continue;
+      if (is_service_link(text)) continue;
       set(row.name, text, std::string(name));
       break;
     }
   }
+}
+
+const std::string& Settings::text(std::string_view name) const {
+  const auto found = values_.find(name);
+  MOESAIC_ASSERT(found != values_.end());
+  return found->second.text;
 }
 
 const Settings::Value& Settings::value(std::string_view name, SettingType type) const {
@@ -242,44 +253,6 @@ std::vector<std::string> Settings::set_names() const {
     if (is_set(row.name)) names.emplace_back(row.name);
   }
   return names;
-}
-
-std::string settings_markdown() {
-  std::string out =
-      "# Settings of `moesaic serve`\n\n"
-      "Written from the table in `src/base/settings_table.cpp` by `moesaic docs flags`; a test "
-      "fails\n"
-      "when the two differ. The command line wins over the environment, the environment over a\n"
-      "`--config` file. In flag names `_` and `-` mean the same, an unambiguous beginning is "
-      "enough,\n"
-      "and a bool has a `--no-` form.\n\n"
-      "State: *active* does what it says; *no effect* is accepted because manifests carry it and "
-      "has\n"
-      "no meaning here; *later* is known, its feature does not exist yet, and a real start "
-      "refuses\n"
-      "any value but the default.\n";
-  std::string_view group;
-  for (const SettingRow& row : setting_rows()) {
-    if (row.group != group) {
-      group = row.group;
-      out += fmt::format(
-          "\n## {}\n\n| flag | type | default | allowed | environment | state | "
-          "meaning |\n|---|---|---|---|---|---|---|\n",
-          group);
-    }
-    std::string flags = fmt::format("`--{}`", row.name);
-    for (std::string_view alias : split(row.aliases, ',')) flags += fmt::format(" `{}`", alias);
-    std::string env;
-    for (std::string_view name : split(row.env, ',')) {
-      env += fmt::format("{}`{}`", env.empty() ? "" : " ", name);
-    }
-    const std::string_view state = row.state == SettingState::kActive ? "active"
-                                   : row.state == SettingState::kNoop ? "no effect"
-                                                                      : "later";
-    out += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", flags, type_name(row.type),
-                       cell(row.fallback), cell(row.range), env, state, cell(row.help));
-  }
-  return out;
 }
 
 }  // namespace moesaic::base

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -24,6 +25,66 @@ TEST(SettingsTable, NamesFlagsAndEnvironmentAreUnique) {
          [&](const std::string& item) { EXPECT_TRUE(flags.insert(item).second) << item; });
     each(row.env, [&](const std::string& item) { EXPECT_TRUE(env.insert(item).second) << item; });
     EXPECT_FALSE(row.help.empty()) << row.name;
+  }
+}
+
+std::vector<std::string> golden_lines(const std::string& name) {
+  std::ifstream file(MOESAIC_SOURCE_DIR "/tests/golden/flags/" + name);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  EXPECT_GT(lines.size(), 20u) << name << " is missing or cut";
+  return lines;
+}
+
+/// Every spelling of the table, and whether it takes no value.
+std::map<std::string, bool> spellings() {
+  std::map<std::string, bool> all;
+  for (const SettingRow& row : setting_rows()) {
+    const bool is_switch = row.type == SettingType::kBool;
+    all["--" + std::string(row.name)] = is_switch;
+    if (is_switch) all["--no-" + std::string(row.name)] = true;
+    std::stringstream aliases{std::string(row.aliases)};
+    for (std::string alias; std::getline(aliases, alias, ',');) all[alias] = is_switch;
+  }
+  return all;
+}
+
+TEST(SettingsTable, HasEveryFlagOfVllm) {
+  const auto known = spellings();
+  const auto flags = golden_lines("vllm-0.32-flags.txt");
+  EXPECT_GT(flags.size(), 400u);
+  for (const std::string& flag : flags) EXPECT_TRUE(known.contains(flag)) << flag;
+  for (const std::string& flag : golden_lines("vllm-older-flags.txt")) {
+    EXPECT_TRUE(known.contains(flag)) << flag;
+  }
+  // A flag with a --no- form is a switch there, so it must be one here.
+  for (const std::string& flag : flags) {
+    if (!flag.starts_with("--no-")) continue;
+    const auto found = known.find("--" + flag.substr(5));
+    EXPECT_TRUE(found != known.end() && found->second) << flag;
+  }
+}
+
+TEST(SettingsTable, HasEveryVariableOfTgi) {
+  std::set<std::string, std::less<>> known;
+  for (const SettingRow& row : setting_rows()) {
+    std::stringstream names{std::string(row.env)};
+    for (std::string name; std::getline(names, name, ',');) known.insert(name);
+  }
+  for (const std::string& name : golden_lines("tgi-environment.txt")) {
+    EXPECT_TRUE(known.contains(name)) << name;
+  }
+}
+
+TEST(SettingsTable, SentencesFitAReport) {
+  for (const SettingRow& row : setting_rows()) {
+    for (std::string_view sentence : {row.help, row.later}) {
+      if (sentence.empty()) continue;
+      EXPECT_TRUE(sentence.ends_with('.')) << row.name;
+      EXPECT_EQ(sentence.find('\n'), std::string_view::npos) << row.name;
+    }
+    EXPECT_EQ(row.works.empty(), row.later.empty()) << row.name;
+    EXPECT_TRUE(row.works.empty() || row.state == SettingState::kActive) << row.name;
   }
 }
 
@@ -66,6 +127,103 @@ TEST(Settings, RefusesWithTheFlagsNameAndWhatIsAllowed) {
       EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
     }
   }
+}
+
+TEST(Settings, BoundsWithUnitsHold) {
+  Settings settings;
+  settings.set("max-header-bytes", "1M", "--max-header-bytes");
+  EXPECT_THROW(settings.set("max-header-bytes", "1048577", "--max-header-bytes"), UsageError);
+  EXPECT_THROW(settings.set("max-num-seqs", "9223372036854775808", "--max-num-seqs"), UsageError);
+  EXPECT_THROW(settings.set("max-num-seqs", "1e300", "--max-num-seqs"), UsageError);
+  EXPECT_THROW(settings.set("max-model-len", "99999999t", "--max-model-len"), UsageError);
+  settings.set("max-lora-rank", "320", "--max-lora-rank");
+  EXPECT_THROW(settings.set("max-lora-rank", "17", "--max-lora-rank"), UsageError);
+}
+
+TEST(Settings, AWrongChoiceOfManyNamesTheNearest) {
+  Settings settings;
+  try {
+    settings.set("kv-cache-dtype", "fp8_e4m2", "--kv-cache-dtype");
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("nearest is fp8_e4m3"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Settings, NothingUnsetsWhatMayBeUnset) {
+  for (const char* nothing : {"", "None"}) {
+    Settings settings;
+    settings.set("quantization", nothing, "--quantization");
+    EXPECT_EQ(settings.get_string("quantization"), "");
+    EXPECT_TRUE(settings.is_set("quantization")) << "the environment must not set it again";
+    EXPECT_EQ(report_setting(settings, "quantization").fate, SettingFate::kKept);
+    settings.set("kv-cache-memory-bytes", nothing, "--kv-cache-memory-bytes");
+    EXPECT_EQ(settings.get_int("kv-cache-memory-bytes"), 0);
+    EXPECT_THROW(settings.set("port", nothing, "--port"), UsageError);
+    EXPECT_THROW(settings.set("dtype", nothing, "--dtype"), UsageError);
+  }
+}
+
+TEST(Settings, ReportsWhatBecomesOfASetting) {
+  struct Case {
+    const char* name;
+    const char* text;
+    const char* origin;
+    SettingFate fate;
+    const char* line;
+  };
+  const Case cases[] = {
+      {"port", "80", "--port", SettingFate::kKept, "--port 80"},
+      {"max-num-seqs", "7", "MAX_BATCH_SIZE", SettingFate::kKept, "MAX_BATCH_SIZE=7"},
+      {"tensor-parallel-size", "1", "-tp", SettingFate::kKept, "-tp 1"},
+      {"tensor-parallel-size", "2", "NUM_SHARD", SettingFate::kLater,
+       "NUM_SHARD=2: More than one rank comes later."},
+      {"enable-lora", "true", "--enable-lora", SettingFate::kLater,
+       "--enable-lora: LoRA adapters come later."},
+      {"enable-lora", "false", "--no-enable-lora", SettingFate::kKept, "--no-enable-lora"},
+      {"trust-remote-code", "true", "--trust-remote-code", SettingFate::kNoEffect,
+       "--trust-remote-code: Checkpoints never execute code here, so there is nothing to trust."},
+      {"kv-cache-dtype", "fp8", "--kv-cache-dtype", SettingFate::kLater,
+       "--kv-cache-dtype fp8: A KV cache of 8 or 4 bits comes later."},
+      {"kv-cache-dtype", "auto", "--kv-cache-dtype", SettingFate::kKept, "--kv-cache-dtype auto"},
+      {"num-speculative-tokens", "0", "SPECULATE", SettingFate::kKept, "SPECULATE=0"},
+      {"eplb-config", "{}", "--eplb-config", SettingFate::kNoEffect, nullptr},
+      {"kv-transfer-config", "{}", "--kv-transfer-config", SettingFate::kKept, nullptr},
+      {"api-key", "s3cret", "--api-key", SettingFate::kKept, "--api-key (hidden)"},
+      {"hf-token", "s3cret", "HF_TOKEN", SettingFate::kNoEffect,
+       "HF_TOKEN=(hidden): Nothing is downloaded yet, so no token is needed."},
+  };
+  for (const Case& item : cases) {
+    Settings settings;
+    settings.set(item.name, item.text, item.origin);
+    const SettingReport report = report_setting(settings, item.name);
+    EXPECT_EQ(report.fate, item.fate) << report.line;
+    EXPECT_TRUE(item.line == nullptr || report.line == item.line) << report.line;
+  }
+}
+
+TEST(Settings, ReportsCutAndCleanLongValues) {
+  Settings settings;
+  settings.set("served-model-name", "\x1b[31m" + std::string(4000, 'x'), "--served-model-name");
+  const std::string line = report_setting(settings, "served-model-name").line;
+  EXPECT_LT(line.size(), 80u);
+  EXPECT_EQ(line.find('\x1b'), std::string::npos);
+}
+
+TEST(Settings, NamesVariablesThatNothingReads) {
+  const std::vector<std::string> environment = {"VLLM_USE_V1=1",
+                                                "VLLM_PORT=tcp://10.0.0.1:8000",
+                                                "VLLM_SERVICE_HOST=10.0.0.1",
+                                                "HF_TOKEN=x",
+                                                "NCCL_DEBUG=INFO",
+                                                "PATH=/bin",
+                                                "VLLM_PORT_80_TCP=t",
+                                                "VLLM_API_KEY=x",
+                                                "VLLM_SERVICE_PORT_HTTP=80",
+                                                "CUDA_VISIBLE_DEVICES="};
+  EXPECT_EQ(unread_environment(environment),
+            (std::vector<std::string>{"NCCL_DEBUG", "VLLM_USE_V1"}));
 }
 
 TEST(Settings, CommandLineWinsOverEnvironment) {

@@ -18,7 +18,7 @@
 
 // How fast this machine runs a model, beside the least time its memory and arithmetic allow: for a
 // step of R rows that limit is max(bytes touched / bandwidth, operations / peak), both measured
-// here first.
+// first and again around the steps.
 
 namespace moesaic::cli {
 namespace {
@@ -140,15 +140,34 @@ struct Machine {
   double peak = 0;       ///< operations per second
 };
 
-Machine measure_machine(const Invocation& invocation, const LoadedModel& model) {
-  base::ThreadPool pool(static_cast<int>(invocation.settings.get_int("threads")));
-  Machine machine;
-  machine.bandwidth = backend::cpu::measure_read_bandwidth(pool, size_t{1} << 30);
-  std::string isa = invocation.settings.get_string("cpu-isa");
-  if (isa == "auto") isa = backend::available_cpu_isas().back();
-  machine.peak = backend::cpu::measure_peak_flops(pool, isa, model.dtype);
-  return machine;
-}
+/// Measures the machine again and again: neighbours on the same host change what it has to give
+/// from second to second, so a step is compared with what was to be had around it.
+class Gauge {
+ public:
+  Gauge(const Invocation& invocation, const LoadedModel& model)
+      : pool_(static_cast<int>(invocation.settings.get_int("threads"))),
+        meter_(pool_, isa(invocation), model.dtype) {}
+
+  Machine sample() {
+    const Machine machine{meter_.read_bandwidth(), meter_.peak_flops()};
+    bandwidths_.push_back(machine.bandwidth);
+    peaks_.push_back(machine.peak);
+    return machine;
+  }
+
+  /// The medians of all samples so far.
+  Machine median_machine() const { return {median(bandwidths_), median(peaks_)}; }
+
+ private:
+  static std::string isa(const Invocation& invocation) {
+    const std::string name = invocation.settings.get_string("cpu-isa");
+    return name == "auto" ? backend::available_cpu_isas().back() : name;
+  }
+
+  base::ThreadPool pool_;
+  backend::cpu::Meter meter_;
+  std::vector<double> bandwidths_, peaks_;
+};
 
 /// One line of the report.
 struct Result {
@@ -160,24 +179,42 @@ struct Result {
   double share() const { return tokens_per_s / limit; }
 };
 
-Result measure(Runner& runner, const LoadedModel& model, const Machine& machine, std::string name,
-               int64_t sequences, int64_t rows, int64_t context, int repeats) {
+/// A step of `rows` tokens of each of `sequences` sequences with `context` tokens cached.
+struct Shape {
+  int64_t sequences;
+  int64_t rows;
+  int64_t context;
+};
+
+/// `rounds` of `steps` steps each, with the machine measured before and after every round; the
+/// better of the two makes the limit. Medians of the steps' times and of their limits.
+Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::string name,
+               const Shape& shape, int rounds, int steps) {
+  const auto [sequences, rows, context] = shape;
+  const int64_t pairs = sequences * (rows * context + rows * (rows + 1) / 2);
   std::vector<double> seconds;
   std::vector<double> limits;
   Result result;
   result.name = std::move(name);
   runner.run(sequences, rows, context);
-  for (int i = 0; i < repeats; ++i) {
-    const Runner::Step step = runner.run(sequences, rows, context);
-    const int64_t pairs = sequences * (rows * context + rows * (rows + 1) / 2);
-    const Work work = work_of(model, sequences * rows, sequences, sequences * (context + rows),
-                              pairs, step.touched);
-    const double by_memory = work.bytes / machine.bandwidth;
-    const double by_arithmetic = work.operations / machine.peak;
-    result.memory_bound = by_memory >= by_arithmetic;
-    seconds.push_back(step.seconds);
-    limits.push_back(std::max(by_memory, by_arithmetic));
-    result.touched = step.touched;
+  Machine before = gauge.sample();
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<Work> works;
+    for (int i = 0; i < steps; ++i) {
+      const Runner::Step step = runner.run(sequences, rows, context);
+      seconds.push_back(step.seconds);
+      works.push_back(work_of(model, sequences * rows, sequences, sequences * (context + rows),
+                              pairs, step.touched));
+      result.touched = step.touched;
+    }
+    const Machine after = gauge.sample();
+    for (const Work& work : works) {
+      const double by_memory = work.bytes / std::max(before.bandwidth, after.bandwidth);
+      const double by_arithmetic = work.operations / std::max(before.peak, after.peak);
+      result.memory_bound = by_memory >= by_arithmetic;
+      limits.push_back(std::max(by_memory, by_arithmetic));
+    }
+    before = after;
   }
   const auto tokens = static_cast<double>(sequences * rows);
   result.tokens_per_s = tokens / median(seconds);
@@ -212,18 +249,19 @@ std::unique_ptr<LoadedModel> load_for_bench(const Invocation& invocation, int64_
 int bench_latency(const Invocation& invocation) {
   const int repeats = static_cast<int>(invocation.integer("repeats", 5, 1, 1000));
   const auto model = load_for_bench(invocation, kPrefill + 64);
-  const Machine machine = measure_machine(invocation, *model);
+  Gauge gauge(invocation, *model);
   Runner runner(*model, std::max(kPrefill, kSequences * kFill));
   const Result prefill =
-      measure(runner, *model, machine, "prefill, 512 tokens", 1, kPrefill, 0, repeats);
+      measure(runner, *model, gauge, "prefill, 512 tokens", {1, kPrefill, 0}, repeats, 1);
   const Result decode =
-      measure(runner, *model, machine, "decode, 1 sequence", 1, 1, kPrefill, 8 * repeats);
+      measure(runner, *model, gauge, "decode, 1 sequence", {1, 1, kPrefill}, repeats, 8);
   // Each of the sixteen needs a context of its own: untouched pages would all be one page of zeros.
   for (int64_t context = 0; context < kPrefill; context += kFill) {
     runner.run(kSequences, kFill, context);
   }
-  const Result decode16 = measure(runner, *model, machine, "decode, 16 sequences", kSequences, 1,
-                                  kPrefill, 4 * repeats);
+  const Result decode16 =
+      measure(runner, *model, gauge, "decode, 16 sequences", {kSequences, 1, kPrefill}, repeats, 4);
+  const Machine machine = gauge.median_machine();
   if (invocation.has("json")) {
     boost::json::object root;
     root["backend"] = model->backend->description();
@@ -337,9 +375,10 @@ Command bench_command() {
       "bench",
       "latency|throughput MODEL",
       "Measure a model here, beside what this machine's memory and arithmetic allow.",
-      "latency: memory bandwidth and arithmetic peak first, then prefill of 512 tokens, decode of "
-      "one sequence and of 16, each with its share of the limit max(bytes touched / bandwidth, "
-      "operations / peak).\n"
+      "latency: prefill of 512 tokens, decode of one sequence and of 16, each with its share of "
+      "the "
+      "limit max(bytes touched / bandwidth, operations / peak). Bandwidth and peak are measured "
+      "first and again around every round, for a shared host's change; all figures are medians.\n"
       "throughput: many requests at once through the whole engine.\n"
       "With --load-format dummy a config.json is enough. Random weights can send all tokens to "
       "few experts, so the experts touched are counted and shown.",

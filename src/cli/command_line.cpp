@@ -4,13 +4,18 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <cctype>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "base/nearest.h"
 
 namespace moesaic::cli {
 namespace {
@@ -55,21 +60,6 @@ std::map<std::string, Flag> known_flags(const Command& command) {
   return flags;
 }
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
-}
-
 Flag resolve(const std::map<std::string, Flag>& flags, const std::string& spelling,
              const Command& command) {
   if (const auto found = flags.find(spelling); found != flags.end()) return found->second;
@@ -79,15 +69,23 @@ Flag resolve(const std::map<std::string, Flag>& flags, const std::string& spelli
       if (entry.first.starts_with(spelling)) matches.push_back(&entry);
     }
   }
-  if (matches.size() == 1) return matches[0]->second;
+  // Several spellings of one setting are no choice to make.
+  const bool same = std::all_of(matches.begin(), matches.end(), [&](const auto* match) {
+    return match->second.row == matches[0]->second.row &&
+           match->second.option == matches[0]->second.option &&
+           match->second.negated == matches[0]->second.negated;
+  });
+  if (!matches.empty() && same) return matches[0]->second;
   if (matches.size() > 1) {
     throw UsageError(fmt::format("{} could be {} or {}; write more of it", spelling,
                                  matches[0]->first, matches[1]->first));
   }
+  // Nobody means a flag this long, and comparing it with all others would take its time.
+  if (spelling.size() > 200) throw UsageError("unknown flag " + spelling.substr(0, 80) + "...");
   std::string nearest;
   size_t best = std::max<size_t>(3, spelling.size() / 3);
   for (const auto& [name, flag] : flags) {
-    if (const size_t distance = edit_distance(spelling, name); distance < best) {
+    if (const size_t distance = base::edit_distance(spelling, name); distance < best) {
       best = distance;
       nearest = name;
     }
@@ -104,6 +102,49 @@ bool is_flag(const std::string& argument) {
 
 bool is_bool_word(const std::string& word) {
   return word == "true" || word == "false" || word == "True" || word == "False";
+}
+
+/// Parses a JSON setting; throws UsageError naming `origin`.
+boost::json::value parse_json_setting(const std::string& text, const std::string& origin) {
+  boost::json::parse_options limits;
+  limits.max_depth = 32;
+  boost::system::error_code error;
+  boost::json::value value = boost::json::parse(text, error, {}, limits);
+  if (error) {
+    throw UsageError(
+        fmt::format("{}: '{}' is not JSON: {}", origin, text.substr(0, 40), error.message()));
+  }
+  return value;
+}
+
+/// Sets `keys` ("a.b", or "a.b+" to append to a list) of the object `text` to `item`, which is JSON
+/// or else a string.
+std::string with_json_key(const std::string& text, std::string_view keys, const std::string& item,
+                          const std::string& origin) {
+  boost::json::value root =
+      text.empty() ? boost::json::value(boost::json::object()) : parse_json_setting(text, origin);
+  const bool append = keys.ends_with('+');
+  if (append) keys.remove_suffix(1);
+  boost::json::value* place = &root;
+  for (size_t depth = 0; !keys.empty(); ++depth) {
+    if (place->is_null()) *place = boost::json::object();
+    if (!place->is_object() || depth > 16) {
+      throw UsageError(origin + ": there is a value already where this wants an object");
+    }
+    const size_t dot = keys.find('.');
+    place = &place->get_object()[keys.substr(0, dot)];
+    keys = dot == std::string_view::npos ? std::string_view{} : keys.substr(dot + 1);
+  }
+  boost::system::error_code error;
+  boost::json::value value = boost::json::parse(item, error);
+  if (error) value = boost::json::value(item);
+  if (append) {
+    if (!place->is_array()) *place = boost::json::array();
+    place->get_array().push_back(std::move(value));
+  } else {
+    *place = std::move(value);
+  }
+  return boost::json::serialize(root);
 }
 
 /// Walks the arguments; `config` receives the path of --config.
@@ -131,15 +172,30 @@ class Parser {
   void take_flag(const std::string& argument, std::string& config) {
     const size_t equals = argument.find('=');
     std::string spelling = argument.substr(0, equals);
-    std::replace(spelling.begin() + 2, spelling.end(), '_', '-');
     std::optional<std::string> inline_value;
     if (equals != std::string::npos) inline_value = argument.substr(equals + 1);
+    // "-O3" is "-O 3"; only where no flag is spelled like that.
+    if (spelling.size() > 2 && spelling[1] != '-' && !inline_value && !flags_.contains(spelling) &&
+        std::isdigit(static_cast<unsigned char>(spelling[2])) != 0 &&
+        flags_.contains(spelling.substr(0, 2))) {
+      inline_value = spelling.substr(2);
+      spelling.resize(2);
+    }
+    // "--compilation-config.mode 3" sets one key of a JSON setting; keys keep their underscores.
+    std::string keys;
+    if (const size_t dot = spelling.find('.'); dot != std::string::npos) {
+      keys = spelling.substr(dot + 1);
+      spelling.resize(dot);
+    }
+    if (spelling.size() > 2) std::replace(spelling.begin() + 2, spelling.end(), '_', '-');
     if (!command_.groups.empty() && spelling == "--config") {
       config = value_of(spelling, inline_value);
       return;
     }
     const Flag flag = resolve(flags_, spelling, command_);
-    if (flag.option != nullptr) {
+    if (!keys.empty()) {
+      take_json_key(flag, spelling, keys, inline_value);
+    } else if (flag.option != nullptr) {
       result_.options[std::string(flag.option->name)] =
           flag.option->value.empty() ? "true" : value_of(spelling, inline_value);
     } else if (flag.row->type == SettingType::kBool) {
@@ -149,10 +205,29 @@ class Parser {
       while (!inline_value && next_ < arguments_.size() && !is_flag(arguments_[next_])) {
         list += "," + arguments_[next_++];
       }
-      result_.settings.set(flag.row->name, list, spelling);
+      store(*flag.row, list, spelling);
     } else {
-      result_.settings.set(flag.row->name, value_of(spelling, inline_value), spelling);
+      store(*flag.row, value_of(spelling, inline_value), spelling);
     }
+  }
+
+  void store(const SettingRow& row, const std::string& text, const std::string& spelling) {
+    if (result_.settings.is_set(row.name) && result_.settings.text(row.name) != text) {
+      spdlog::warn("--{} is given twice; the last one counts", row.name);
+    }
+    result_.settings.set(row.name, text, spelling);
+  }
+
+  void take_json_key(const Flag& flag, const std::string& spelling, const std::string& keys,
+                     const std::optional<std::string>& inline_value) {
+    if (flag.row == nullptr ||
+        (flag.row->type != SettingType::kJson && flag.row->type != SettingType::kString)) {
+      throw UsageError(fmt::format("{}.{}: {} is no JSON setting", spelling, keys, spelling));
+    }
+    result_.settings.set(flag.row->name,
+                         with_json_key(result_.settings.text(flag.row->name), keys,
+                                       value_of(spelling, inline_value), spelling),
+                         spelling);
   }
 
   void take_bool(const Flag& flag, const std::string& spelling,
@@ -165,7 +240,7 @@ class Parser {
       if (text != "true") throw UsageError(spelling + " takes no value");
       text = "false";
     }
-    result_.settings.set(flag.row->name, text, spelling);
+    store(*flag.row, text, spelling);
   }
 
   std::string value_of(const std::string& spelling,
@@ -198,15 +273,18 @@ void apply_config_file(const std::string& path, base::Settings& settings) {
   }
   if (!root.IsMap()) throw UsageError("--config " + path + ": expected lines of 'flag: value'");
   for (const auto& entry : root) {
+    if (!entry.first.IsScalar()) throw UsageError("--config " + path + ": a flag must be a word");
     std::string name = entry.first.as<std::string>();
     std::replace(name.begin(), name.end(), '_', '-');
     const std::string origin = fmt::format("{} in {}", name, path);
-    if (base::find_setting(name) == nullptr)
+    if (base::find_setting(name) == nullptr) {
       throw UsageError(origin + ": there is no such setting");
+    }
     if (settings.is_set(name)) continue;
     std::string value;
     if (entry.second.IsSequence()) {
       for (const YAML::Node& item : entry.second) {
+        if (!item.IsScalar()) throw UsageError(origin + ": a list holds words and numbers only");
         value += (value.empty() ? "" : ",") + item.as<std::string>();
       }
     } else if (entry.second.IsScalar()) {
@@ -245,6 +323,11 @@ Invocation parse_command_line(const Command& command, std::span<const std::strin
   if (!command.groups.empty()) {
     invocation.settings.apply_environment([](const char* name) { return std::getenv(name); });
     if (!config.empty()) apply_config_file(config, invocation.settings);
+    for (const std::string& name : invocation.settings.set_names()) {
+      const std::string& text = invocation.settings.text(name);
+      if (base::find_setting(name)->type != SettingType::kJson || text.empty()) continue;
+      parse_json_setting(text, invocation.settings.origin(name));
+    }
   }
   return invocation;
 }
@@ -295,8 +378,8 @@ std::string help_text(const Command& command) {
     }
     std::string line = fmt::format("  --{}", row.name);
     if (row.type == SettingType::kBool) line += fmt::format(", --no-{}", row.name);
-    if (!row.range.empty() && row.type == SettingType::kString)
-      line += fmt::format(" {}", row.range);
+    const std::string_view choices = row.works.empty() ? row.range : row.works;
+    if (!choices.empty() && row.type == SettingType::kString) line += fmt::format(" {}", choices);
     out +=
         line + "\n      " +
         wrapped(fmt::format("{}{}", row.help,

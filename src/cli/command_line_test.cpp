@@ -47,6 +47,37 @@ TEST(CommandLine, AcceptsNegativeNumbersAndAliases) {
   EXPECT_EQ(parse({"-tp", "1"}).settings.get_int("tensor-parallel-size"), 1);
 }
 
+TEST(CommandLine, SpellingsOfOneSettingAreNoChoice) {
+  EXPECT_EQ(parse({"--max-input", "5"}).settings.get_int("max-input-tokens"), 5);
+  EXPECT_EQ(parse({"--max-num-seq", "5"}).settings.get_int("max-num-seqs"), 5);
+}
+
+TEST(CommandLine, TakesShortFlagsWithTheirValue) {
+  EXPECT_EQ(parse({"-O3"}).settings.text("optimization-level"), "3");
+  EXPECT_EQ(parse({"-O", "2"}).settings.text("optimization-level"), "2");
+  EXPECT_EQ(parse({"-O=1"}).settings.text("optimization-level"), "1");
+  EXPECT_EQ(parse({"-tp=2"}).settings.get_int("tensor-parallel-size"), 2);
+  EXPECT_THROW(parse({"-Z9"}), base::UsageError);
+}
+
+TEST(CommandLine, TakesJsonInParts) {
+  const Invocation got = parse(
+      {"--speculative_config.method", "ngram", "--speculative-config.num_speculative_tokens=4",
+       "--speculative-config.a.b+", "1", "--speculative-config.a.b+", "x"});
+  EXPECT_EQ(got.settings.text("speculative-config"),
+            R"({"method":"ngram","num_speculative_tokens":4,"a":{"b":[1,"x"]}})");
+  EXPECT_THROW(parse({"--port.x", "1"}), base::UsageError);
+  EXPECT_THROW(parse({"--speculative-config", "3", "--speculative-config.a", "1"}),
+               base::UsageError);
+}
+
+TEST(CommandLine, RefusesBrokenJson) {
+  EXPECT_THROW(parse({"--speculative-config", "{'method': 'ngram'}"}), base::UsageError);
+  EXPECT_THROW(parse({"--hf-overrides", std::string(100000, '[')}), base::UsageError);
+  EXPECT_NO_THROW(parse({"--compilation-config", R"({"mode": 3})"}));
+  EXPECT_NO_THROW(parse({"--speculative-config="}));
+}
+
 TEST(CommandLine, ErrorsTeach) {
   const std::pair<std::vector<std::string>, const char*> cases[] = {
       {{"--max-num-sex", "1"}, "--max-num-seqs"},
@@ -56,6 +87,7 @@ TEST(CommandLine, ErrorsTeach) {
       {{"--port", "x"}, "--port"},
       {{"--no-pin-threads=1"}, "takes no value"},
       {{"--xyzzy"}, "serve --help"},
+      {{"--" + std::string(1000000, 'x')}, "xxx..."},
   };
   for (const auto& [arguments, expected] : cases) {
     try {
@@ -75,6 +107,10 @@ TEST(CommandLine, ReadsAConfigFileBelowTheCommandLine) {
   EXPECT_EQ(got.settings.get_int("max-num-seqs"), 3);
   EXPECT_EQ(got.settings.get_list("served-model-name").size(), 2u);
   std::ofstream(path) << "prot: 1\n";
+  EXPECT_THROW(parse({"--config", path}), base::UsageError);
+  std::ofstream(path) << "served-model-name: [[a]]\n";
+  EXPECT_THROW(parse({"--config", path}), base::UsageError);
+  std::ofstream(path) << "[a, b]: 1\n";
   EXPECT_THROW(parse({"--config", path}), base::UsageError);
   std::ofstream(path) << "a: [unclosed\n";
   EXPECT_THROW(parse({"--config", path}), base::UsageError);

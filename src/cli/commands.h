@@ -10,5 +10,6 @@ Command chat_command();
 Command inspect_command();
 Command bench_command();
 Command docs_command();
+Command plan_command();
 
 }  // namespace moesaic::cli

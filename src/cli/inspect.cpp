@@ -37,6 +37,16 @@ std::string billions(int64_t parameters) {
                                    : fmt::format("{:.2f} M", static_cast<double>(parameters) / 1e6);
 }
 
+std::string describe_attention(const model::AttentionSpec& attention) {
+  if (attention.kind == model::AttentionKind::kMla) {
+    return fmt::format("{} heads of {}, latent of {} + {} cached a token", attention.heads,
+                       attention.head_dim, attention.latent.kv_rank, attention.latent.rope_dim);
+  }
+  return fmt::format(
+      "{} heads of {}, {} KV heads{}", attention.heads, attention.head_dim, attention.kv_heads,
+      attention.sliding_window > 0 ? fmt::format(", window {}", attention.sliding_window) : "");
+}
+
 /// Distinct layer shapes, each with how many layers have it, in order of first use.
 std::string describe_ffn(const model::FfnSpec& ffn) {
   if (!ffn.moe) return fmt::format("dense FFN of width {}", ffn.width);
@@ -74,6 +84,7 @@ boost::json::object as_json(const model::ModelSpec& spec, const model::Parameter
   root["hidden_size"] = spec.hidden;
   root["vocab_size"] = spec.vocab_size;
   root["max_position_embeddings"] = spec.max_position;
+  root["can_serve"] = spec.not_served.empty();
   root["experts"] = spec.max_experts();
   root["experts_per_token"] = spec.max_top_k();
   boost::json::object bytes;
@@ -107,14 +118,14 @@ void print_text(const model::ModelSpec& spec, const model::ParameterCount& count
              billions(count.active));
   fmt::print("  layers       {}, hidden size {}, vocabulary {}\n", spec.layers.size(), spec.hidden,
              spec.vocab_size);
-  fmt::print(
-      "  attention    {} heads of {}, {} KV heads{}\n", attention.heads, attention.head_dim,
-      attention.kv_heads,
-      attention.sliding_window > 0 ? fmt::format(", window {}", attention.sliding_window) : "");
+  fmt::print("  attention    {}\n", describe_attention(attention));
   for (const auto& [text, layers] : ffn_kinds(spec)) {
     fmt::print("  {:<12} {} in {} layers\n", "FFN", text, layers);
   }
   fmt::print("  context      {} positions, rope theta {}\n", spec.max_position, spec.rope.theta);
+  if (!spec.not_served.empty()) {
+    fmt::print("  serve        not yet: {}\n", spec.not_served);
+  }
   const auto element = static_cast<double>(tensor::size_of(spec.dtype));
   fmt::print("\n{:<22}{:>12}{:>14}{:>8}\n", "part", "parameters",
              fmt::format("{} GiB", tensor::to_string(spec.dtype)), "share");
@@ -138,7 +149,7 @@ void print_tensors(const std::vector<checkpoint::TensorEntry>& tensors) {
 
 int run_inspect(const Invocation& invocation) {
   const fs::path path = model_path(invocation);
-  const model::ModelSpec spec = model::load_spec(path);
+  const model::ModelSpec spec = model::load_spec(path, {}, model::Purpose::kPlan);
   const model::ParameterCount count = model::count_parameters(spec);
   std::optional<checkpoint::Checkpoint> checkpoint;
   const bool has_weights =

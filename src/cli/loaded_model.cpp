@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "cli/memory_table.h"
 #include "engine/local_executor.h"
 #include "model/family.h"
 
@@ -17,19 +18,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-double gib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
-
-boost::json::object overrides(const base::Settings& settings) {
-  const std::string text = settings.get_string("hf-overrides");
-  if (text.empty()) return {};
+/// --rope-scaling as older manifests have it, a JSON object, and as TGI's do, a word and a factor.
+boost::json::value rope_scaling(const base::Settings& settings) {
+  const std::string text = settings.get_string("rope-scaling");
   boost::system::error_code error;
-  boost::json::value value = boost::json::parse(text, error);
-  if (error || !value.is_object()) {
-    throw base::UsageError(
-        "--hf-overrides: expected a JSON object such as "
-        "'{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}'");
+  if (boost::json::value value = boost::json::parse(text, error); !error && value.is_object()) {
+    return value;
   }
-  return std::move(value.as_object());
+  const std::string origin = settings.origin("rope-scaling");
+  if (text != "linear" && text != "dynamic") {
+    throw base::UsageError(fmt::format("{}: '{}' is neither a JSON object nor linear or dynamic",
+                                       origin, text.substr(0, 40)));
+  }
+  if (!settings.is_set("rope-factor")) {
+    throw base::ConfigError(origin + " " + text + " needs --rope-factor as well");
+  }
+  return {{"rope_type", text}, {"factor", settings.get_float("rope-factor")}};
 }
 
 tensor::DType weight_dtype(const base::Settings& settings, const model::ModelSpec& spec,
@@ -46,7 +50,7 @@ int64_t longest_sequence(const base::Settings& settings, const model::ModelSpec&
                          int64_t fallback) {
   const int64_t asked = settings.get_int("max-model-len");
   if (settings.is_set("max-model-len") && asked > 0) {
-    if (asked > spec.max_position && std::getenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == nullptr) {
+    if (asked > spec.max_position && !settings.get_bool("allow-long-max-model-len")) {
       throw base::ConfigError(
           fmt::format("{} {} is longer than the model's {} positions; lower it, or add a rope "
                       "scaling with --hf-overrides",
@@ -75,6 +79,9 @@ model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Sett
   }
   if (settings.is_set("num-gpu-blocks-override")) {
     inputs.kv_blocks = settings.get_int("num-gpu-blocks-override");
+  } else if (settings.is_set("max-batch-total-tokens")) {
+    const int64_t tokens = settings.get_int("max-batch-total-tokens");
+    inputs.kv_blocks = tokens / inputs.block_size + (tokens % inputs.block_size > 0 ? 1 : 0);
   }
   return inputs;
 }
@@ -88,13 +95,16 @@ model::MemoryPlan plan(LoadedModel& model, const base::Settings& settings,
   const bool may_shrink = settings.get_int("max-model-len") <= 0;
   for (;;) {
     try {
-      return model::plan_memory(model.spec, *model.backend, inputs);
+      const model::MemoryPlan memory = model::plan_memory(model.spec, *model.backend, inputs);
+      if (inputs.max_model_len < model.max_model_len) {
+        spdlog::warn("the KV cache cannot hold the model's whole context of {} tokens; serving {}",
+                     model.max_model_len, inputs.max_model_len);
+        model.max_model_len = inputs.max_model_len;
+      }
+      return memory;
     } catch (const base::UnavailableError&) {
       if (!may_shrink || inputs.max_model_len <= 1024) throw;
       inputs.max_model_len /= 2;
-      model.max_model_len = inputs.max_model_len;
-      spdlog::warn("the KV cache cannot hold the model's whole context; trying {} tokens",
-                   inputs.max_model_len);
     }
   }
 }
@@ -114,14 +124,15 @@ fs::path cache_folder(const base::Settings& settings) {
 
 }  // namespace
 
-fs::path model_path(const Invocation& invocation) {
+std::string model_name(const Invocation& invocation) {
   std::string given = invocation.settings.get_string("model");
   if (invocation.arguments.size() > 1) {
     throw base::UsageError("one model at a time; got also '" + invocation.arguments[1] + "'");
   }
   if (invocation.arguments.size() == 1) {
-    if (invocation.settings.origin("model") == "--model" && given != invocation.arguments[0]) {
-      throw base::UsageError("the model is given twice, as argument and as --model");
+    const std::string origin = invocation.settings.origin("model");
+    if (origin.starts_with("--model") && given != invocation.arguments[0]) {
+      throw base::UsageError("the model is given twice, as argument and as " + origin);
     }
     given = invocation.arguments[0];
   }
@@ -129,6 +140,11 @@ fs::path model_path(const Invocation& invocation) {
     throw base::UsageError(
         "which model? Give a folder in Hugging Face layout, such as models/demo");
   }
+  return given;
+}
+
+fs::path model_path(const Invocation& invocation) {
+  const std::string given = model_name(invocation);
   std::error_code error;
   if (!fs::exists(given, error)) {
     throw base::MissingFileError(fmt::format(
@@ -139,24 +155,34 @@ fs::path model_path(const Invocation& invocation) {
   return given;
 }
 
+boost::json::object config_overrides(const base::Settings& settings) {
+  boost::json::object object;
+  if (!settings.get_string("rope-scaling").empty()) object["rope_scaling"] = rope_scaling(settings);
+  if (settings.is_set("rope-theta")) object["rope_theta"] = settings.get_float("rope-theta");
+  const std::string text = settings.get_string("hf-overrides");
+  if (text.empty()) return object;
+  boost::system::error_code error;
+  const boost::json::value value = boost::json::parse(text, error);
+  if (error || !value.is_object()) {
+    throw base::UsageError(
+        "--hf-overrides: expected a JSON object such as "
+        "'{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}'");
+  }
+  model::merge_config(value.get_object(), object);
+  return object;
+}
+
 void check_setting_states(const base::Settings& settings) {
+  std::string refused;
   for (const std::string& name : settings.set_names()) {
-    const base::SettingRow& row = *base::find_setting(name);
-    if (row.state == base::SettingState::kNoop) {
-      spdlog::info("{} has no effect here: {}", settings.origin(name), row.help);
-    }
-    if (row.state != base::SettingState::kLater) continue;
-    base::Settings defaults;
-    const bool same =
-        row.type == base::SettingType::kBool  ? settings.get_bool(name) == defaults.get_bool(name)
-        : row.type == base::SettingType::kInt ? settings.get_int(name) == defaults.get_int(name)
-        : row.type == base::SettingType::kFloat
-            ? settings.get_float(name) == defaults.get_float(name)
-            : false;
-    if (!same) {
-      throw base::ConfigError(fmt::format("{}: {}", settings.origin(name), row.help));
+    const base::SettingReport report = base::report_setting(settings, name);
+    if (report.fate == base::SettingFate::kNoEffect) {
+      spdlog::info("no effect here: {}", report.line);
+    } else if (report.fate == base::SettingFate::kLater) {
+      refused += (refused.empty() ? "" : "\n") + report.line;
     }
   }
+  if (!refused.empty()) throw base::ConfigError(refused);
 }
 
 std::unique_ptr<backend::Backend> make_backend(const base::Settings& settings) {
@@ -168,23 +194,72 @@ std::unique_ptr<backend::Backend> make_backend(const base::Settings& settings) {
   return backend::make_cpu_backend(options);
 }
 
-std::unique_ptr<LoadedModel> load_model(const fs::path& path, const base::Settings& settings,
+void check_contradictions(const base::Settings& settings, const model::ModelSpec* spec) {
+  const auto written = [&](const char* name) {
+    return fmt::format("{} {}", settings.origin(name), settings.text(name));
+  };
+  const int64_t prompt = settings.get_int("max-input-tokens");
+  const int64_t length = settings.get_int("max-model-len");
+  if (prompt > 0 && length > 0 && prompt >= length) {
+    throw base::ConfigError(fmt::format("{} leaves no room for an answer in {}",
+                                        written("max-input-tokens"), written("max-model-len")));
+  }
+  if (settings.get_int("node-rank") >= settings.get_int("nnodes")) {
+    throw base::ConfigError(fmt::format("{}: of {} nodes the last one is {}", written("node-rank"),
+                                        settings.get_int("nnodes"),
+                                        settings.get_int("nnodes") - 1));
+  }
+  if (spec == nullptr) return;
+  const int64_t ranks = settings.get_int("tensor-parallel-size");
+  for (const model::LayerSpec& layer : spec->layers) {
+    const int64_t heads = layer.attention.heads;
+    const int64_t kv_heads = layer.attention.kv_heads;
+    if (heads % ranks != 0) {
+      throw base::ConfigError(
+          fmt::format("{}: the model's {} attention heads cannot be shared "
+                      "evenly by {} ranks; use a divisor of {}",
+                      written("tensor-parallel-size"), heads, ranks, heads));
+    }
+    // Several ranks may hold copies of one KV head, or one rank several.
+    if (kv_heads % ranks != 0 && ranks % kv_heads != 0) {
+      throw base::ConfigError(
+          fmt::format("{}: the model's {} KV heads are neither a multiple nor "
+                      "a divisor of {} ranks",
+                      written("tensor-parallel-size"), kv_heads, ranks));
+    }
+  }
+  const int64_t stages = settings.get_int("pipeline-parallel-size");
+  if (stages > static_cast<int64_t>(spec->layers.size())) {
+    throw base::ConfigError(fmt::format("{}: the model has {} layers",
+                                        written("pipeline-parallel-size"), spec->layers.size()));
+  }
+  if (settings.get_bool("enable-expert-parallel") && spec->max_experts() == 0) {
+    throw base::ConfigError(fmt::format("{}: the model has no experts to spread",
+                                        settings.origin("enable-expert-parallel")));
+  }
+}
+
+std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Settings& settings,
                                         const MemoryDefaults& defaults) {
+  check_contradictions(settings, &spec);
   auto model = std::make_unique<LoadedModel>();
-  model->folder = fs::is_directory(path) ? path : path.parent_path();
-  model->spec = model::load_spec(path, overrides(settings));
+  model->spec = std::move(spec);
   model->backend = make_backend(settings);
   model->dtype = weight_dtype(settings, model->spec, *model->backend);
   const std::string kv = settings.get_string("kv-cache-dtype");
-  model->kv_dtype = kv == "auto" ? model->dtype : *tensor::dtype_from_torch(kv);
+  // A type that comes later is refused before this by a real start; --dry-run plans without it.
+  model->kv_dtype = tensor::dtype_from_torch(kv).value_or(model->dtype);
   model->max_model_len = longest_sequence(settings, model->spec, defaults.max_model_len);
   model->memory = plan(*model, settings, defaults);
+  return model;
+}
+
+std::unique_ptr<LoadedModel> load_model(const fs::path& path, const base::Settings& settings,
+                                        const MemoryDefaults& defaults) {
+  auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
+  model->folder = fs::is_directory(path) ? path : path.parent_path();
   spdlog::info("{}; {}", model->backend->description(), model->spec.architecture);
-  spdlog::info(
-      "memory plan: weights {:.2f} GiB, KV cache {:.2f} GiB ({} tokens), activations {:.2f} "
-      "GiB, runtime {:.2f} GiB",
-      gib(model->memory.weights), gib(model->memory.kv_cache), model->memory.kv_tokens,
-      gib(model->memory.activations), gib(model->memory.runtime));
+  for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
 
   const model::WeightPlan weights = model::plan_weights(model->spec, *model->backend, model->dtype);
   model::LoadOptions options;

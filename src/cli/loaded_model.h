@@ -3,6 +3,7 @@
 // What serve, chat and bench share: from settings to a model in memory with its KV cache, and to a
 // running engine.
 
+#include <boost/json/object.hpp>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -33,8 +34,11 @@ struct LoadedModel {
   std::unique_ptr<model::KvCache> cache;
 };
 
-/// The MODEL argument or --model, whichever is given. Throws UsageError when neither or both
-/// differ, MissingFileError when it is not a folder or a config.json.
+/// The MODEL argument or --model, as it is written. Throws UsageError when neither is given, or
+/// both and they differ.
+std::string model_name(const Invocation& invocation);
+
+/// model_name() as a path; throws MissingFileError when there is nothing of that name.
 std::filesystem::path model_path(const Invocation& invocation);
 
 /// Refuses settings whose feature does not exist yet, and logs those without effect.
@@ -43,14 +47,27 @@ void check_setting_states(const base::Settings& settings);
 /// The backend that --backend, --threads and --cpu-isa ask for.
 std::unique_ptr<backend::Backend> make_backend(const base::Settings& settings);
 
-/// Reads the config, plans memory, loads or makes the weights with progress on stderr, and
-/// allocates the KV cache. `memory_defaults` replaces the KV size and lengths for commands that
-/// know what they need.
+/// Replaces the KV size and lengths for commands that know what they need.
 struct MemoryDefaults {
   int64_t max_model_len = 0;  ///< 0 = the config's
   int64_t max_sequences = 0;  ///< 0 = --max-num-seqs
   int64_t max_rows = 0;       ///< 0 = --max-num-batched-tokens
 };
+
+/// What --hf-overrides, --rope-scaling and --rope-theta change in config.json.
+boost::json::object config_overrides(const base::Settings& settings);
+
+/// Throws ConfigError for settings that contradict each other or, where there is one, the model:
+/// more ranks than heads divide into, experts spread where there are none, ...
+void check_contradictions(const base::Settings& settings, const model::ModelSpec* spec);
+
+/// Decides device, types and lengths and plans memory; folder, weights and cache stay empty. Throws
+/// UnavailableError when the model does not fit, ConfigError as check_contradictions does.
+std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Settings& settings,
+                                        const MemoryDefaults& memory_defaults);
+
+/// Reads the config, plans memory, loads or makes the weights with progress on stderr, and
+/// allocates the KV cache.
 std::unique_ptr<LoadedModel> load_model(const std::filesystem::path& path,
                                         const base::Settings& settings,
                                         const MemoryDefaults& memory_defaults);

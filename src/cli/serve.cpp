@@ -6,9 +6,10 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "cli/commands.h"
+#include "cli/dry_run.h"
 #include "cli/loaded_model.h"
+#include "cli/memory_table.h"
 #include "server/server.h"
 
 namespace moesaic::cli {
@@ -32,19 +33,14 @@ void default_host(base::Settings& settings) {
   settings.set("host", pod ? "0.0.0.0" : "127.0.0.1", "default");
 }
 
+/// Planned against allocated; the server keeps the second up to date in /metrics.
 void report_memory(const LoadedModel& model, base::Metrics& metrics) {
-  using base::MemoryTag;
-  const std::tuple<const char*, uint64_t, MemoryTag> terms[] = {
-      {"weights", model.memory.weights, MemoryTag::kWeights},
-      {"kv_cache", model.memory.kv_cache, MemoryTag::kKvCache},
-      {"activations", model.memory.activations, MemoryTag::kActivations},
-      {"runtime", model.memory.runtime, MemoryTag::kRuntime},
-  };
-  for (const auto& [term, planned, tag] : terms) {
-    const size_t actual = base::allocated_bytes(tag);
-    metrics.set("moesaic:memory_planned_bytes", static_cast<double>(planned), {{"term", term}});
-    metrics.set("moesaic:memory_actual_bytes", static_cast<double>(actual), {{"term", term}});
-    spdlog::debug("memory: {} planned {} bytes, allocated {}", term, planned, actual);
+  for (const MemoryTerm& term : memory_terms(model.memory)) {
+    metrics.set("moesaic:memory_planned_bytes", static_cast<double>(term.planned),
+                {{"term", std::string(term.name)}});
+  }
+  for (const std::string& line : memory_table(model.memory, allocated_terms(model.memory))) {
+    spdlog::info("{}", line);
   }
 }
 
@@ -69,6 +65,7 @@ void greet(const server::ServedModel& model, const std::string& host, uint16_t p
 int run_serve(const Invocation& invocation) {
   base::Settings settings = invocation.settings;
   base::init_logging(settings.get_string("log-level"));
+  if (invocation.has("dry-run")) return dry_run(invocation);
   check_setting_states(settings);
   default_host(settings);
   const fs::path path = model_path(invocation);
@@ -113,7 +110,10 @@ Command serve_command() {
       "MODEL is a folder in Hugging Face layout: config.json, safetensors, tokenizer.json. With "
       "--load-format dummy a config.json is enough.\n"
       "SIGTERM or Ctrl-C lets running requests end, then exits 0; a second one ends at once.",
-      {},
+      {{"dry-run", "",
+        "Say what becomes of every setting and what memory the model takes, and exit; needs no "
+        "weights and no network. Exits 64 or 78 where a real start would for what is written, 0 "
+        "also where it would refuse a feature that comes later."}},
       {"*"},
       run_serve};
 }

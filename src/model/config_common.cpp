@@ -143,12 +143,13 @@ AttentionSpec read_attention(const ConfigReader& config, const FamilyDefaults& d
   return attention;
 }
 
+/// The method that "quantization_config" names; parse_spec refuses it where it cannot be run.
+std::string read_quantization(const ConfigReader& config) {
+  const std::optional<ConfigReader> given = config.object("quantization_config");
+  return given ? given->string("quant_method", "unknown") : "";
+}
+
 void refuse_unsupported(const ConfigReader& config) {
-  if (config.has("quantization_config")) {
-    config.fail("quantization_config",
-                "is present: quantised weights are not supported yet; use the model's bfloat16 or "
-                "float16 checkpoint");
-  }
   const std::string activation = config.string("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
     config.fail("hidden_act", fmt::format("is \"{}\"; only silu is supported", activation));
@@ -187,8 +188,9 @@ void read_token_ids(const ConfigReader& config, const FamilyDefaults& defaults, 
 }  // namespace
 
 ModelSpec read_model(const ConfigReader& config, const FamilyDefaults& defaults) {
-  refuse_unsupported(config);
+  if (!defaults.sizes_only) refuse_unsupported(config);
   ModelSpec spec;
+  spec.quantization = read_quantization(config);
   spec.family = config.string("model_type");
   const std::vector<std::string> architectures = config.strings("architectures", 16);
   spec.architecture = architectures.empty() ? defaults.architecture : architectures.front();
@@ -202,7 +204,9 @@ ModelSpec read_model(const ConfigReader& config, const FamilyDefaults& defaults)
   spec.dtype = read_dtype(config);
   LayerSpec layer;
   layer.attention = read_attention(config, defaults, spec.hidden);
-  spec.rope = read_rope(config, defaults.rope_theta, layer.attention.head_dim, spec.max_position);
+  if (!defaults.sizes_only) {
+    spec.rope = read_rope(config, defaults.rope_theta, layer.attention.head_dim, spec.max_position);
+  }
   spec.layers.assign(static_cast<size_t>(layers), layer);
   read_token_ids(config, defaults, spec);
   return spec;
@@ -284,6 +288,55 @@ void read_qwen_sliding(const ConfigReader& config, ModelSpec& spec, QwenSliding 
       slides = index % 2 == 0 && index < max_window_layers;
     }
     if (slides) spec.layers[i].attention.sliding_window = window;
+  }
+}
+
+void read_alternating_window(const ConfigReader& config, ModelSpec& spec) {
+  const int64_t window = config.integer("sliding_window", 1, kMaxPosition, 128);
+  const std::vector<std::string> types =
+      config.strings("layer_types", static_cast<size_t>(kMaxLayers));
+  if (!types.empty() && types.size() < spec.layers.size()) {
+    config.fail("layer_types",
+                fmt::format("has {} entries for {} layers", types.size(), spec.layers.size()));
+  }
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    const bool slides = types.empty() ? i % 2 == 0 : types[i] == "sliding_attention";
+    if (slides) spec.layers[i].attention.sliding_window = window;
+  }
+}
+
+void fill_deepseek_ffn(const ConfigReader& config, ModelSpec& spec, const RouterSpec& router) {
+  FfnSpec moe = read_moe_ffn(config, {"n_routed_experts", "num_experts", "num_local_experts"},
+                             "moe_intermediate_size");
+  const int64_t top_k = moe.router.top_k;
+  moe.router = router;
+  moe.router.top_k = top_k;
+  moe.router.renormalize = config.boolean("norm_topk_prob", router.renormalize);
+  moe.router.scale = config.number("routed_scaling_factor", 1e-6, 1e6, 1.0);
+  const int64_t shared = config.integer("n_shared_experts", 0, kMaxExperts, 0);
+  moe.shared_count = std::max<int64_t>(1, shared);
+  moe.shared_width = shared * moe.width;
+  const int64_t first = config.integer("first_k_dense_replace", 0, kMaxLayers, 0);
+  const int64_t every = config.integer("moe_layer_freq", 1, kMaxLayers, 1);
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    const auto index = static_cast<int64_t>(i);
+    const bool sparse = index >= first && index % every == 0;
+    spec.layers[i].ffn = sparse ? moe : read_dense_ffn(config);
+  }
+}
+
+void read_latent_attention(const ConfigReader& config, ModelSpec& spec) {
+  LatentSpec latent;
+  if (config.has("q_lora_rank")) latent.q_rank = config.integer("q_lora_rank", 1, kMaxHidden);
+  latent.kv_rank = config.integer("kv_lora_rank", 1, kMaxHidden);
+  latent.nope_dim = config.integer("qk_nope_head_dim", 1, kMaxHeadDim);
+  latent.rope_dim = config.integer("qk_rope_head_dim", 1, kMaxHeadDim);
+  latent.v_dim = config.integer("v_head_dim", 1, kMaxHeadDim);
+  for (LayerSpec& layer : spec.layers) {
+    layer.attention.kind = AttentionKind::kMla;
+    layer.attention.latent = latent;
+    layer.attention.head_dim = latent.nope_dim + latent.rope_dim;
+    layer.attention.scale = 1.0 / std::sqrt(static_cast<double>(layer.attention.head_dim));
   }
 }
 

@@ -26,11 +26,14 @@ struct FamilyDefaults {
   double rope_theta = 10000.0;
   int32_t bos = -1;
   std::vector<int32_t> eos;
+  /// Only what sizes tensors is read: rope scaling, partial rotation and the activation, which a
+  /// family that is only planned may have in forms that nothing here computes, are passed over.
+  bool sizes_only = false;
 };
 
 /// Sizes, attention of all layers, rope, ids and dtype; the layers' ffn is left empty. Throws
 /// ModelFileError also for what no family here supports: another activation than silu, partial
-/// rotation, quantised weights.
+/// rotation.
 ModelSpec read_model(const ConfigReader& config, const FamilyDefaults& defaults);
 
 /// The dense FFN of "intermediate_size".
@@ -61,6 +64,18 @@ enum class QwenSliding {
 /// Qwen's rule: nothing slides unless "use_sliding_window"; then "layer_types" if it is there, else
 /// `rule`, says where.
 void read_qwen_sliding(const ConfigReader& config, ModelSpec& spec, QwenSliding rule);
+
+/// "layer_types": "sliding_window" holds for the layers called sliding_attention; without the list,
+/// for every other layer from the first (gpt-oss's default).
+void read_alternating_window(const ConfigReader& config, ModelSpec& spec);
+
+/// DeepSeek's mix: layer i has experts iff i >= "first_k_dense_replace" and i is a multiple of
+/// "moe_layer_freq"; the others get the dense FFN of "intermediate_size". The experts are
+/// "n_routed_experts" of "moe_intermediate_size", with "n_shared_experts" of that width beside.
+void fill_deepseek_ffn(const ConfigReader& config, ModelSpec& spec, const RouterSpec& router);
+
+/// Gives every layer latent attention of the config's ranks and dims.
+void read_latent_attention(const ConfigReader& config, ModelSpec& spec);
 
 /// "attention_bias": biases on q, k, v and o of every layer; false if absent.
 void read_attention_bias(const ConfigReader& config, ModelSpec& spec);

@@ -4,6 +4,7 @@
 // names the tensors, one row in families/registry.cpp, one golden (CONTRIBUTING.md).
 
 #include <boost/json/object.hpp>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -41,6 +42,14 @@ struct Family {
   /// ModelFileError for a missing key or an impossible value (zero heads, top-k over experts, ...).
   ModelSpec (*parse)(const boost::json::object& config, const std::string& file);
   TensorNames names;
+  /// False for a family that can be planned and inspected but not run yet.
+  bool can_serve = true;
+};
+
+/// What a spec is wanted for.
+enum class Purpose : uint8_t {
+  kServe,  ///< to run it: a model that cannot be run is refused
+  kPlan,   ///< to look at its sizes: spec.not_served says why it could not be run
 };
 
 const std::vector<Family>& families();
@@ -48,13 +57,18 @@ const std::vector<Family>& families();
 const Family* find_family(const std::string& model_type);
 
 /// The spec of a config.json's object; `file` is for error messages. Throws ModelFileError; an
-/// unsupported model_type names the supported ones. `auto_map` is ignored, and logged.
-ModelSpec parse_spec(const boost::json::object& config, const std::string& file);
+/// unsupported model_type names the supported ones, and kServe refuses families and quantised
+/// weights that can only be planned. `auto_map` is ignored, and logged.
+ModelSpec parse_spec(const boost::json::object& config, const std::string& file,
+                     Purpose purpose = Purpose::kServe);
+
+/// Sets every value of `from` in `into`; objects on both sides are merged (--hf-overrides).
+void merge_config(const boost::json::object& from, boost::json::object& into);
 
 /// Reads `folder`/config.json (or the file itself) and generation_config.json if there is one.
 /// Throws MissingFileError, or ModelFileError as parse_spec does.
 /// `overrides` is merged over config.json, object by object (--hf-overrides).
 ModelSpec load_spec(const std::filesystem::path& folder_or_config,
-                    const boost::json::object& overrides = {});
+                    const boost::json::object& overrides = {}, Purpose purpose = Purpose::kServe);
 
 }  // namespace moesaic::model

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/tensor_list.h"
+
 namespace moesaic::model {
 
 int64_t ModelSpec::moe_layers() const {
@@ -23,42 +25,44 @@ int64_t ModelSpec::max_top_k() const {
 
 namespace {
 
-void count_attention(const AttentionSpec& attention, int64_t hidden, ParameterCount& count) {
-  const int64_t q_width = attention.heads * attention.head_dim;
-  const int64_t kv_width = attention.kv_heads * attention.head_dim;
-  const int64_t qkv_width = q_width + 2 * kv_width;
-  count.attention += qkv_width * hidden + hidden * q_width;
-  if (attention.qkv_bias) count.attention += qkv_width;
-  if (attention.o_bias) count.attention += hidden;
-  if (attention.qk_norm == backend::QkNorm::kPerHead) count.norms += 2 * attention.head_dim;
-  if (attention.qk_norm == backend::QkNorm::kFull) count.norms += q_width + kv_width;
+int64_t& place_of(ParameterCount& count, Part part) {
+  switch (part) {
+    case Part::kEmbedding:
+      return count.embeddings;
+    case Part::kAttention:
+      return count.attention;
+    case Part::kNorm:
+      return count.norms;
+    case Part::kRouter:
+      return count.routers;
+    case Part::kDenseFfn:
+      return count.dense_ffn;
+    case Part::kSharedExpert:
+      return count.shared_experts;
+    case Part::kExpert:
+      break;
+  }
+  return count.experts;
 }
 
 }  // namespace
 
 ParameterCount count_parameters(const ModelSpec& spec) {
   ParameterCount count;
-  const int64_t hidden = spec.hidden;
   int64_t idle_experts = 0;  // parameters of experts that one token does not visit
-  count.embeddings = spec.vocab_size * hidden * (spec.tied_embeddings ? 1 : 2);
-  count.norms = hidden;
+  const auto add = [&](const SpecTensor& tensor) {
+    place_of(count, tensor.part) += tensor.elements();
+    count.total += tensor.elements();
+  };
+  add(embedding_tensor(spec));
+  for (const SpecTensor& tensor : output_tensors(spec)) add(tensor);
   for (const LayerSpec& layer : spec.layers) {
-    count_attention(layer.attention, hidden, count);
-    count.norms += 2 * hidden;
-    const FfnSpec& ffn = layer.ffn;
-    const int64_t one_ffn = 3 * hidden * ffn.width;
-    if (!ffn.moe) {
-      count.dense_ffn += one_ffn;
-      continue;
+    for (const SpecTensor& tensor : layer_tensors(spec, layer)) {
+      add(tensor);
+      if (tensor.part != Part::kExpert) continue;
+      idle_experts += tensor.elements() / tensor.copies * (tensor.copies - layer.ffn.router.top_k);
     }
-    count.experts += ffn.experts * one_ffn;
-    idle_experts += (ffn.experts - ffn.router.top_k) * one_ffn;
-    count.routers += ffn.experts * hidden;
-    count.shared_experts += 3 * hidden * ffn.shared_width;
-    if (ffn.shared_gate) count.shared_experts += hidden;
   }
-  count.total = count.embeddings + count.attention + count.norms + count.routers + count.dense_ffn +
-                count.shared_experts + count.experts;
   count.active = count.total - idle_experts;
   return count;
 }

@@ -30,16 +30,42 @@ struct RopeSpec {
   double mscale = 0.0, mscale_all_dim = 0.0;             // yarn, DeepSeek
 };
 
+enum class AttentionKind : uint8_t {
+  kGqa,  ///< keys and values per key-value head; MHA and MQA are its ends
+  kMla,  ///< DeepSeek's latent attention: one latent and one rotated key for all heads
+};
+
+/// Sizes of latent attention (https://arxiv.org/abs/2405.04434, section 2.1).
+struct LatentSpec {
+  int64_t q_rank = 0;    ///< q_lora_rank; 0 = queries are projected directly
+  int64_t kv_rank = 0;   ///< kv_lora_rank, the latent's width
+  int64_t nope_dim = 0;  ///< qk_nope_head_dim
+  int64_t rope_dim = 0;  ///< qk_rope_head_dim, the rotated key's width
+  int64_t v_dim = 0;     ///< v_head_dim
+};
+
 struct AttentionSpec {
+  AttentionKind kind = AttentionKind::kGqa;
+  LatentSpec latent;  ///< of kMla alone
   int64_t heads = 0;
   int64_t kv_heads = 0;
-  int64_t head_dim = 0;
+  int64_t head_dim = 0;  ///< of queries and keys
   bool qkv_bias = false;
   bool o_bias = false;
   backend::QkNorm qk_norm = backend::QkNorm::kNone;
   double clip_qkv = 0;
   double scale = 0;
   int64_t sliding_window = 0;  ///< 0 = full attention
+  bool sinks = false;          ///< one learned logit a head (gpt-oss)
+
+  /// Width of what the heads hand to the output projection.
+  int64_t output_width() const {
+    return heads * (kind == AttentionKind::kMla ? latent.v_dim : head_dim);
+  }
+  /// Cached values a token needs in this layer, on one device that holds all heads.
+  int64_t cached_values() const {
+    return kind == AttentionKind::kMla ? latent.kv_rank + latent.rope_dim : 2 * kv_heads * head_dim;
+  }
 };
 
 /// The router of a MoE layer.
@@ -48,6 +74,8 @@ struct RouterSpec {
   backend::Scoring scoring = backend::Scoring::kSoftmax;
   bool renormalize = false;
   double scale = 1.0;
+  bool bias = false;            ///< added to the logits (gpt-oss)
+  bool selection_bias = false;  ///< added for the choice alone (DeepSeek-V3)
 };
 
 struct FfnSpec {
@@ -55,8 +83,10 @@ struct FfnSpec {
   int64_t width = 0;    ///< dense FFN width, or one expert's width
   int64_t experts = 0;  ///< routed experts; 0 when dense
   RouterSpec router;
-  int64_t shared_width = 0;  ///< shared expert's width; 0 = none
+  int64_t shared_width = 0;  ///< width of all shared experts together; 0 = none
+  int64_t shared_count = 1;  ///< how many experts that is
   bool shared_gate = false;  ///< shared output times sigmoid(x . gate)
+  bool expert_bias = false;  ///< biases in the experts' three projections (gpt-oss)
 };
 
 struct LayerSpec {
@@ -72,11 +102,16 @@ struct ModelSpec {
   int64_t max_position = 0;
   double norm_eps = 1e-6;
   bool tied_embeddings = false;
+  bool norm_bias = false;                      ///< norms are LayerNorms with a bias (Phi-3.5-MoE)
+  bool head_bias = false;                      ///< lm_head has a bias
   tensor::DType dtype = tensor::DType::kBF16;  ///< as the config says
   RopeSpec rope;
   std::vector<LayerSpec> layers;
   std::vector<int32_t> eos_ids;  ///< config.json and generation_config.json together
   int32_t bos_id = -1;
+  std::string quantization;  ///< quant_method of the published weights; empty = none
+  /// Why `serve` cannot run this model, although it can be planned and inspected; empty = it can.
+  std::string not_served;
 
   int64_t moe_layers() const;
   /// Largest routed expert count and top_k over the layers; 0 for a dense model.

@@ -11,6 +11,11 @@ namespace {
 /// Packed items start here: a cache line, and the widest vector.
 constexpr size_t kAlignment = 64;
 
+/// Dummy value of the norm before attention or FFN. With 1, what attention adds outweighs a random
+/// embedding; it is an average over the context, nearly the same for neighbouring tokens, and they
+/// would all be routed to a few experts. This keeps each token itself, as training does.
+constexpr float kDummyBranchNorm = 1.0f / 64;
+
 std::string substitute(std::string text, std::string_view placeholder, int64_t value) {
   const size_t at = text.find(placeholder);
   if (at != std::string::npos) text.replace(at, placeholder.size(), std::to_string(value));
@@ -136,9 +141,10 @@ class Planner {
 
   LayerPlan layer(const LayerSpec& spec) {
     LayerPlan plan;
-    plan.input_norm = vector(1.0f, {{prefix_ + names_.input_norm, spec_.hidden}});
+    plan.input_norm = vector(kDummyBranchNorm, {{prefix_ + names_.input_norm, spec_.hidden}});
     attention(spec.attention, plan);
-    plan.post_attention_norm = vector(1.0f, {{prefix_ + names_.post_attention_norm, spec_.hidden}});
+    plan.post_attention_norm =
+        vector(kDummyBranchNorm, {{prefix_ + names_.post_attention_norm, spec_.hidden}});
     if (spec.ffn.moe) {
       moe(spec.ffn, plan);
     } else {
@@ -160,7 +166,7 @@ class Planner {
 WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
                         tensor::DType dtype) {
   const Family* family = find_family(spec.family);
-  MOESAIC_ASSERT(family != nullptr);
+  MOESAIC_ASSERT(family != nullptr && family->can_serve);
   const backend::Unsupported reason = backend.supports(dtype);
   if (!reason.empty()) throw base::ConfigError(reason);
   return Planner(spec, backend, dtype, family->names).run();

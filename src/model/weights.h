@@ -35,7 +35,7 @@ struct ExpertsItem {
 struct VectorItem {
   std::vector<std::string> parts;
   std::vector<int64_t> part_sizes;
-  float dummy = 1.0f;  ///< value with --load-format dummy: 1 for norms, 0 for biases
+  float dummy = 1.0f;  ///< value with --load-format dummy: of a norm, or 0 for biases
 };
 
 /// Everything one layer needs; offsets are into the weights region, -1 = absent.

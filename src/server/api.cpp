@@ -119,6 +119,7 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
     content_format_ = ContentFormat::kParts;
   }
   const int64_t queue = settings.get_int("max-num-queued-reqs");
+  max_concurrent_ = settings.get_int("max-concurrent-requests");
   max_waiting_ = queue == 0 ? 0 : queue + settings.get_int("max-num-seqs");
   context_ = std::shared_ptr<GenerationContext>(
       new GenerationContext{*engine_,
@@ -161,7 +162,9 @@ void Api::chat(Request request, const std::shared_ptr<Exchange>& exchange) {
 
 void Api::generate(Request request, const std::shared_ptr<Exchange>& exchange, bool chat) {
   // Counted before anything costs time, or a burst would pay for a 503 in full.
-  if (max_waiting_ > 0 && waiting_ >= max_waiting_) {
+  const bool full = (max_waiting_ > 0 && waiting_ >= max_waiting_) ||
+                    (max_concurrent_ > 0 && active_ >= max_concurrent_);
+  if (full) {
     metrics_->add("vllm:admission_rejections_total", 1, {{"reason", "queue_full"}});
     exchange->reply(refusal_response(engine::Refusal::kQueueFull));
     return;

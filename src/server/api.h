@@ -97,7 +97,8 @@ class Api {
   bool prompt_details_ = false;
   bool log_stats_ = true;
   double stall_seconds_ = 120;
-  int64_t max_waiting_ = 0;  ///< requests before their first token; 0 = no bound
+  int64_t max_waiting_ = 0;     ///< requests before their first token; 0 = no bound
+  int64_t max_concurrent_ = 0;  ///< requests that run or wait; 0 = no bound
   int64_t created_;
 
   std::atomic<bool> draining_{false};

@@ -140,6 +140,10 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
                     "leaves no room for an answer",
                     limits_.max_model_len, size));
   }
+  if (limits_.max_input_tokens > 0 && size > limits_.max_input_tokens) {
+    value_error("input_tokens", fmt::format("the prompt has {} tokens; --max-input-tokens is {}",
+                                            size, limits_.max_input_tokens));
+  }
   plan.echo_only = request.echo && request.max_tokens == 0;
   if (request.max_tokens && *request.max_tokens > room) {
     value_error("max_tokens",

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
 
+#include "base/memory.h"
 #include "server/server.h"
 
 namespace moesaic::server {
@@ -123,6 +125,11 @@ void publish_stats(base::Metrics& metrics, const engine::EngineStats& stats) {
   metrics.set("moesaic:kv_blocks", static_cast<double>(stats.blocks_held), {{"state", "held"}});
   metrics.raise_to("moesaic:steps_total", static_cast<double>(stats.steps));
   metrics.set("moesaic:seconds_since_progress", stats.seconds_since_progress);
+  for (const base::MemoryTag tag : {base::MemoryTag::kWeights, base::MemoryTag::kKvCache,
+                                    base::MemoryTag::kActivations, base::MemoryTag::kRuntime}) {
+    metrics.set("moesaic:memory_actual_bytes", static_cast<double>(base::allocated_bytes(tag)),
+                {{"term", std::string(base::to_string(tag))}});
+  }
   publish_experts(metrics, stats);
 }
 

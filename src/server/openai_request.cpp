@@ -278,6 +278,7 @@ RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
   limits.max_logprobs = settings.get_int("max-logprobs");
   limits.vocab_size = vocab_size;
   limits.max_model_len = max_model_len;
+  limits.max_input_tokens = settings.get_int("max-input-tokens");
   limits.priority_scheduling = settings.get_string("scheduling-policy") == "priority";
   limits.return_tokens_as_token_ids = settings.get_bool("return-tokens-as-token-ids");
   limits.force_usage = settings.get_bool("enable-force-include-usage");

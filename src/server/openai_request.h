@@ -28,6 +28,7 @@ struct RequestLimits {
   int64_t max_logprobs = 20;
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;
+  int64_t max_input_tokens = 0;  ///< of a prompt; 0 = what max_model_len leaves
   bool priority_scheduling = false;
   bool return_tokens_as_token_ids = false;  ///< default of the field of that name
   bool force_usage = false;

@@ -128,9 +128,9 @@ void Server::Impl::watch_engine() {
 }
 
 Server::Server(const base::Settings& settings, ServedModel model,
-               std::shared_ptr<engine::Engine> engine, std::shared_ptr<base::Metrics> metrics)
-    : impl_(std::make_unique<Impl>(settings, std::move(model), std::move(engine),
-                                   std::move(metrics))) {
+               const std::shared_ptr<engine::Engine>& engine,
+               const std::shared_ptr<base::Metrics>& metrics)
+    : impl_(std::make_unique<Impl>(settings, std::move(model), engine, metrics)) {
   // From here on, so that a signal between the greeting and run() drains too.
   impl_->http.on_signal([this](int number) { impl_->on_signal(number); });
 }

@@ -34,8 +34,9 @@ std::shared_ptr<engine::EngineObserver> make_observer(std::shared_ptr<base::Metr
 class Server {
  public:
   /// Binds the port; throws UnavailableError when it is taken. Serves from run().
-  Server(const base::Settings& settings, ServedModel model, std::shared_ptr<engine::Engine> engine,
-         std::shared_ptr<base::Metrics> metrics);
+  Server(const base::Settings& settings, ServedModel model,
+         const std::shared_ptr<engine::Engine>& engine,
+         const std::shared_ptr<base::Metrics>& metrics);
   ~Server();
 
   /// The port that is bound (useful when the setting says 0).

@@ -55,15 +55,20 @@ struct Prefetcher {
     }
   }
 
-  MOESAIC_INLINE void step() {
+  MOESAIC_INLINE void step() { take(lines); }
+
+  /// A quarter of a step, rounded up.
+  MOESAIC_INLINE void quarter() { take((lines + 3) / 4); }
+
+  MOESAIC_INLINE void take(int64_t count) {
     if (at >= end) {
       if (then == nullptr) return;
       at = then;
       end = then + then_bytes;
       then = nullptr;
     }
-    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * kCacheLine, 0, 2);
-    at += lines * kCacheLine;
+    for (int64_t i = 0; i < count; ++i) __builtin_prefetch(at + i * kCacheLine, 0, 2);
+    at += count * kCacheLine;
   }
 };
 

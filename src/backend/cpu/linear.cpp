@@ -11,6 +11,34 @@ constexpr int64_t kRowGroup = 16;
 constexpr int64_t kTaskRows = 64;
 /// Rows rounded by one task.
 constexpr int64_t kRoundRows = 16;
+/// What of the activations may stay in a second level cache of 2 MiB, as processors with AMX have,
+/// beside two panels of weights and the outputs.
+constexpr int64_t kCachedRowBytes = int64_t{1} << 20;
+
+/// How the tasks of a product share its rows and tiles.
+struct RowSplit {
+  int64_t rows = 0;        ///< of one part, a multiple of 32 but for a single part
+  int64_t parts = 1;       ///< of the rows
+  int64_t tile_parts = 1;  ///< of a panel's tiles
+
+  RowSplit(const KernelTable& kernels, int64_t all_rows, int64_t panels, int64_t threads,
+           const ActivationLayout& layout)
+      : rows(all_rows) {
+    if (panels < 4 * threads) {
+      // Few panels: split their rows, or else their tiles, so that every thread has something to
+      // do.
+      parts = ceil_div(all_rows, kTaskRows);
+      rows = std::min(all_rows, kTaskRows);
+      tile_parts = parts < threads ? 2 : 1;
+    } else if (kernels.row_tiles) {
+      // Tiles are loaded faster than the last level cache delivers.
+      parts = ceil_div(all_rows / kRowGroup * layout.group, kCachedRowBytes);
+      parts = std::max<int64_t>(1, parts);
+      rows = parts == 1 ? all_rows : round_up(ceil_div(all_rows, parts), 2 * kRowGroup);
+      parts = ceil_div(all_rows, rows);
+    }
+  }
+};
 
 }  // namespace
 
@@ -80,26 +108,25 @@ void Products::linear_rows(const Matrix& w, const float* bias, const float* x, i
     base.x = reinterpret_cast<const std::byte*>(x);
   }
 
-  // Few panels: split their rows, or else their tiles, so that every thread has something to do.
-  const bool few = shape.panels < 4 * pool_.size();
-  const int64_t row_parts = few ? ceil_div(rows, kTaskRows) : 1;
-  const int64_t tile_parts = few && row_parts < pool_.size() ? 2 : 1;
-  const int64_t parts = row_parts * tile_parts;
-  run(shape.panels * parts, [&](int64_t task, int64_t next) {
-    const int64_t panel = task / parts;
-    const int64_t row = task % parts / tile_parts * kTaskRows;
-    const int64_t tile = task % tile_parts * (kPanelTiles / tile_parts);
+  const RowSplit split(kernels_, rows, shape.panels, pool_.size(), base.x_layout);
+  // A part of the rows meets all panels before the next part comes.
+  run(split.parts * shape.panels * split.tile_parts, [&](int64_t task, int64_t next) {
+    const int64_t panel_of_part = task % (shape.panels * split.tile_parts);
+    const int64_t panel = panel_of_part / split.tile_parts;
+    const int64_t row = task / (shape.panels * split.tile_parts) * split.rows;
+    const int64_t tile = task % split.tile_parts * (kPanelTiles / split.tile_parts);
     const int64_t column = panel * kPanelOutputs;
     if (column + tile * kTileOutputs >= w.desc.n) return;
     Gemm gemm = base;
     gemm.weights = w.packed + panel * shape.panel_bytes();
     gemm.panels = 1;
     gemm.first_tile = tile;
-    gemm.tiles = kPanelTiles / tile_parts;
+    gemm.tiles = kPanelTiles / split.tile_parts;
     gemm.x = base.x + row / kRowGroup * base.x_layout.group;
-    gemm.rows = row_parts == 1 ? rows : std::min(kTaskRows, rows - row);
-    if (next >= 0 && next / parts != panel) {
-      gemm.next = w.packed + next / parts * shape.panel_bytes();
+    gemm.rows = std::min(split.rows, rows - row);
+    if (next >= 0) {
+      const int64_t then = next / split.tile_parts % shape.panels;
+      if (then != panel) gemm.next = w.packed + then * shape.panel_bytes();
     }
     gemm.y = y + row * w.desc.n + column;
     gemm.n = w.desc.n - column;

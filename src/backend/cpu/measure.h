@@ -2,21 +2,40 @@
 
 // What this machine can do at best: the denominators of every share of the limit that is reported.
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
+#include "backend/cpu/kernels.h"
+#include "base/memory.h"
 #include "base/thread_pool.h"
 #include "tensor/dtype.h"
 
 namespace moesaic::backend::cpu {
 
-/// Bytes per second that all threads of the pool together read from memory: the best of several
-/// passes over `bytes` (at least 1 GiB for a true figure), each thread its own stretch.
-double measure_read_bandwidth(base::ThreadPool& pool, size_t bytes);
+/// Measures memory and arithmetic, a few hundredths of a second each time. What a shared host gives
+/// changes from second to second, so callers measure beside whatever they compare with.
+class Meter {
+ public:
+  /// `bytes` are read in one pass (at least 1 GiB for a true figure; allocated here). `isa` is a
+  /// name of available_cpu_isas; its best loop for weights of `dtype` is what peak_flops runs.
+  Meter(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype,
+        size_t bytes = size_t{1} << 30);
 
-/// Operations per second (a multiply-add is two) of all threads together in the best loop that the
-/// instruction set `isa` (a name of available_cpu_isas) has for weights of `dtype`, on registers
-/// only.
-double measure_peak_flops(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype);
+  /// Bytes per second that all threads of the pool together read from memory.
+  double read_bandwidth();
+
+  /// Operations per second (a multiply-add is two) of all threads together, on registers only.
+  double peak_flops();
+
+ private:
+  base::ThreadPool& pool_;
+  const KernelTable& kernels_;
+  WeightType type_;
+  base::Region region_;
+  int64_t iterations_ = 1 << 10;   ///< of the peak loop, for about 10 ms
+  std::atomic<uint64_t> keep_{0};  ///< what was read, so that the loads stay
+};
 
 }  // namespace moesaic::backend::cpu

@@ -2,8 +2,9 @@
 // runs without AMX.
 //
 // Sixteen rows of activations are an A tile, a weight tile is a B tile as it lies in memory. An
-// output depends on its row of A and its column of B only, so idle rows of a tile change nothing
-// and one kernel serves every number of rows.
+// output depends on its row of A and its column of B only, so idle rows of a tile change nothing.
+// Up to four rows, bound by memory, are done by vectors in the order of the tile instruction, to
+// the same bits: tiles would take their time for sixteen.
 
 #pragma once
 
@@ -124,14 +125,18 @@ MOESAIC_INLINE void tiles_2x2(const TileStretch& s, Prefetcher& prefetch) {
   const std::byte* x = s.x;
   const std::byte* w = s.weights;
   for (int64_t block = 0; block < s.blocks; ++block) {
-    prefetch.step();
+    // Spread out, for a burst of them fills the buffers that the tiles' own loads need.
     TILE_LOAD(6, w, kTileStride);
     TILE_LOAD(4, x, kTileStride);
+    prefetch.quarter();
     TILE_LOAD(5, x + s.x_group, kTileStride);
     TILE_DOT(0, 4, 6);
+    prefetch.quarter();
     TILE_LOAD(7, w + kWeightTile, kTileStride);
     TILE_DOT(2, 5, 6);
+    prefetch.quarter();
     TILE_DOT(1, 4, 7);
+    prefetch.quarter();
     TILE_DOT(3, 5, 7);
     x += kRowsPerTile * kTileStride;
     w += kWeightBlock;
@@ -210,10 +215,16 @@ MOESAIC_INLINE void tiles_1x2(const TileStretch& s, Prefetcher& prefetch) {
 #ifndef MOESAIC_TILE_STREAMING
 #define MOESAIC_TILE_STREAMING kAhead
 #endif
+/// Inputs taken at once: a panel up to this size stays in the second level cache while all rows
+/// pass it, and an output is then done in one go. Larger panels are cut, and their sums kept in
+/// between.
 #ifndef MOESAIC_TILE_CHUNK_BYTES
-#define MOESAIC_TILE_CHUNK_BYTES 131072
+#define MOESAIC_TILE_CHUNK_BYTES 524288
 #endif
 constexpr int64_t kTileChunkBlocks = MOESAIC_TILE_CHUNK_BYTES / kWeightBlock;
+/// Rows of one step (tiles_2x2), and rows whose sums are kept between the chunks of a cut panel.
+constexpr int64_t kStepRows = 2 * kRowsPerTile;
+constexpr int64_t kCutRows = 256;
 
 /// All rows of a stretch of `groups` groups of 16, over one chunk of inputs.
 void sweep_tiles(const Gemm& task, const std::byte* weights, const std::byte* x, int64_t groups,
@@ -250,8 +261,10 @@ void gemm_tiles(const Gemm& task) {
   const int64_t blocks = (task.k + kTileInputs - 1) / kTileInputs;
   const int64_t panel_bytes = blocks * kWeightBlock;
   const int64_t all_groups = (task.rows + kRowsPerTile - 1) / kRowsPerTile;
-  constexpr int64_t kSumGroups = kSumRows / kRowsPerTile;
-  alignas(64) float sums[kSumRows * kPanelOutputs];
+  // Handing the sums on after each step lets the stores drain behind the next step's tiles.
+  const int64_t at_once = blocks <= kTileChunkBlocks ? kStepRows : kCutRows;
+  const int64_t groups_at_once = at_once / kRowsPerTile;
+  alignas(64) float sums[kCutRows * kPanelOutputs];
 
   // Visits of one block of inputs: a 2x2 step takes half its tiles.
   const int64_t visits = all_groups / 2 * (task.tiles / 2) + all_groups % 2;
@@ -261,8 +274,9 @@ void gemm_tiles(const Gemm& task) {
     Prefetcher prefetch(visits > 1 ? Streaming::kPanel : Streaming::MOESAIC_TILE_STREAMING, weights,
                         panel + 1 < task.panels ? weights + panel_bytes : task.next, panel_bytes,
                         kWeightBlock, visits);
-    for (int64_t group = 0; group < all_groups; group += kSumGroups) {
-      const int64_t groups = all_groups - group < kSumGroups ? all_groups - group : kSumGroups;
+    for (int64_t group = 0; group < all_groups; group += groups_at_once) {
+      const int64_t left = all_groups - group;
+      const int64_t groups = left < groups_at_once ? left : groups_at_once;
       const std::byte* x = task.x + group * task.x_layout.group;
       for (int64_t block = 0; block < blocks; block += kTileChunkBlocks) {
         const int64_t chunk = blocks - block < kTileChunkBlocks ? blocks - block : kTileChunkBlocks;
@@ -270,7 +284,7 @@ void gemm_tiles(const Gemm& task) {
                     chunk, block == 0, sums, prefetch);
       }
       const int64_t row = group * kRowsPerTile;
-      const int64_t rows = task.rows - row < kSumRows ? task.rows - row : kSumRows;
+      const int64_t rows = task.rows - row < at_once ? task.rows - row : at_once;
       finish<WeightBF16Dot>(task, panel, row, rows, sums);
     }
   }

@@ -17,5 +17,14 @@ Family mistral_family();
 Family llama_family();
 Family qwen2_family();
 Family qwen3_family();
+Family deepseek_family();
+Family deepseek_v2_family();
+Family deepseek_v3_family();
+Family kimi_k2_family();
+Family dbrx_family();
+Family gpt_oss_family();
+Family phimoe_family();
+Family glm4_moe_family();
+Family granitemoe_family();
 
 }  // namespace moesaic::model

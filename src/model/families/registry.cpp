@@ -14,9 +14,10 @@ namespace {
 
 constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 
-std::string supported_types() {
+std::string supported_types(Purpose purpose) {
   std::string list;
   for (const Family& family : families()) {
+    if (purpose == Purpose::kServe && !family.can_serve) continue;
     if (!list.empty()) list += ", ";
     list += family.model_type;
   }
@@ -34,24 +35,28 @@ void add_generation_eos(const std::filesystem::path& file, ModelSpec& spec) {
   }
 }
 
-/// Sets every value of `from` in `into`; objects on both sides are merged.
-void merge(const boost::json::object& from, boost::json::object& into) {
-  for (const auto& [key, value] : from) {
-    boost::json::value& place = into[key];
-    if (value.is_object() && place.is_object()) {
-      merge(value.get_object(), place.get_object());
-    } else {
-      place = value;
-    }
-  }
-}
-
 }  // namespace
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {
-      mixtral_family(), qwen2_moe_family(), qwen3_moe_family(), olmoe_family(),
-      mistral_family(), llama_family(),     qwen2_family(),     qwen3_family(),
+      mixtral_family(),
+      qwen2_moe_family(),
+      qwen3_moe_family(),
+      olmoe_family(),
+      mistral_family(),
+      llama_family(),
+      qwen2_family(),
+      qwen3_family(),
+      // Planned and inspected, not run yet.
+      deepseek_family(),
+      deepseek_v2_family(),
+      deepseek_v3_family(),
+      kimi_k2_family(),
+      dbrx_family(),
+      gpt_oss_family(),
+      phimoe_family(),
+      glm4_moe_family(),
+      granitemoe_family(),
   };
   return all;
 }
@@ -63,28 +68,59 @@ const Family* find_family(const std::string& model_type) {
   return nullptr;
 }
 
-ModelSpec parse_spec(const boost::json::object& object, const std::string& file) {
+ModelSpec parse_spec(const boost::json::object& object, const std::string& file, Purpose purpose) {
   const ConfigReader config(object, file);
   const std::string type = config.string("model_type");
   const Family* family = find_family(type);
   if (family == nullptr) {
-    config.fail("model_type", fmt::format("is \"{}\"; supported are {}", type, supported_types()));
+    config.fail("model_type",
+                fmt::format("is \"{}\"; supported are {}", type, supported_types(purpose)));
+  }
+  if (purpose == Purpose::kServe && !family->can_serve) {
+    config.fail(
+        "model_type",
+        fmt::format("is \"{}\", a family that can be planned and inspected but not run yet; "
+                    "those that run are {}",
+                    type, supported_types(purpose)));
   }
   if (config.has("auto_map")) {
     spdlog::warn("{}: auto_map is ignored; checkpoints never execute code", file);
   }
   ModelSpec spec = family->parse(object, file);
   check_sizes(spec, file);
+  if (!spec.quantization.empty()) {
+    spec.not_served = fmt::format("its weights are quantised ({}), which is not supported yet",
+                                  spec.quantization);
+  }
+  if (!family->can_serve) {
+    spec.not_served = fmt::format("the family {} cannot be run yet", type);
+  }
+  if (purpose == Purpose::kServe && !spec.quantization.empty()) {
+    config.fail("quantization_config",
+                "is present: quantised weights are not supported yet; use the model's bfloat16 or "
+                "float16 checkpoint");
+  }
   return spec;
 }
 
+void merge_config(const boost::json::object& from, boost::json::object& into) {
+  for (const auto& [key, value] : from) {
+    boost::json::value& place = into[key];
+    if (value.is_object() && place.is_object()) {
+      merge_config(value.get_object(), place.get_object());
+    } else {
+      place = value;
+    }
+  }
+}
+
 ModelSpec load_spec(const std::filesystem::path& folder_or_config,
-                    const boost::json::object& overrides) {
+                    const boost::json::object& overrides, Purpose purpose) {
   std::filesystem::path file = folder_or_config;
   if (std::filesystem::is_directory(file)) file /= "config.json";
   boost::json::object config = checkpoint::read_json_file(file, kMaxConfigBytes);
-  merge(overrides, config);
-  ModelSpec spec = parse_spec(config, file.string());
+  merge_config(overrides, config);
+  ModelSpec spec = parse_spec(config, file.string(), purpose);
   const std::filesystem::path generation = file.parent_path() / "generation_config.json";
   if (std::filesystem::exists(generation)) add_generation_eos(generation, spec);
   return spec;

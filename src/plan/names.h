@@ -1,0 +1,31 @@
+#pragma once
+
+// From what a person calls a model to its spec: a folder, a config.json, or the Hub name of a model
+// whose config facts are shipped.
+
+#include <string>
+#include <vector>
+
+#include "model/spec.h"
+
+namespace moesaic::plan {
+
+struct ResolvedModel {
+  std::string name;      ///< the shipped model's Hub name, or the path
+  std::string asked;     ///< as it was given
+  std::string source;    ///< where the facts come from
+  std::string relation;  ///< how `asked` was recognised as `name`; empty when it is the same
+  std::vector<std::string> recalled;  ///< keys of the facts written from general knowledge
+  std::string quantization;           ///< what the weights are published in; empty = 16 bits
+  model::ModelSpec spec;
+};
+
+/// Resolves `model`. Throws UsageError (exit 64) that asks for the config.json and names the
+/// nearest shipped model when the name is unknown or not safe to guess from; ModelFileError and
+/// MissingFileError as load_spec does.
+ResolvedModel resolve_model(const std::string& model);
+
+/// Hub names of the models whose facts are shipped.
+std::vector<std::string> shipped_model_names();
+
+}  // namespace moesaic::plan

@@ -1,0 +1,281 @@
+#include "plan/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/nearest.h"
+
+namespace moesaic::plan {
+
+namespace {
+
+constexpr int64_t kUsualContext = 4096;
+constexpr int64_t kUsualTokens = 256;  ///< of a prompt, and of an answer
+constexpr int64_t kMostConcurrency = 1 << 20;
+
+[[noreturn]] void refuse(const std::string& message) { throw base::UsageError(message); }
+
+void check_range(const char* flag, const std::optional<int64_t>& value, int64_t lowest,
+                 int64_t highest, const std::string& why) {
+  if (!value || (*value >= lowest && *value <= highest)) return;
+  refuse(fmt::format("{} {} is {}; the nearest valid value is {}", flag, *value, why,
+                     std::clamp(*value, lowest, highest)));
+}
+
+Workload workload_of(const PlanInputs& inputs) {
+  const int64_t longest = inputs.model.spec.max_position;
+  const std::string beyond =
+      fmt::format("outside 1 to {}, the positions that {} has", longest, inputs.model.name);
+  check_range("--concurrency", inputs.concurrency, 1, kMostConcurrency, "out of range");
+  check_range("--context", inputs.context, 1, longest, beyond);
+  check_range("--prompt-tokens", inputs.prompt, 1, longest, beyond);
+  check_range("--output-tokens", inputs.output, 1, longest, beyond);
+  Workload load;
+  load.concurrency = inputs.concurrency;
+  const bool request = inputs.prompt || inputs.output;
+  if (request) {
+    load.prompt = inputs.prompt.value_or(kUsualTokens);
+    load.output = inputs.output.value_or(kUsualTokens);
+    load.context = inputs.context.value_or(load.usual());
+    if (load.usual() > longest) {
+      refuse(
+          fmt::format("--prompt-tokens {} and --output-tokens {} make {} tokens, more than the {} "
+                      "positions of {}; the nearest valid choice is --prompt-tokens {}",
+                      load.prompt, load.output, load.usual(), longest, inputs.model.name,
+                      std::max<int64_t>(1, longest - load.output)));
+    }
+    if (load.usual() > load.context) {
+      refuse(
+          fmt::format("--context {} is shorter than a request of {} prompt and {} output tokens; "
+                      "the nearest valid choice is --context {}",
+                      load.context, load.prompt, load.output, load.usual()));
+    }
+    return load;
+  }
+  load.context = inputs.context.value_or(std::min(kUsualContext, longest));
+  // With --context alone every sequence is taken to be that long; with nothing, short requests.
+  const int64_t usual = inputs.context ? load.context : std::min(2 * kUsualTokens, load.context);
+  load.output = std::max<int64_t>(1, std::min(kUsualTokens, usual / 2));
+  load.prompt = std::max<int64_t>(1, usual - load.output);
+  load.context = std::max(load.context, load.usual());
+  return load;
+}
+
+double kv_bytes_of(const PlanInputs& inputs) {
+  const std::string& name = inputs.kv_cache_dtype;
+  if (name == "auto" || name == "bfloat16" || name == "float16" || name == "bf16" ||
+      name == "fp16") {
+    return name == "auto" && inputs.dtype == "float32" ? 4 : 2;
+  }
+  if (name == "float32") return 4;
+  if (name == "fp8" || name == "fp8_e4m3" || name == "fp8_e5m2" || name == "fp8_e4m3fn") return 1;
+  const std::vector<std::string> known = {"auto", "bfloat16", "float16", "float32",
+                                          "fp8",  "fp8_e4m3", "fp8_e5m2"};
+  refuse(fmt::format("--kv-cache-dtype {}: unknown; the nearest known one is {} (known: {})", name,
+                     base::nearest(name, known), fmt::join(known, ", ")));
+}
+
+void check_dtype(const std::string& name) {
+  const std::vector<std::string> known = {"auto",    "bfloat16", "float16",
+                                          "float32", "half",     "float"};
+  if (std::find(known.begin(), known.end(), name) != known.end()) return;
+  refuse(fmt::format("--dtype {}: unknown; the nearest known one is {} (known: {})", name,
+                     base::nearest(name, known), fmt::join(known, ", ")));
+}
+
+std::vector<const Instance*> instances_of(const PlanInputs& inputs) {
+  std::vector<const Instance*> found;
+  if (inputs.instances.empty()) {
+    for (const Instance& instance : inputs.catalog.instances) found.push_back(&instance);
+    return found;
+  }
+  for (const std::string& name : inputs.instances) {
+    const Instance* instance = inputs.catalog.find_instance(name);
+    if (instance == nullptr) {
+      std::vector<std::string> known;
+      for (const Instance& each : inputs.catalog.instances) known.push_back(each.name);
+      refuse(
+          fmt::format("--instance {}: unknown; the nearest known one is {} (known: {}; more can be "
+                      "given with --hardware FILE)",
+                      name, base::nearest(name, known), fmt::join(known, ", ")));
+    }
+    if (std::find(found.begin(), found.end(), instance) == found.end()) found.push_back(instance);
+  }
+  return found;
+}
+
+void check_budget(const PlanInputs& inputs, const std::vector<const Instance*>& instances) {
+  if (!inputs.budget || *inputs.budget > 0) return;
+  const Instance* cheapest = nullptr;
+  for (const Instance* instance : instances) {
+    if (!instance->usd_per_hour) continue;
+    if (cheapest == nullptr || *instance->usd_per_hour < *cheapest->usd_per_hour) {
+      cheapest = instance;
+    }
+  }
+  const std::string least = cheapest == nullptr
+                                ? ""
+                                : fmt::format("; the cheapest, {}, costs {:.2f}", cheapest->name,
+                                              *cheapest->usd_per_hour);
+  refuse(fmt::format(
+      "--budget {:g}: nothing can be rented for that; give US dollars an hour above 0{}",
+      *inputs.budget, least));
+}
+
+void check_ranks(const PlanInputs& inputs) {
+  constexpr int64_t kMost = 1024;
+  check_range("--tp", inputs.tp, 1, kMost, "out of range");
+  check_range("--ep", inputs.ep, 1, kMost, "out of range");
+  check_range("--pp", inputs.pp, 1, kMost, "out of range");
+}
+
+/// Values that every head for itself would cache a token, were there no sharing.
+double full_values(const model::ModelSpec& spec) {
+  double values = 0;
+  for (const model::LayerSpec& layer : spec.layers) {
+    const model::AttentionSpec& attention = layer.attention;
+    values += static_cast<double>(attention.heads * attention.head_dim + attention.output_width());
+  }
+  return values;
+}
+
+double cached_values(const model::ModelSpec& spec) {
+  double values = 0;
+  for (const model::LayerSpec& layer : spec.layers) {
+    if (layer.attention.sliding_window == 0 ||
+        layer.attention.sliding_window >= spec.max_position) {
+      values += static_cast<double>(layer.attention.cached_values());
+    }
+  }
+  return values;
+}
+
+/// Cheaper by what is used, then fewer devices, then the smaller bill.
+bool better(const Candidate& a, const Candidate& b) {
+  const auto key = [](const Candidate& candidate) {
+    return std::tuple(!candidate.usd_per_hour.has_value(), candidate.usd_per_hour.value_or(0),
+                      candidate.devices, candidate.usd_per_hour_instances.value_or(0));
+  };
+  return key(a) < key(b);
+}
+
+/// The unfitting candidate that lacks least, in parts of its device.
+std::optional<size_t> nearest_miss(const std::vector<Candidate>& candidates) {
+  std::optional<size_t> best;
+  double least = 0;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const Candidate& candidate = candidates[i];
+    if (candidate.fits || candidate.per_device.weights() == 0) continue;
+    const double need = static_cast<double>(candidate.per_device.total()) /
+                        static_cast<double>(candidate.device_bytes);
+    if (!best || need < least) {
+      best = i;
+      least = need;
+    }
+  }
+  return best;
+}
+
+void add_notes(Plan& plan) {
+  const ResolvedModel& model = plan.inputs.model;
+  if (!model.relation.empty()) plan.notes.push_back(model.asked + " " + model.relation);
+  if (!model.spec.not_served.empty()) {
+    plan.notes.push_back(
+        fmt::format("moesaic serve cannot run this model yet: {}", model.spec.not_served));
+  }
+  if (plan.inputs.engine == "moesaic") {
+    plan.notes.push_back(
+        "moesaic has no GPU backend in this build; the speed of one is taken to be vLLM's");
+  }
+  if (!model.recalled.empty()) {
+    plan.notes.push_back(
+        fmt::format("written from general knowledge: {}; check against config.json",
+                    fmt::join(model.recalled, ", ")));
+  }
+}
+
+/// Rules of thumb that this plan contradicts, and why.
+void add_disagreements(Plan& plan) {
+  const double total = static_cast<double>(plan.parameters.total);
+  const double active = static_cast<double>(plan.parameters.active);
+  if (active < 0.9 * total) {
+    plan.notes.push_back(fmt::format(
+        "all {:.1f} B parameters must be in memory although a token uses {:.1f} B: sizing by the "
+        "active ones would ask for {:.0f} GB instead of {:.0f}",
+        total / 1e9, active / 1e9, active * 2 / 1e9, total * 2 / 1e9));
+  }
+}
+
+/// Something fits, but not within the budget or not under the engine asked for.
+void note_nothing_recommended(Plan& plan) {
+  const Candidate* cheapest = nullptr;
+  for (const Candidate& candidate : plan.candidates) {
+    if (!candidate.fits || !candidate.usd_per_hour_instances) continue;
+    if (cheapest == nullptr ||
+        *candidate.usd_per_hour_instances < *cheapest->usd_per_hour_instances) {
+      cheapest = &candidate;
+    }
+  }
+  if (cheapest == nullptr) return;
+  plan.notes.push_back(fmt::format(
+      "nothing that fits is within the budget and runs under {}; of what fits, {} is billed least: "
+      "{:.2f} USD an hour",
+      plan.inputs.engine, cheapest->instance, *cheapest->usd_per_hour_instances));
+}
+
+}  // namespace
+
+Plan make_plan(const PlanInputs& inputs) {
+  Plan plan;
+  plan.inputs = inputs;
+  check_dtype(inputs.dtype);
+  check_ranks(inputs);
+  if (!(inputs.utilization > 0.05 && inputs.utilization <= 1)) {
+    refuse(fmt::format("--utilization {:g} must be a share from 0.05 to 1; 0.9 is usual",
+                       inputs.utilization));
+  }
+  find_efficiency(inputs.engine);  // an unknown engine is refused before any work
+  const std::vector<const Instance*> instances = instances_of(inputs);
+  check_budget(inputs, instances);
+  plan.load = workload_of(inputs);
+  const model::ModelSpec& spec = inputs.model.spec;
+  const std::string quantization =
+      inputs.quantization == "auto" ? inputs.model.quantization : inputs.quantization;
+  plan.format = find_format(quantization, inputs.dtype == "float" ? "float32" : inputs.dtype);
+  plan.kv_element_bytes = kv_bytes_of(inputs);
+  plan.parameters = count_parameters(spec);
+  plan.bf16_bytes = weight_bytes(spec, find_format("none"));
+  plan.int8_bytes = weight_bytes(spec, find_format("int8"));
+  plan.int4_bytes = weight_bytes(spec, find_format("int4"));
+  plan.kv_bytes_per_token = cached_values(spec) * plan.kv_element_bytes;
+  plan.mha_bytes_per_token = full_values(spec) * plan.kv_element_bytes;
+  const Setting setting{.inputs = &inputs,
+                        .load = plan.load,
+                        .format = plan.format,
+                        .kv_element_bytes = plan.kv_element_bytes,
+                        .utilization = inputs.utilization};
+  for (const Instance* instance : instances) {
+    plan.candidates.push_back(plan_instance(setting, *instance));
+  }
+  bool any_fits = false;
+  for (size_t i = 0; i < plan.candidates.size(); ++i) {
+    any_fits |= plan.candidates[i].fits;
+    if (!plan.candidates[i].recommendable) continue;
+    if (!plan.recommended || better(plan.candidates[i], plan.candidates[*plan.recommended])) {
+      plan.recommended = i;
+    }
+  }
+  if (!any_fits) {
+    plan.remedied = nearest_miss(plan.candidates);
+    if (plan.remedied) plan.remedies = find_remedies(setting, plan.candidates[*plan.remedied]);
+  }
+  if (any_fits && !plan.recommended) note_nothing_recommended(plan);
+  add_notes(plan);
+  add_disagreements(plan);
+  return plan;
+}
+
+}  // namespace moesaic::plan

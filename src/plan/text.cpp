@@ -1,0 +1,233 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "plan/render.h"
+
+namespace moesaic::plan {
+
+namespace {
+
+using model::AttentionKind;
+
+double real(int64_t value) { return static_cast<double>(value); }
+
+std::string money(const std::optional<double>& usd) {
+  return usd ? fmt::format("{:.2f}", *usd) : "?";
+}
+
+std::string kv_kind(const model::ModelSpec& spec) {
+  const model::AttentionSpec& attention = spec.layers.front().attention;
+  int64_t windowed = 0;
+  int64_t window = 0;
+  for (const model::LayerSpec& layer : spec.layers) {
+    if (layer.attention.sliding_window == 0 ||
+        layer.attention.sliding_window >= spec.max_position) {
+      continue;
+    }
+    ++windowed;
+    window = layer.attention.sliding_window;
+  }
+  std::string text =
+      attention.kind == AttentionKind::kMla
+          ? fmt::format("a latent of {} + {} values a layer", attention.latent.kv_rank,
+                        attention.latent.rope_dim)
+          : fmt::format("{} KV heads for {} heads", attention.kv_heads, attention.heads);
+  if (windowed > 0) {
+    text +=
+        fmt::format("; {} of {} layers keep only {} tokens", windowed, spec.layers.size(), window);
+  }
+  return text;
+}
+
+void head(const Plan& plan, std::string& out) {
+  const model::ModelSpec& spec = plan.inputs.model.spec;
+  const model::ParameterCount& count = plan.parameters;
+  const auto line = [&](const char* title, const std::string& text) {
+    out += wrap(text, fmt::format("  {:<12} ", title));
+  };
+  out += fmt::format("{} ({})\n", plan.inputs.model.name, spec.family);
+  line("parameters", fmt::format("{:.2f} B in all, {:.2f} B active for a token",
+                                 real(count.total) / 1e9, real(count.active) / 1e9));
+  line("weights", fmt::format("{:.1f} GB in 16 bits, {:.1f} in 8, {:.1f} in 4 (GB = 10^9 bytes)",
+                              static_cast<double>(plan.bf16_bytes) / 1e9,
+                              static_cast<double>(plan.int8_bytes) / 1e9,
+                              static_cast<double>(plan.int4_bytes) / 1e9));
+  line("KV cache", fmt::format("{} bytes a token: {}; were every head to keep its own, {} "
+                               "({:.1f} times)",
+                               grouped(plan.kv_bytes_per_token), kv_kind(spec),
+                               grouped(plan.mha_bytes_per_token),
+                               plan.mha_bytes_per_token / std::max(1.0, plan.kv_bytes_per_token)));
+  line("planned as",
+       fmt::format("{} weights, {:.0f}-bit KV cache, {:.0f}% of each device", plan.format.label,
+                   plan.kv_element_bytes * 8, plan.inputs.utilization * 100));
+  line("load", describe_load(plan));
+}
+
+/// "2/8 H100": devices used of those the instances have.
+std::string short_devices(const Candidate& candidate) {
+  return fmt::format("{}/{} {}", candidate.devices, candidate.nodes * candidate.instance_devices,
+                     candidate.accelerator);
+}
+
+std::string row(const Plan& plan, size_t index) {
+  const Candidate& candidate = plan.candidates[index];
+  const char mark = plan.recommended == index ? '*' : ' ';
+  if (!candidate.fits) {
+    return fmt::format("{} {:<17}{:<15}does not fit\n", mark, candidate.instance,
+                       short_devices(candidate));
+  }
+  return fmt::format("{} {:<17}{:<15}{:>7}{:>7}{:>8}{:>7.0f}{:>8}{:>8}\n", mark, candidate.instance,
+                     short_devices(candidate),
+                     fmt::format("{}/{}/{}", candidate.tp, candidate.ep, candidate.pp),
+                     candidate.sequences, grouped(candidate.decode.tokens_per_s),
+                     candidate.first_token_seconds * 1000, money(candidate.usd_per_hour),
+                     money(candidate.usd_per_million_tokens));
+}
+
+void table(const Plan& plan, std::string& out) {
+  out += fmt::format("\n  {:<17}{:<15}{:>7}{:>7}{:>8}{:>7}{:>8}{:>8}\n", "instance", "devices",
+                     "layout", "holds", "tok/s", "TTFT", "USD/h", "USD/M");
+  for (size_t i = 0; i < plan.candidates.size(); ++i) out += row(plan, i);
+  out += wrap(
+      "devices: used / of the instance. layout: tp/ep/pp. holds: sequences of the load at once. "
+      "tok/s: expected, all sequences. "
+      "TTFT: "
+      "ms to the first token of one prompt. USD/h: of the devices used; USD/M: per million tokens "
+      "generated at the load.",
+      "  ");
+}
+
+void memory(const Candidate& candidate, std::string& out) {
+  out += fmt::format("\nMemory of each device, in GiB (2^30 bytes) of {:.1f}\n",
+                     to_gib(candidate.device_bytes));
+  for (const NamedTerm& term : named_terms(candidate.per_device)) {
+    if (term.bytes == 0) continue;
+    const double share =
+        static_cast<double>(term.bytes) /
+        static_cast<double>(std::max(candidate.device_bytes, candidate.per_device.total()));
+    out += fmt::format("  {:<28}{:>8.2f}  {}\n", term.title, to_gib(term.bytes),
+                       std::string(static_cast<size_t>(share * 40 + 0.5), '#'));
+  }
+  out += fmt::format("  {:<28}{:>8.2f}\n", "all", to_gib(candidate.per_device.total()));
+}
+
+void capacity(const Candidate& candidate, std::string& out) {
+  out += fmt::format("\nThe KV cache holds {} tokens; one sequence may have {}\n",
+                     grouped(real(candidate.kv_tokens)), grouped(real(candidate.max_model_len)));
+  std::string lengths = "  tokens each  ";
+  std::string counts = "  at once      ";
+  for (const auto& [length, sequences] : candidate.capacity) {
+    if (lengths.size() > 70 || sequences == 0) break;
+    lengths += fmt::format("{:>8}", grouped(real(length)));
+    counts += fmt::format("{:>8}", grouped(real(sequences)));
+  }
+  if (lengths.size() > 15) out += lengths + "\n" + counts + "\n";
+}
+
+void speed(const Plan& plan, const Candidate& candidate, std::string& out) {
+  out += fmt::format("\nSpeed, expected of {} beside the ideal (tokens/s)\n", candidate.engine);
+  out += fmt::format("  {:<12}{:>10}{:>10}{:>10}{:>10}  {}\n", "sequences", "expected", "ideal",
+                     "per user", "experts", "bound by");
+  for (const auto& [batch, estimate] : candidate.decode_at) {
+    out += fmt::format("  {:<12}{:>10}{:>10}{:>10.1f}{:>10.1f}  {}\n", batch,
+                       grouped(estimate.tokens_per_s), grouped(estimate.ideal_tokens_per_s),
+                       estimate.per_user, estimate.distinct_experts, to_string(estimate.bound));
+  }
+  const Estimate& prefill = candidate.prefill;
+  out += fmt::format("  {:<12}{:>10}{:>10}{:>20}  {}\n", "prompts", grouped(prefill.tokens_per_s),
+                     grouped(prefill.ideal_tokens_per_s), "", to_string(prefill.bound));
+  out +=
+      fmt::format("  first token of a prompt of {}: {:.0f} ms on an idle server; start: {:.0f} s\n",
+                  grouped(real(plan.load.prompt)), candidate.first_token_seconds * 1000,
+                  candidate.load_seconds);
+  out += "  experts: distinct ones a layer is expected to read, with even routing\n";
+}
+
+void cost(const Candidate& candidate, std::string& out) {
+  if (!candidate.usd_per_hour) {
+    out += "\nCost: no list price is known; give one with --hardware FILE\n";
+    return;
+  }
+  const double whole = *candidate.usd_per_hour_instances;
+  out += fmt::format("\nCost in USD at {} sequence{}\n", candidate.concurrency,
+                     candidate.concurrency == 1 ? "" : "s");
+  out += fmt::format("  {:<28}{:>10}{:>12}\n", "", "an hour", "730 hours");
+  if (candidate.share < 1) {
+    out += fmt::format("  {:<28}{:>10.2f}{:>12}\n",
+                       fmt::format("share: {} of {} devices", candidate.devices,
+                                   candidate.nodes * candidate.instance_devices),
+                       *candidate.usd_per_hour, grouped(*candidate.usd_per_hour * kHoursPerMonth));
+  }
+  out += fmt::format("  {:<28}{:>10.2f}{:>12}\n",
+                     candidate.nodes > 1 ? fmt::format("{} whole instances", candidate.nodes)
+                                         : "whole instance, as billed",
+                     whole, grouped(whole * kHoursPerMonth));
+  out += fmt::format("  a million tokens: {:.2f} generated, {:.3f} of prompts{}\n",
+                     *candidate.usd_per_million_tokens, *candidate.usd_per_million_prompt_tokens,
+                     candidate.share < 1 ? " (by the share)" : "");
+  out += wrap(fmt::format("price of {}: {}", candidate.price_date, candidate.price_source), "  ");
+}
+
+void list(const char* title, const std::vector<std::string>& lines, std::string& out) {
+  if (lines.empty()) return;
+  out += fmt::format("\n{}\n", title);
+  for (const std::string& line : lines) out += wrap(line, "  - ");
+}
+
+void detail(const Plan& plan, const Candidate& candidate, std::string& out) {
+  const bool recommended = plan.recommended && &candidate == &plan.candidates[*plan.recommended];
+  out += fmt::format("\n{}: {} ({})\n", recommended ? "Recommended" : "Shown", candidate.instance,
+                     describe_devices(candidate));
+  out += wrap(candidate.reason, "  ");
+  out += wrap(parallel_flags(candidate), "  ");
+  memory(candidate, out);
+  if (candidate.fits) {
+    capacity(candidate, out);
+    speed(plan, candidate, out);
+    cost(candidate, out);
+  }
+  list("Why not fewer devices", candidate.smaller, out);
+}
+
+/// What stops each instance that does not fit.
+std::vector<std::string> misses(const Plan& plan) {
+  std::vector<std::string> lines;
+  for (const Candidate& candidate : plan.candidates) {
+    if (candidate.fits) continue;
+    lines.push_back(fmt::format("{} ({}): {}", candidate.instance, describe_devices(candidate),
+                                candidate.reason));
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::string to_text(const Plan& plan) {
+  std::string out;
+  head(plan, out);
+  table(plan, out);
+  const std::optional<size_t> shown = shown_candidate(plan);
+  if (shown) detail(plan, plan.candidates[*shown], out);
+  if (!plan.remedies.empty()) {
+    out += fmt::format("\nIt does not fit. Remedies, in the order to try them on {}\n",
+                       plan.candidates[*plan.remedied].instance);
+    for (size_t i = 0; i < plan.remedies.size(); ++i) {
+      const Remedy& remedy = plan.remedies[i];
+      out +=
+          wrap(fmt::format("{}: {}", remedy.change, remedy.effect), fmt::format("  {}. ", i + 1));
+    }
+  }
+  list("What does not fit", misses(plan), out);
+  std::vector<std::string> notes = plan.notes;
+  if (shown) {
+    const std::vector<std::string>& more = plan.candidates[*shown].notes;
+    notes.insert(notes.end(), more.begin(), more.end());
+    const Efficiency efficiency = find_efficiency(plan.candidates[*shown].engine);
+    notes.push_back("speed: " + efficiency.source);
+  }
+  list("Notes", notes, out);
+  return out;
+}
+
+}  // namespace moesaic::plan
