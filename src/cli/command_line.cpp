@@ -44,6 +44,7 @@ std::map<std::string, Flag> known_flags(const Command& command) {
   std::map<std::string, Flag> flags;
   for (const CommandOption& option : command.options) {
     flags["--" + std::string(option.name)] = {nullptr, &option, false};
+    if (!option.spelling.empty()) flags[std::string(option.spelling)] = {nullptr, &option, false};
   }
   for (const SettingRow& row : base::setting_rows()) {
     if (!takes(command, row)) continue;
@@ -318,10 +319,15 @@ int64_t Invocation::integer(const std::string& name, int64_t fallback, int64_t l
 }
 
 Invocation parse_command_line(const Command& command, std::span<const std::string> arguments) {
+  return parse_command_line(command, arguments, [](const char* name) { return std::getenv(name); });
+}
+
+Invocation parse_command_line(const Command& command, std::span<const std::string> arguments,
+                              const std::function<const char*(const char*)>& getenv) {
   std::string config;
   Invocation invocation = Parser(command, arguments).run(config);
   if (!command.groups.empty()) {
-    invocation.settings.apply_environment([](const char* name) { return std::getenv(name); });
+    invocation.settings.apply_environment(getenv);
     if (!config.empty()) apply_config_file(config, invocation.settings);
     for (const std::string& name : invocation.settings.set_names()) {
       const std::string& text = invocation.settings.text(name);
@@ -365,8 +371,9 @@ std::string help_text(const Command& command) {
   }
   if (!command.options.empty()) out += "\nOf this command:\n";
   for (const CommandOption& option : command.options) {
-    out += fmt::format("  --{}{}{}\n      {}\n", option.name, option.value.empty() ? "" : " ",
-                       option.value, wrapped(option.help, 6));
+    out += fmt::format("  {}{}--{}{}{}\n      {}\n", option.spelling,
+                       option.spelling.empty() ? "" : ", ", option.name,
+                       option.value.empty() ? "" : " ", option.value, wrapped(option.help, 6));
   }
   if (command.groups.empty()) return out;
   std::string_view group;

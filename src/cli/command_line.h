@@ -5,6 +5,7 @@
 // flag names, an unambiguous beginning is enough, `--flag value` and `--flag=value`, `--no-flag`
 // for a bool, a later flag wins, `--config FILE.yaml` below everything else.
 
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -20,6 +21,7 @@ struct CommandOption {
   std::string_view name;   ///< without dashes
   std::string_view value;  ///< placeholder of its value in --help; empty for a switch
   std::string_view help;
+  std::string_view spelling = {};  ///< another spelling, "-o"
 };
 
 struct Command {
@@ -48,6 +50,10 @@ struct Invocation {
 /// Parses what follows the command's name, then the environment, then --config. Throws UsageError
 /// that names the argument and, for an unknown flag, the nearest known one.
 Invocation parse_command_line(const Command& command, std::span<const std::string> arguments);
+
+/// The same with another environment than this process's: `migrate` reads a container's.
+Invocation parse_command_line(const Command& command, std::span<const std::string> arguments,
+                              const std::function<const char*(const char*)>& getenv);
 
 /// The text of `moesaic COMMAND --help`, at most 80 columns wide.
 std::string help_text(const Command& command);

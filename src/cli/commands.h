@@ -10,6 +10,7 @@ Command chat_command();
 Command inspect_command();
 Command bench_command();
 Command docs_command();
+Command deploy_command();
 Command plan_command();
 
 }  // namespace moesaic::cli

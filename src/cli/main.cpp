@@ -27,9 +27,9 @@ std::string overview(const std::vector<cli::Command>& commands) {
 }
 
 int run(const std::vector<std::string>& arguments) {
-  const std::vector<cli::Command> commands = {cli::serve_command(),   cli::chat_command(),
-                                              cli::inspect_command(), cli::bench_command(),
-                                              cli::docs_command(),    cli::plan_command()};
+  const std::vector<cli::Command> commands = {
+      cli::serve_command(), cli::chat_command(), cli::inspect_command(), cli::bench_command(),
+      cli::docs_command(),  cli::plan_command(), cli::deploy_command()};
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" ||
       arguments[0] == "help") {
     std::cout << overview(commands);

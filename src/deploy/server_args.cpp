@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "base/settings.h"
-
 namespace moesaic::deploy {
 namespace {
 
@@ -33,9 +31,10 @@ Args vllm_flags(const Service& service, bool worker) {
   add(args, "--port", service.port, 0);
   const int64_t cores =
       service.engine == Engine::kNeuron ? neuron_cores(service.instance) : int64_t{1};
-  add(args, "--tensor-parallel-size", service.tp * cores, 1);
+  // vLLM cuts attention over all ranks of a stage and, with expert parallelism, deals whole experts
+  // out over the same ranks.
+  add(args, "--tensor-parallel-size", service.tp * service.ep * cores, 1);
   add(args, "--pipeline-parallel-size", service.pp, 1);
-  add(args, "--data-parallel-size", data_parallel(service), 1);
   if (service.ep > 1) args.emplace_back("--enable-expert-parallel");
   add(args, "--dtype", service.dtype);
   add(args, "--kv-cache-dtype", service.kv_cache_dtype);
@@ -141,21 +140,6 @@ ServerCommand server_command(const Service& service, bool worker) {
   result.args.insert(result.args.end(), flags.begin(), flags.end());
   result.args.insert(result.args.end(), service.extra_args.begin(), service.extra_args.end());
   return result;
-}
-
-std::vector<std::string> later_notes(const Service& service) {
-  std::vector<std::string> notes;
-  if (service.engine != Engine::kMoesaic) return notes;
-  for (const std::string& argument : server_command(service).args) {
-    if (!argument.starts_with("--")) continue;
-    const std::string_view name = std::string_view(argument).substr(
-        2, argument.find('=') == std::string::npos ? std::string::npos : argument.find('=') - 2);
-    const base::SettingRow* row = base::find_setting(name);
-    if (row != nullptr && row->state == base::SettingState::kLater) {
-      notes.push_back(fmt::format("{}: {}", argument, row->help));
-    }
-  }
-  return notes;
 }
 
 }  // namespace moesaic::deploy

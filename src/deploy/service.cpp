@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "base/error.h"
@@ -75,16 +74,14 @@ void check_names(const Service& service) {
 }
 
 void check_parallel(const Service& service) {
-  if (service.accelerator.empty()) return;
+  if (service.accelerator.empty() || service.ranks_in_args) return;
   const int64_t devices = service.devices_per_node * service.nodes;
-  const int64_t ranks = service.tp * service.pp;
-  if (ranks > devices || devices % ranks != 0 ||
-      (service.ep <= 1 && ranks != devices && service.engine != Engine::kMoesaic)) {
-    throw ConfigError(fmt::format(
-        "tp {} x pp {} is {} ranks, but there are {} devices ({} node(s) of {}); choose --tp, --pp "
-        "or --nodes so that the ranks use them, or spread the experts with --ep",
-        service.tp, service.pp, ranks, devices, service.nodes, service.devices_per_node));
-  }
+  const int64_t ranks = service.tp * service.ep * service.pp;
+  if (ranks == devices) return;
+  throw ConfigError(fmt::format(
+      "tp {} x ep {} x pp {} are {} ranks, but each replica has {} devices ({} node(s) of {}); "
+      "choose --tp, --ep, --pp, --nodes or --devices so that they agree",
+      service.tp, service.ep, service.pp, ranks, devices, service.nodes, service.devices_per_node));
 }
 
 void check_engine(const Service& service) {
@@ -195,12 +192,6 @@ void complete(Service& service) {
   check_engine(service);
   check_parallel(service);
   derive(service);
-}
-
-int64_t data_parallel(const Service& service) {
-  const int64_t devices = service.devices_per_node * service.nodes;
-  const int64_t ranks = service.tp * service.pp;
-  return service.ep > 1 && devices > ranks ? devices / ranks : 1;
 }
 
 bool shares_cache(const Service& service) { return service.max_replicas > 1 || service.nodes > 1; }

@@ -75,9 +75,9 @@ struct Service {
   std::string accelerator;  ///< resource: "nvidia.com/gpu", "aws.amazon.com/neuron" or ""
   int64_t devices_per_node = 0;
   int64_t nodes = 1;  ///< of one replica
-  int64_t tp = 1;     ///< tensor-parallel ranks
-  int64_t ep = 1;     ///< ranks the experts are spread over
-  int64_t pp = 1;     ///< pipeline stages
+  // As plan::Layout has it: a pipeline stage is tp x ep devices, over all of which attention is
+  // cut; the experts are dealt out over ep groups of them.
+  int64_t tp = 1, ep = 1, pp = 1;
 
   std::string dtype;
   std::string kv_cache_dtype;
@@ -112,7 +112,9 @@ struct Service {
 
   AlertLimits alerts;
   std::vector<std::string> extra_args;  ///< after ours
-  std::vector<EnvVar> env;              ///< before ours
+  bool ranks_in_args =
+      false;                ///< extra_args say how many ranks there are; tp, ep, pp are not checked
+  std::vector<EnvVar> env;  ///< before ours
   Kept kept;
 };
 
@@ -128,9 +130,6 @@ bool is_dns_label(std::string_view text, size_t longest);
 /// UsageError for a bad name, path or count, ConfigError for what an engine cannot do.
 void complete(Service& service);
 
-/// Ranks that hold whole copies of attention while the experts are spread over all of them:
-/// devices / (tp x pp) when there is expert parallelism, else 1. vLLM's data parallelism.
-int64_t data_parallel(const Service& service);
 /// Whether a pod may move to another node, or several pods share the cache.
 bool shares_cache(const Service& service);
 /// Seconds a pod may take from its start to ready: download, load, and as much again for luck.
