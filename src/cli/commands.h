@@ -11,6 +11,7 @@ Command inspect_command();
 Command bench_command();
 Command docs_command();
 Command deploy_command();
+Command migrate_command();
 Command plan_command();
 
 }  // namespace moesaic::cli

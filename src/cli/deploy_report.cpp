@@ -49,8 +49,11 @@ void print_written(const deploy::Service& service, const std::filesystem::path& 
                service.hf_secret, space, service.hf_secret_key);
   }
   fmt::print("  kubectl apply -k {}\n", folder.string());
-  fmt::print("  kubectl rollout status {}/{}{}\n",
-             service.nodes > 1 ? "leaderworkerset" : "deployment", service.name, space);
+  if (service.nodes > 1) {
+    fmt::print("  kubectl get leaderworkerset {}{} --watch\n", service.name, space);
+  } else {
+    fmt::print("  kubectl rollout status deployment/{}{}\n", service.name, space);
+  }
 }
 
 }  // namespace moesaic::cli

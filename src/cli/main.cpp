@@ -29,7 +29,7 @@ std::string overview(const std::vector<cli::Command>& commands) {
 int run(const std::vector<std::string>& arguments) {
   const std::vector<cli::Command> commands = {
       cli::serve_command(), cli::chat_command(), cli::inspect_command(), cli::bench_command(),
-      cli::docs_command(),  cli::plan_command(), cli::deploy_command()};
+      cli::docs_command(),  cli::plan_command(), cli::deploy_command(),  cli::migrate_command()};
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" ||
       arguments[0] == "help") {
     std::cout << overview(commands);

@@ -69,7 +69,7 @@ json::object kubernetes_object(const Service& service, std::string_view api, std
 
 std::vector<Manifest> manifests(const Service& service) {
   std::vector<Manifest> files;
-  if (service.cache_claim.empty()) {
+  if (service.cache_claim.empty() || !service.kept.claim.empty()) {
     files.push_back({std::string(kCacheFile), "Volume for the checkpoint and prepared weights.",
                      cache_manifest(service)});
   }

@@ -160,7 +160,7 @@ json::object pod_security(const Service& service) {
 json::object pod_template(const Service& service, bool worker) {
   json::object labels = selector_labels(service);
   for (const auto& label : service.kept.pod_labels) labels.insert(label);
-  labels["app.kubernetes.io/version"] = engine_name(service.engine);
+  labels["inference-engine"] = engine_name(service.engine);
   json::object spec;
   if (!service.kept.service_account.empty()) {
     spec["serviceAccountName"] = service.kept.service_account;
@@ -178,7 +178,9 @@ json::object pod_template(const Service& service, bool worker) {
   if (!kept.priority_class.empty()) spec["priorityClassName"] = kept.priority_class;
   if (!kept.runtime_class.empty()) spec["runtimeClassName"] = kept.runtime_class;
   if (!kept.init_containers.empty()) spec["initContainers"] = kept.init_containers;
-  spec["containers"] = json::array{container(service, worker)};
+  json::array containers = {container(service, worker)};
+  append(containers, kept.sidecars);
+  spec["containers"] = std::move(containers);
   spec["volumes"] = volumes(service);
   json::object metadata = {{"labels", std::move(labels)}};
   if (!kept.pod_annotations.empty()) metadata["annotations"] = kept.pod_annotations;
@@ -221,6 +223,7 @@ json::object workload_manifest(const Service& service) {
 }
 
 json::object cache_manifest(const Service& service) {
+  if (!service.kept.claim.empty()) return service.kept.claim;
   json::object spec = {
       // Pods on several nodes read the same files.
       {"accessModes", json::array{shares_cache(service) ? "ReadWriteMany" : "ReadWriteOnce"}}};

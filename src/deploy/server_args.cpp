@@ -41,7 +41,7 @@ Args vllm_flags(const Service& service, bool worker) {
   add(args, "--quantization", service.quantization);
   add(args, "--max-model-len", service.max_model_len, 0);
   add(args, "--max-num-seqs", service.max_num_seqs, 0);
-  if (service.gpu_memory_utilization > 0) {
+  if (service.gpu_memory_utilization > 0 && service.engine != Engine::kNeuron) {
     add(args, "--gpu-memory-utilization", fmt::format("{:.4g}", service.gpu_memory_utilization));
   }
   if (service.engine != Engine::kNeuron) {
@@ -101,7 +101,7 @@ std::vector<EnvVar> environment(const Service& service) {
                       // A public model needs no token, and the pod should start without one.
                       {"optional", true}}}}});
   }
-  set("HF_HOME", service.cache_path + "/hub");
+  set("HF_HOME", service.cache_path + "/huggingface");
   if (service.engine == Engine::kMoesaic) {
     set("MOESAIC_PREPARED_CACHE", service.cache_path + "/prepared");
     return env;
@@ -109,7 +109,9 @@ std::vector<EnvVar> environment(const Service& service) {
   // Their images expect root: a home that can be written, and a name for the user id.
   set("HOME", "/tmp");
   set("USER", "server");
-  if (service.engine == Engine::kTgi) set("HUGGINGFACE_HUB_CACHE", service.cache_path + "/hub");
+  if (service.engine == Engine::kTgi) {
+    set("HUGGINGFACE_HUB_CACHE", service.cache_path + "/huggingface/hub");
+  }
   if (service.engine == Engine::kNeuron) {
     set("NEURON_COMPILE_CACHE_URL", service.cache_path + "/neuron");
   }

@@ -1,0 +1,185 @@
+#include "deploy/server_start.h"
+
+#include <algorithm>
+
+#include "deploy/shell_words.h"
+
+namespace moesaic::deploy {
+namespace {
+
+using Words = std::vector<std::string>;
+
+std::string basename(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+bool contains(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// "NAME=value" before a command.
+bool is_assignment(const std::string& word) {
+  const size_t equals = word.find('=');
+  return equals != std::string::npos && equals > 0 && word[0] != '-' &&
+         std::all_of(word.begin(), word.begin() + static_cast<std::ptrdiff_t>(equals), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  c == '_';
+         });
+}
+
+/// Words that only stand before the command that counts.
+bool is_wrapper(const std::string& word) {
+  static const std::string kWrappers[] = {"exec", "then", "else", "do",    "nohup",     "env",
+                                          "sudo", "time", "tini", "init",  "dumb-init", "--",
+                                          "!",    "{",    "if",   "export"};
+  const std::string name = basename(word);
+  return std::any_of(std::begin(kWrappers), std::end(kWrappers),
+                     [&](const std::string& wrapper) { return wrapper == name; });
+}
+
+bool is_shell(const std::string& word) {
+  const std::string name = basename(word);
+  return name == "sh" || name == "bash" || name == "dash" || name == "ash" || name == "zsh";
+}
+
+Words rest(const Words& words, size_t from) {
+  return {words.begin() + static_cast<std::ptrdiff_t>(std::min(from, words.size())), words.end()};
+}
+
+std::optional<ServerStart> match(const Words& words, ServerStart found) {
+  const std::string program = basename(words[0]);
+  if (program == "vllm" && words.size() > 1 && words[1] == "serve") {
+    found.engine = Engine::kVllm;
+    found.arguments = rest(words, 2);
+    return found;
+  }
+  if (program == "moesaic" && words.size() > 1 && words[1] == "serve") {
+    found.engine = Engine::kMoesaic;
+    found.arguments = rest(words, 2);
+    return found;
+  }
+  if (program == "text-generation-launcher") {
+    found.engine = Engine::kTgi;
+    found.arguments = rest(words, 1);
+    return found;
+  }
+  if (!program.starts_with("python")) return std::nullopt;
+  for (size_t i = 1; i < words.size(); ++i) {
+    const bool module =
+        words[i] == "-m" && i + 1 < words.size() && words[i + 1].starts_with("vllm.entrypoints");
+    const bool script = basename(words[i]) == "api_server.py";
+    if (!module && !script) continue;
+    found.engine = Engine::kVllm;
+    found.arguments = rest(words, module ? i + 2 : i + 1);
+    return found;
+  }
+  return std::nullopt;
+}
+
+class Finder {
+ public:
+  explicit Finder(const std::map<std::string, std::string>& environment)
+      : environment_(environment) {}
+
+  std::optional<ServerStart> look(const Words& words, int depth = 0) {
+    size_t first = 0;
+    while (first < words.size() && (is_assignment(words[first]) || is_wrapper(words[first]))) {
+      if (is_assignment(words[first])) {
+        const size_t equals = words[first].find('=');
+        found_.assignments[words[first].substr(0, equals)] = words[first].substr(equals + 1);
+      }
+      ++first;
+    }
+    const Words command = rest(words, first);
+    if (command.empty()) return std::nullopt;
+    if (is_shell(command[0]) && depth < 4) return look_in_script(command, depth);
+    return match(command, found_);
+  }
+
+ private:
+  std::optional<ServerStart> look_in_script(const Words& command, int depth) {
+    // -c, -ec, -lc, or -e -u -c: the word after them is the script.
+    bool takes_script = false;
+    size_t at = 1;
+    for (; at < command.size() && command[at].starts_with('-'); ++at) {
+      takes_script |= !command[at].starts_with("--") && contains(command[at], "c");
+    }
+    if (!takes_script || at >= command.size()) return std::nullopt;
+    const auto variables = [this](const std::string& name) -> std::optional<std::string> {
+      if (const auto set = found_.assignments.find(name); set != found_.assignments.end()) {
+        return set->second;
+      }
+      const auto given = environment_.find(name);
+      return given == environment_.end() ? std::nullopt : std::optional(given->second);
+    };
+    std::optional<ServerStart> result;
+    for (const Words& words : shell_commands(command[at], variables)) {
+      if (!result) {
+        result = look(words, depth + 1);
+        if (result) continue;
+      }
+      std::string text;
+      for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
+      // Assignments were taken, and the shell's own words do nothing for us.
+      const bool quiet = is_assignment(words.back()) || words[0] == "set" || words[0] == "fi" ||
+                         words[0] == "done" || words[0] == "cd" || words[0] == "echo";
+      if (!quiet) others_.push_back(text);
+    }
+    if (result) result->other_commands = others_;
+    return result;
+  }
+
+  const std::map<std::string, std::string>& environment_;
+  ServerStart found_;
+  std::vector<std::string> others_;
+};
+
+/// What the image starts when the manifest names no command.
+std::optional<Engine> image_server(const std::string& image) {
+  if (contains(image, "text-generation-inference") || contains(image, "neuronx-tgi")) {
+    return Engine::kTgi;
+  }
+  if (contains(image, "vllm")) return Engine::kVllm;
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<ServerStart> find_server(const std::vector<std::string>& command,
+                                       const std::vector<std::string>& args,
+                                       const std::string& image,
+                                       const std::map<std::string, std::string>& environment) {
+  const auto variables = [&](const std::string& name) -> std::optional<std::string> {
+    const auto given = environment.find(name);
+    return given == environment.end() ? std::nullopt : std::optional(given->second);
+  };
+  Words words;
+  for (const Words& part : {command, args}) {
+    for (const std::string& word : part) words.push_back(expand_references(word, variables));
+  }
+  if (!words.empty()) {
+    if (auto found = Finder(environment).look(words)) return found;
+  }
+  const std::string name = basename(image);
+  if (command.empty() && name.starts_with("moesaic") && !words.empty() && words[0] == "serve") {
+    ServerStart start;
+    start.engine = Engine::kMoesaic;
+    start.arguments = rest(words, 1);
+    return start;
+  }
+  // A command of somebody's own in such an image, tgi-entrypoint.sh say, passes its arguments on.
+  const std::optional<Engine> engine = image_server(image);
+  if (!engine) return std::nullopt;
+  const bool own = !command.empty();
+  if (own && !contains(basename(command[0]), "entrypoint")) return std::nullopt;
+  ServerStart start;
+  start.engine = *engine;
+  start.arguments = rest(words, command.size());
+  return start;
+}
+
+std::string_view servers_looked_for() {
+  return "'vllm serve', 'python -m vllm.entrypoints...', 'text-generation-launcher' or 'moesaic "
+         "serve' as a container's command, args or shell script, or an image of vLLM or "
+         "text-generation-inference";
+}
+
+}  // namespace moesaic::deploy
