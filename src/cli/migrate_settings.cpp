@@ -30,7 +30,7 @@ struct Elsewhere {
 };
 constexpr Elsewhere kElsewhere[] = {
     {"host", "a pod listens on all addresses anyway"},
-    {"download-dir", "HF_HOME, on the cache volume"},
+    {"download-dir", "HF_HUB_CACHE"},
     {"shutdown-timeout", "--shutdown-timeout, with the grace period around it"},
     {"hf-token", "the Secret of HF_TOKEN"},
 };
@@ -155,6 +155,7 @@ void take_settings(const base::Settings& settings, Workload& workload, MigratedS
                      [&](const Elsewhere& entry) { return entry.name == name; });
     if (elsewhere != std::end(kElsewhere)) {
       if (name == "shutdown-timeout") service.drain_seconds = settings.get_int(name);
+      if (name == "download-dir") service.env.push_back({"HF_HUB_CACHE", settings.text(name), {}});
       const std::string line = report.line.substr(0, report.line.find(": "));
       out.renamed.push_back(fmt::format("{} -> {}", line, elsewhere->where));
       continue;
@@ -274,10 +275,28 @@ void take_references(Workload& workload, MigratedSettings& out) {
   }
 }
 
+/// Paths into the cache, where that is mounted elsewhere now.
+void move_paths(Workload& workload) {
+  const std::string& from = workload.moved_from;
+  if (from.empty()) return;
+  const std::string to =
+      workload.service.cache_path.empty() ? "/models" : workload.service.cache_path;
+  const auto move = [&](std::string& text) {
+    for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at)) {
+      const char next = at + from.size() < text.size() ? text[at + from.size()] : '/';
+      if (next == '/') text.replace(at, from.size(), to);
+      at += next == '/' ? to.size() : from.size();
+    }
+  };
+  for (std::string& argument : workload.arguments) move(argument);
+  for (auto& [name, value] : workload.environment) move(value);
+}
+
 }  // namespace
 
 MigratedSettings migrate_settings(Workload& workload) {
   MigratedSettings out;
+  move_paths(workload);
   const std::vector<std::string> words = understood(workload.arguments, out);
   drop_bad_values(workload.environment, out);
   Invocation invocation;

@@ -80,6 +80,18 @@ json::object network_policy_manifest(const Service& service) {
   json::array clients = {json::object{{"podSelector", json::object{}}},
                          namespace_peer(service.monitor_space)};
   if (!service.gateway_space.empty()) clients.push_back(namespace_peer(service.gateway_space));
+  if (service.kept.open) {
+    // Who calls an existing service, and whom its containers call, nobody has told us.
+    json::object body =
+        kubernetes_object(service, "networking.k8s.io/v1", "NetworkPolicy", service.name);
+    json::array anybody = {json::object{{"ports", json::array{port("TCP", "http")}}}};
+    if (service.nodes > 1) anybody.push_back(json::object{{"from", json::array{pods}}});
+    body["spec"] =
+        json::object{{"podSelector", json::object{{"matchLabels", selector_labels(service)}}},
+                     {"policyTypes", json::array{"Ingress"}},
+                     {"ingress", std::move(anybody)}};
+    return body;
+  }
   json::array ingress = {
       json::object{{"from", std::move(clients)}, {"ports", json::array{port("TCP", "http")}}}};
   json::array egress = {json::object{{"ports", json::array{port("UDP", 53), port("TCP", 53)}}},

@@ -101,7 +101,8 @@ json::array volumes(const Service& service) {
 
 json::object container(const Service& service, bool worker) {
   const ServerCommand server = server_command(service, worker);
-  json::object body = {{"name", "server"}, {"image", service.image}};
+  json::object body = {{"name", service.kept.container.empty() ? "server" : service.kept.container},
+                       {"image", service.image}};
   if (!server.command.empty()) body["command"] = strings(server.command);
   body["args"] = strings(server.args);
   body["env"] = environment(server.env);

@@ -55,6 +55,8 @@ struct Kept {
   boost::json::array service_ports;  ///< of the Service; empty = service_port
   boost::json::array sidecars;       ///< containers beside the server
   boost::json::object claim;         ///< the cache's PersistentVolumeClaim, when the file had it
+  std::string container;             ///< the server's container's name; "" = server
+  bool open = false;                 ///< clients and peers are not known: no one is shut out
   std::string service_account;
   std::string service_name;  ///< of the Service that clients already use; "" = name
   std::string service_type;  ///< "" = ClusterIP

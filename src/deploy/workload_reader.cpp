@@ -17,6 +17,9 @@ namespace {
 namespace json = boost::json;
 using Fate = Finding::Fate;
 
+/// Each is looked up among all settings; no server has as many.
+constexpr size_t kMostWords = 1000;
+
 /// An object of the file, whatever its kind.
 struct Object {
   const json::object* body;
@@ -52,8 +55,9 @@ void add_object(const json::object& body, int line, const std::string& file,
                 std::vector<Object>& objects) {
   Place place{file, line, "the object"};
   Object object{&body, place, text_at(body, "kind", place), text_at(body, "metadata.name", place)};
-  object.place.object = object.kind.empty() ? "an object without kind"
-                                            : fmt::format("{} {}", object.kind, object.name);
+  object.place.object = object.kind.empty()   ? "an object without kind"
+                        : object.name.empty() ? object.kind
+                                              : fmt::format("{} {}", object.kind, object.name);
   if (object.kind.ends_with("List") && body.contains("items")) {
     for (const json::object* item : objects_at(body, "items", object.place)) {
       add_object(*item, line, file, objects);
@@ -89,6 +93,9 @@ class WorkloadReader {
           find_server(texts_at(*container, "command", place_), texts_at(*container, "args", place_),
                       text_at(*container, "image", place_), out_.environment);
       if (!start) continue;
+      if (start->arguments.size() > kMostWords || out_.environment.size() > kMostWords) {
+        wrong(place_, fmt::format("more than {} arguments or variables", kMostWords));
+      }
       container_ = container;
       start_ = std::move(*start);
       return true;
@@ -305,7 +312,11 @@ void WorkloadReader::take_volume(const json::object& mount, const json::object& 
         fmt::format("volume {} at {}: a claim of its own, so that a new pod finds the "
                     "checkpoint",
                     name, path));
-    if (!path.starts_with("/root")) service.cache_path = path;
+    if (path.starts_with("/root")) {
+      out_.moved_from = path;
+    } else {
+      service.cache_path = path;
+    }
   } else if (name == "cache" || name == "shm" || name == "tmp") {
     left_out(fmt::format("volume {} at {}: the name is taken by ours", name, path));
   } else {
@@ -326,6 +337,7 @@ void WorkloadReader::take_cache(const std::string& path, const std::string& clai
   service.cache_path = hidden ? "/models" : path;
   service.env.push_back({"HF_HOME", service.cache_path, {}});
   if (hidden) {
+    out_.moved_from = path;
     changed(fmt::format("claim {} at {} -> {}", claim, path, service.cache_path));
   } else {
     kept(fmt::format("claim {} at {}", claim, path));
@@ -396,7 +408,11 @@ void WorkloadReader::read_pod() {
   for (const char* name : {"hostNetwork", "hostIPC", "hostPID", "shareProcessNamespace"}) {
     if (find_path(*spec_, name, place_) != nullptr) left_out(name);
   }
+  keep.container = text_at(*container_, "name", place_);
+  keep.open = true;
   changed("the server runs as user 10001, without privileges");
+  changed(
+      "networkpolicy.yaml lets anybody reach the server's port, and no other; name the clients");
   if (find_path(*spec_, "terminationGracePeriodSeconds", place_) != nullptr) {
     const int64_t grace = integer_at(*spec_, "terminationGracePeriodSeconds", 30, place_);
     out_.service.drain_seconds = std::max<int64_t>(1, grace - 30);

@@ -26,7 +26,8 @@ struct Workload {
   std::vector<std::string> arguments;              ///< of the server, its own name left out
   std::map<std::string, std::string> environment;  ///< values that stand in the manifest
   std::vector<EnvVar> references;                  ///< variables whose values the cluster knows
-  Service service;  ///< name, resources, volumes, ports; engine kMoesaic
+  Service service;         ///< name, resources, volumes, ports; engine kMoesaic
+  std::string moved_from;  ///< the cache was mounted here; "" = it stays
   std::vector<Finding> findings;
 };
 

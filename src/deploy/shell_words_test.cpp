@@ -1,0 +1,106 @@
+#include "deploy/shell_words.h"
+
+#include <gtest/gtest.h>
+
+#include "deploy/server_start.h"
+
+namespace moesaic::deploy {
+namespace {
+
+using Words = std::vector<std::string>;
+
+std::optional<std::string> known(const std::string& name) {
+  if (name == "MODEL") return "org/m";
+  return std::nullopt;
+}
+
+std::vector<Words> split(std::string_view script) { return shell_commands(script, known); }
+
+TEST(ShellWords, QuotesEscapesAndContinuedLines) {
+  EXPECT_EQ(split(R"(a 'b c' "d \"e\" $MODEL" f\ g \
+  h)"),
+            (std::vector<Words>{{"a", "b c", "d \"e\" org/m", "f g", "h"}}));
+  EXPECT_EQ(split("a '' \"\""), (std::vector<Words>{{"a", "", ""}}));
+  EXPECT_EQ(split("a 'open"), (std::vector<Words>{{"a", "open"}}));
+  EXPECT_EQ(split("a \"open"), (std::vector<Words>{{"a", "open"}}));
+  EXPECT_EQ(split("a\\"), (std::vector<Words>{{"a"}}));
+}
+
+TEST(ShellWords, CommandsCommentsAndRedirections) {
+  EXPECT_EQ(split("a && b; c | d & # e\nf # g"),
+            (std::vector<Words>{{"a"}, {"b"}, {"c"}, {"d"}, {"f"}}));
+  EXPECT_EQ(split("a b#c 2>&1 > log.txt d"), (std::vector<Words>{{"a", "b#c", "d"}}));
+  EXPECT_EQ(split("a x2> log"), (std::vector<Words>{{"a", "x2"}}));
+}
+
+TEST(ShellWords, Variables) {
+  EXPECT_EQ(split("$MODEL ${MODEL} $NO ${NO:-x} ${NO-y} ${MODEL:-x} $ $(date) a$MODEL.b"),
+            (std::vector<Words>{
+                {"org/m", "org/m", "$(NO)", "x", "y", "org/m", "$", "$(date)", "aorg/m.b"}}));
+  EXPECT_EQ(split("'$MODEL' \"${MODEL\""), (std::vector<Words>{{"$MODEL", "org/m"}}));
+  EXPECT_EQ(expand_references("--m=$(MODEL) $(NO) $$(MODEL) $(", known),
+            "--m=org/m $(NO) $(MODEL) $(");
+}
+
+TEST(ShellWords, AnyBytesEnd) {
+  for (unsigned seed = 0; seed < 2000; ++seed) {
+    static constexpr std::string_view kAlphabet = "ab \\'\"$(){}|&;<>#\n=-";
+    std::string script;
+    unsigned state = seed * 2654435761U + 1;
+    for (int i = 0; i < 40; ++i) {
+      state = state * 1664525U + 1013904223U;
+      script += kAlphabet[(state >> 16) % kAlphabet.size()];
+    }
+    (void)split(script);
+  }
+}
+
+std::optional<ServerStart> start(const Words& command, const Words& args,
+                                 const std::string& image = "company/own:1") {
+  static const std::map<std::string, std::string> kEnvironment = {{"MODEL", "org/m"}};
+  return find_server(command, args, image, kEnvironment);
+}
+
+TEST(ServerStart, Commands) {
+  const Words flags = {"--model", "org/m"};
+  EXPECT_EQ(start({"python3", "-m", "vllm.entrypoints.openai.api_server"}, flags)->arguments,
+            flags);
+  EXPECT_EQ(start({"/usr/bin/python3.12", "-u", "-m", "vllm.entrypoints.openai.api_server"},
+                  {"--model", "$(MODEL)"})
+                ->arguments,
+            flags);
+  EXPECT_EQ(start({"vllm"}, {"serve", "org/m"})->arguments, Words{"org/m"});
+  EXPECT_EQ(start({}, {"vllm", "serve", "org/m"})->arguments, Words{"org/m"});
+  EXPECT_EQ(start({"moesaic", "serve"}, {"org/m"})->engine, Engine::kMoesaic);
+  EXPECT_EQ(start({"text-generation-launcher"}, {"--model-id", "org/m"})->engine, Engine::kTgi);
+  EXPECT_EQ(
+      start({"/tgi-entrypoint.sh"}, {"--model-id", "x"}, "text-generation-inference:3")->arguments,
+      (Words{"--model-id", "x"}));
+  EXPECT_FALSE(start({"nginx"}, {}));
+  EXPECT_FALSE(start({"sleep"}, {"infinity"}, "vllm/vllm-openai:v1"));
+  EXPECT_FALSE(start({}, {}));
+  EXPECT_FALSE(start({"vllm"}, {"bench"}));
+}
+
+TEST(ServerStart, Images) {
+  EXPECT_EQ(start({}, {"--model", "m"}, "vllm/vllm-openai:v1")->engine, Engine::kVllm);
+  EXPECT_EQ(start({}, {}, "ghcr.io/huggingface/text-generation-inference:3")->engine, Engine::kTgi);
+  EXPECT_EQ(start({}, {"serve", "m"}, "registry/moesaic:1")->arguments, Words{"m"});
+}
+
+TEST(ServerStart, ShellScripts) {
+  const auto found =
+      start({"/bin/bash", "-lc"}, {"huggingface-cli download x && export A=1\n"
+                                   "B=\"2\" exec vllm serve $MODEL --port 8000 | tee log"});
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->arguments, (Words{"org/m", "--port", "8000"}));
+  EXPECT_EQ(found->assignments.at("A"), "1");
+  EXPECT_EQ(found->assignments.at("B"), "2");
+  EXPECT_EQ(found->other_commands, (Words{"huggingface-cli download x", "tee log"}));
+  EXPECT_FALSE(start({"sh", "-c", "echo vllm serve"}, {}));
+  EXPECT_FALSE(start({"sh", "run.sh"}, {}));
+  EXPECT_TRUE(start({"sh", "-e", "-c", "if true; then bash -c 'vllm serve m'; fi"}, {}));
+}
+
+}  // namespace
+}  // namespace moesaic::deploy
