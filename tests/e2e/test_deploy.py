@@ -1,0 +1,786 @@
+"""`deploy` and `migrate`: manifests against Kubernetes' schemas, alerts against made-up series
+and a real Prometheus, other servers' Deployments there and back."""
+
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from conftest import BINARY, DEMO, ROOT
+
+HERE = Path(__file__).parent
+FIXTURES = ROOT / "tests/deploy/fixtures"
+MIXTRAL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+SCHEMAS = {file.stem: json.loads(file.read_text()) for file in (HERE / "schemas").glob("*.json")}
+KUBERNETES = "1.30"
+
+
+def run(*arguments, environment=None, **more):
+    return subprocess.run(
+        [str(BINARY), *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **more,
+    )
+
+
+def deploy(folder, *arguments):
+    """Deploys and returns the objects by file name."""
+    result = run("deploy", "-o", folder, *arguments)
+    assert result.returncode == 0, result.stderr
+    return objects_in(folder)
+
+
+def objects_in(folder):
+    return {file.name: yaml.safe_load(file.read_text()) for file in folder.glob("*.yaml")}
+
+
+def pod_templates(objects):
+    for body in objects.values():
+        if body["kind"] == "Deployment":
+            yield body["spec"]["template"]
+        if body["kind"] == "LeaderWorkerSet":
+            group = body["spec"]["leaderWorkerTemplate"]
+            yield group["leaderTemplate"]
+            yield group["workerTemplate"]
+
+
+def container(objects):
+    return next(pod_templates(objects))["spec"]["containers"][0]
+
+
+def rules_file(objects, path):
+    path.write_text(yaml.safe_dump({"groups": objects["rules.yaml"]["spec"]["groups"]}))
+    return path
+
+
+def dashboard(objects):
+    (text,) = objects["dashboard.yaml"]["data"].values()
+    return json.loads(text)
+
+
+def check(objects):
+    """Each object against its schema: Kubernetes' own, or ours for what is not in Kubernetes."""
+    for name, body in objects.items():
+        schema = SCHEMAS.get(body["kind"])
+        if schema:
+            jsonschema.Draft202012Validator(schema).validate(body)
+        else:
+            kubernetes_validate.validate(body, KUBERNETES, strict=True)
+        assert name == "kustomization.yaml" or len(body["metadata"]["name"]) <= 63
+    for template in pod_templates(objects):
+        labels = template["metadata"]["labels"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "labels": labels}}
+        kubernetes_validate.validate({**pod, "spec": template["spec"]}, KUBERNETES, strict=True)
+        security = template["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True and security["runAsUser"] > 0
+        first = template["spec"]["containers"][0]
+        assert first["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert first["resources"]["requests"] and first["resources"]["limits"]
+        mounted = {mount["name"] for mount in first["volumeMounts"]}
+        assert mounted <= {volume["name"] for volume in template["spec"]["volumes"]}
+    listed = objects["kustomization.yaml"]["resources"]
+    assert sorted([*listed, "kustomization.yaml"]) == sorted(objects)
+
+
+def references(objects):
+    """What points from one object to another leads somewhere."""
+    template = next(pod_templates(objects))
+    labels = template["metadata"]["labels"]
+    (service,) = [body for body in objects.values() if body["kind"] == "Service"]
+    selector = dict(service["spec"]["selector"])
+    selector.pop("leaderworkerset.sigs.k8s.io/worker-index", None)
+    assert selector.items() <= labels.items()
+    for name in ("disruptionbudget.yaml", "networkpolicy.yaml"):
+        spec = objects[name]["spec"]
+        chosen = spec.get("selector", spec.get("podSelector"))["matchLabels"]
+        assert chosen.items() <= labels.items()
+    monitored = objects["servicemonitor.yaml"]["spec"]["selector"]["matchLabels"]
+    assert monitored.items() <= service["metadata"]["labels"].items()
+    backend = objects["httproute.yaml"]["spec"]["rules"][0]["backendRefs"][0]
+    assert backend["name"] == service["metadata"]["name"]
+    assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
+    (target,) = [b["metadata"] for b in objects.values() if "replicas" in b.get("spec", {})]
+    assert objects["autoscaler.yaml"]["spec"]["scaleTargetRef"]["name"] == target["name"]
+    ports = [port["name"] for port in container(objects)["ports"]]
+    assert "http" in ports
+
+
+DEPLOYMENTS = {
+    "moesaic": (MIXTRAL, "--instance", "p4de.24xlarge", "--namespace", "llm"),
+    "vllm": (MIXTRAL, "--instance", "p4de.24xlarge", "--engine", "vllm"),
+    "tgi": (MIXTRAL, "--instance", "p5.48xlarge", "--engine", "tgi", "--hostname", "llm.example"),
+    "neuron": (MIXTRAL, "--instance", "trn2.48xlarge", "--engine", "neuron"),
+    "two nodes": ("deepseek-ai/DeepSeek-V3", "--instance", "p5.48xlarge", "--engine", "vllm"),
+    "two nodes of ours": ("deepseek-ai/DeepSeek-V3", "--instance", "p5.48xlarge"),
+    "processors": ("/models/yes", "--max-replicas", "1", "--port", "9000", "--path-prefix", "/"),
+    "all flags": (
+        *(MIXTRAL, "--instance", "p5en.48xlarge", "--engine", "vllm", "--name", "null"),
+        *("--namespace", "on", "--image", "registry:5000/x@sha256:" + "0" * 64, "--replicas", "3"),
+        *("--max-replicas", "9", "--kv-cache-dtype", "fp8", "--max-model-len", "8192"),
+        *("--max-num-seqs", "64", "--gateway", "g", "--gateway-namespace", "edge"),
+        *("--monitoring-namespace", "mon", "--prometheus-release", "true", "--hub-secret", "s"),
+        *("--storage-class", "fsx", "--shm-gib", "8", "--cache-gib", "900", "--cpus", "20"),
+        *("--memory-gib", "200", "--load-seconds", "77", "--drain-seconds", "0"),
+        *("--served-model-name", "yes", "--queue-target", "2", "--", "--seed", "7"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_manifests_are_valid_and_fit_together(name, tmp_path):
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS[name])
+    check(objects)
+    references(objects)
+    group = "two nodes" in name
+    assert ("leaderworkerset.yaml" in objects) == group
+    assert ("deployment.yaml" in objects) != group
+    # What Prometheus itself says of the rules.
+    subprocess.run(["promtool", "check", "rules", rules_file(objects, tmp_path / "r")], check=True)
+
+
+def test_the_plan_decides(tmp_path):
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS["vllm"])
+    server = container(objects)
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    args = server["args"]
+    assert args[args.index("--tensor-parallel-size") + 1] == "2"
+    spec = objects["deployment.yaml"]["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == {"node.kubernetes.io/instance-type": "p4de.24xlarge"}
+    assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2048Mi"}
+    token = next(entry for entry in server["env"] if entry["name"] == "HF_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"]["name"] == "hf-token"
+    assert not any(body["kind"] == "Secret" for body in objects.values())
+    # The checkpoint of 93.4 GB fits twice.
+    storage = objects["cache.yaml"]["spec"]["resources"]["requests"]["storage"]
+    assert int(storage.removesuffix("Gi")) * 2**30 > 2 * 93.4e9
+    slow = deploy(tmp_path / "slow", *DEPLOYMENTS["vllm"], "--load-seconds", "3000")
+    probes = [container(o)["startupProbe"]["failureThreshold"] for o in (objects, slow)]
+    assert probes[1] > probes[0] + 400
+    rewrite = objects["httproute.yaml"]["spec"]["rules"][0]
+    assert rewrite["matches"][0]["path"]["value"] == "/mixtral-8x7b-instruct-v0-1"
+    assert rewrite["filters"][0]["urlRewrite"]["path"]["replacePrefixMatch"] == "/"
+    scaled = objects["autoscaler.yaml"]["spec"]["metrics"][0]
+    assert scaled["type"] == "Pods"
+    assert scaled["pods"]["metric"]["name"] == "vllm:num_requests_waiting"
+
+
+def test_names_that_yaml_would_misread_stay_text(tmp_path):
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS["all flags"])
+    assert objects["deployment.yaml"]["metadata"]["name"] == "null"
+    assert objects["deployment.yaml"]["metadata"]["namespace"] == "on"
+    assert objects["rules.yaml"]["metadata"]["labels"]["release"] == "true"
+    args = container(objects)["args"]
+    assert args[args.index("--served-model-name") + 1] == "yes"
+    assert args[-2:] == ["--seed", "7"]
+
+
+@pytest.mark.parametrize("name", ["moesaic", "processors", "two nodes of ours"])
+def test_our_args_are_accepted_by_a_dry_run(name, tmp_path):
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS[name])
+    args = container(objects)["args"]
+    if name == "processors":
+        args[1] = str(DEMO)
+    filled = {"$(LWS_GROUP_SIZE)": "2", "$(LWS_WORKER_INDEX)": "0", "$(LWS_LEADER_ADDRESS)": "x"}
+    result = run(*[filled.get(arg, arg) for arg in args], "--dry-run")
+    assert result.returncode == 0, result.stderr
+
+
+def test_output_says_what_to_do(tmp_path):
+    result = run("deploy", *DEPLOYMENTS["moesaic"], "-o", "out", cwd=tmp_path)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "kubectl apply -k out" in result.stdout
+    assert "kubectl create secret generic hf-token" in result.stdout
+    # What the server cannot do yet is said before a pod says it.
+    assert "--tensor-parallel-size 2: More than one rank comes later." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ((MIXTRAL, "--instance", "p4d.24xlage"), 64, "p4d.24xlarge"),
+        (("mistralai/Mixtrall-8x7B-v0.1", "--instance", "p5.48xlarge"), 64, "Mixtral-8x7B"),
+        ((MIXTRAL, "--instance", "g5.xlarge"), 78, "does not fit"),
+        ((MIXTRAL, "--instance", "p5.48xlarge", "--engine", "vlm"), 64, "vllm"),
+        ((MIXTRAL, "--instance", "p5.48xlarge", "--engine", "neuron"), 78, "Trainium"),
+        ((MIXTRAL, "--instance", "p5.48xlarge", "--max-model-len", "9000000"), 64, "32768"),
+        ((MIXTRAL, "--instance", "p5.48xlarge", "--replicas", "0"), 64, "--replicas"),
+        ((MIXTRAL, "--name", "Mixtral_8x7B"), 64, "mixtral-8x7b"),
+        ((MIXTRAL, "--namespace", "a b"), 64, "--namespace"),
+        ((MIXTRAL, "--path-prefix", "mixtral"), 64, "--path-prefix"),
+        ((MIXTRAL, "--utilization", "2", "--instance", "p5.48xlarge"), 64, "--utilization"),
+        ((MIXTRAL, "--replica", "2", "--max-replicas", "1"), 64, "--max-replicas"),
+        ((MIXTRAL, "--nonsense"), 64, "--nonsense"),
+        ((), 64, "which model"),
+    ],
+)
+def test_wrong_arguments_write_nothing(arguments, code, says, tmp_path):
+    result = run("deploy", *arguments, "-o", tmp_path / "out")
+    assert result.returncode == code, result.stdout + result.stderr
+    assert says in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_files_are_not_overwritten(tmp_path):
+    (tmp_path / "service.yaml").write_text("kind: Service\n")
+    result = run("deploy", "/models/x", "-o", tmp_path)
+    assert result.returncode == 64
+    assert "service.yaml" in result.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["service.yaml"]
+    (tmp_path / "service.yaml").unlink()
+    for _ in range(2):
+        assert run("deploy", "/models/x", "-o", tmp_path).returncode == 0
+    assert run("deploy", "/models/x", "-o", "/proc/nothing").returncode == 71
+
+
+# --- alerts ---
+
+OF = 'job="demo",namespace="llm"'
+
+
+def histogram(name, low, high):
+    """Twenty minutes of observations between `low` and `high`, then of ones below `low`."""
+    late = "0+60x20 1260+60x30"
+    return {
+        f'{name}_bucket{{{OF},le="{low}"}}': "0x20 60+60x30",
+        f'{name}_bucket{{{OF},le="{high}"}}': late,
+        f'{name}_bucket{{{OF},le="+Inf"}}': late,
+    }
+
+
+def experts(busy):
+    """Rows of eight experts: one gets `busy` times the rest for 40 minutes, then all are even."""
+    series = {
+        f'moesaic:expert_tokens_total{{{OF},layer="3",expert="{e}"}}': "0+60x40 2460+60x60"
+        for e in range(1, 8)
+    }
+    series[f'moesaic:expert_tokens_total{{{OF},layer="3",expert="0"}}'] = (
+        f"0+{60 * busy}x40 {2400 * busy + 60}+60x60"
+    )
+    return series
+
+
+VLLM_STALL = {
+    f'vllm:num_requests_running{{{OF},instance="a"}}': "3x40",
+    f'vllm:iteration_tokens_total_sum{{{OF},instance="a"}}': "0+600x5 3000x15 3600+600x20",
+}
+TGI_STALL = {
+    f'tgi_batch_current_size{{{OF},instance="a"}}': "3x40",
+    f'tgi_batch_inference_count{{{OF},instance="a",method="decode"}}': "0+60x5 300x15 360+60x20",
+}
+DOWN = {f'up{{{OF},instance="a"}}': "1x5 0x15 1x20", f'up{{{OF},instance="b"}}': "1x5 0x15 0x20"}
+
+# Engine, alert, series by minute, a minute at which it fires, one at which it has cleared.
+ALERTS = [
+    (
+        "moesaic",
+        "InferenceFirstTokenLatencyHigh",
+        histogram("vllm:time_to_first_token_seconds", 1, 10),
+        *(15, 40),
+    ),
+    (
+        "moesaic",
+        "InferenceTokenLatencyHigh",
+        histogram("vllm:inter_token_latency_seconds", 0.1, 1),
+        *(15, 40),
+    ),
+    (
+        "moesaic",
+        "InferenceKvCacheFull",
+        {f"vllm:kv_cache_usage_perc{{{OF}}}": "0.5x4 0.97x20 0.5x20"},
+        *(20, 30),
+    ),
+    (
+        "moesaic",
+        "InferenceQueueBacklog",
+        {
+            f'vllm:num_requests_waiting{{{OF},instance="a"}}': "0x2 30x20 0x20",
+            f'vllm:num_requests_waiting{{{OF},instance="b"}}': "0x2 10x20 0x20",
+        },
+        *(15, 30),
+    ),
+    (
+        "moesaic",
+        "InferenceExpertImbalance",
+        {**experts(10), f"vllm:generation_tokens_total{{{OF}}}": "0+600x100"},
+        *(38, 80),
+    ),
+    (
+        "moesaic",
+        "InferenceEngineStalled",
+        {f"moesaic:seconds_since_progress{{{OF}}}": "0x3 10+60x10 0x20"},
+        *(10, 20),
+    ),
+    ("moesaic", "InferenceDown", DOWN, 15, 30),
+    ("moesaic", "InferenceDown", {'up{job="other"}': "1x40"}, 10, None),
+    ("vllm", "InferenceEngineStalled", VLLM_STALL, 15, 35),
+    (
+        "tgi",
+        "InferenceQueueTimeHigh",
+        histogram("tgi_request_queue_duration", 1, 10),
+        *(15, 40),
+    ),
+    (
+        "tgi",
+        "InferenceTokenLatencyHigh",
+        histogram("tgi_request_mean_time_per_token_duration", 0.1, 1),
+        *(15, 40),
+    ),
+    (
+        "tgi",
+        "InferenceKvCacheFull",
+        {
+            f"tgi_batch_current_max_tokens{{{OF}}}": "10x4 98x20 10x20",
+            f"tgi_batch_max_total_tokens{{{OF}}}": "100x60",
+        },
+        *(20, 30),
+    ),
+    ("tgi", "InferenceQueueBacklog", {f"tgi_queue_size{{{OF}}}": "0x2 30x20 0x20"}, 15, 30),
+    ("tgi", "InferenceEngineStalled", TGI_STALL, 15, 35),
+    ("tgi", "InferenceDown", DOWN, 15, 30),
+]
+# Series that must fire nothing: even experts, bounds not crossed, an idle server with uneven ones.
+QUIET = {
+    **experts(2),
+    f"vllm:generation_tokens_total{{{OF}}}": "0+600x100",
+    f"vllm:kv_cache_usage_perc{{{OF}}}": "0.95x100",
+    f"vllm:num_requests_waiting{{{OF}}}": "16x100",
+    f"moesaic:seconds_since_progress{{{OF}}}": "60x100",
+}
+IDLE = {**experts(10), f"vllm:generation_tokens_total{{{OF}}}": "5x100"}
+
+
+@pytest.fixture(scope="session")
+def rules(tmp_path_factory):
+    """The rules of a service 'demo' in 'llm' for each engine: the objects and promtool's file."""
+    found = {}
+    for engine in ("moesaic", "vllm", "tgi", "neuron"):
+        folder = tmp_path_factory.mktemp(engine)
+        instance = "trn2.48xlarge" if engine == "neuron" else "p5.48xlarge"
+        objects = deploy(
+            folder / "out",
+            *(MIXTRAL, "--engine", engine, "--instance", instance),
+            *("--name", "demo", "--namespace", "llm"),
+        )
+        found[engine] = (objects, rules_file(objects, folder / "rules.yml"))
+    return found
+
+
+def promtool_test(rules, folder, series, firing):
+    """Checks which alerts fire: minute to names."""
+    series = {f'up{{{OF},instance="always"}}': "1x120", **series}
+    tests = []
+    for minute, names in firing.items():
+        samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in names]
+        tests.append(
+            {
+                "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": f"{minute}m",
+                "exp_samples": samples,
+            }
+        )
+    if any("up{" in name and "always" not in name for name in series):
+        del series[f'up{{{OF},instance="always"}}']
+    case = {
+        "rule_files": [str(rules)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": s, "values": v} for s, v in series.items()],
+                "promql_expr_test": tests,
+            }
+        ],
+    }
+    file = folder / "test.yml"
+    file.write_text(yaml.safe_dump(case))
+    return subprocess.run(
+        ["promtool", "test", "rules", file], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(("engine", "alert", "series", "fires", "clears"), ALERTS)
+def test_alert_fires_and_clears(engine, alert, series, fires, clears, rules, tmp_path):
+    expected = {0: [], fires: [alert]}
+    if clears is not None:
+        expected[clears] = []
+    result = promtool_test(rules[engine][1], tmp_path, series, expected)
+    assert result.returncode == 0, result.stdout + result.stderr
+    # The test itself can fail.
+    wrong = promtool_test(rules[engine][1], tmp_path, series, {fires: []})
+    assert wrong.returncode != 0
+
+
+@pytest.mark.parametrize("series", [QUIET, IDLE], ids=["bounds", "idle"])
+def test_nothing_fires_without_a_cause(series, rules, tmp_path):
+    result = promtool_test(rules["moesaic"][1], tmp_path, series, {m: [] for m in (5, 38, 60, 99)})
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_alert_is_tested(rules):
+    for engine, (objects, _) in rules.items():
+        names = {rule["alert"] for rule in objects["rules.yaml"]["spec"]["groups"][0]["rules"]}
+        tested = {alert for _, alert, *_ in ALERTS}
+        assert names <= tested, engine
+        if engine in ("moesaic", "tgi"):
+            assert names == {alert for e, alert, *_ in ALERTS if e == engine}
+
+
+def expressions(objects):
+    for rule in objects["rules.yaml"]["spec"]["groups"][0]["rules"]:
+        yield rule["expr"]
+    for panel in dashboard(objects)["panels"]:
+        for target in panel["targets"]:
+            yield target["expr"]
+
+
+def test_metric_names_are_in_the_table(rules):
+    rows = re.findall(r"^\| `(\S+)` \| (\w+)", (ROOT / "docs/metrics.md").read_text(), re.M)
+    known = {name for name, _ in rows} | {"up"}
+    for name, kind in rows:
+        if kind == "histogram":
+            known |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
+    for engine in ("moesaic", "vllm", "neuron"):
+        objects = rules[engine][0]
+        used = set()
+        for expression in [*expressions(objects), "vllm:num_requests_waiting{"]:
+            used |= set(re.findall(r"([a-z0-9_:]+)\{", expression))
+        assert used and used <= known, used - known
+        assert engine == "moesaic" or not any(name.startswith("moesaic:") for name in used)
+        autoscaled = objects["autoscaler.yaml"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
+        assert autoscaled in known
+
+
+def test_dashboard_is_found_by_grafana(rules):
+    for objects, _ in rules.values():
+        assert objects["dashboard.yaml"]["metadata"]["labels"]["grafana_dashboard"] == "1"
+        board = dashboard(objects)
+        assert board["title"] and board["schemaVersion"] > 30
+        ids = [panel["id"] for panel in board["panels"]]
+        assert len(ids) == len(set(ids)) >= 8
+        cells = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
+        assert len(set(cells)) == len(cells)
+        variables = {variable["name"] for variable in board["templating"]["list"]}
+        used = set(re.findall(r"\$\{?([a-z]+)", json.dumps(board)))
+        assert used - {"__rate_interval"} <= variables
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(port, path, **query):
+    url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body = json.load(answer)
+    assert body["status"] == "success", body
+    return body["data"]
+
+
+def test_a_real_prometheus_scrapes_a_server_and_evaluates_the_rules(demo, rules, tmp_path):
+    objects, file = rules["moesaic"]
+    target = {
+        "targets": [demo.url.removeprefix("http://")],
+        "labels": {"namespace": "llm", "pod": "demo-0"},
+    }
+    (tmp_path / "prometheus.yml").write_text(
+        yaml.safe_dump(
+            {
+                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                "rule_files": [str(file)],
+                "scrape_configs": [{"job_name": "demo", "static_configs": [target]}],
+            }
+        )
+    )
+    port = free_port()
+    with open(tmp_path / "log", "w") as log:
+        prometheus = subprocess.Popen(
+            ["prometheus", f"--config.file={tmp_path}/prometheus.yml"]
+            + [f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            request = urllib.request.Request(
+                demo.url + "/v1/completions",
+                json.dumps({"model": "demo", "prompt": [5, 6, 7], "max_tokens": 20}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            urllib.request.urlopen(request, timeout=30).read()
+            try:
+                found = ask(port, "query", query="rate(vllm:generation_tokens_total[10s]) > 0")
+                groups = ask(port, "rules")["groups"]
+                states = [rule["health"] for group in groups for rule in group["rules"]]
+                if found["result"] and states and "unknown" not in states:
+                    break
+            except OSError:
+                pass
+            time.sleep(0.3)
+        (group,) = ask(port, "rules")["groups"]
+        assert len(group["rules"]) == len(objects["rules.yaml"]["spec"]["groups"][0]["rules"])
+        for rule in group["rules"]:
+            assert rule["health"] == "ok", rule
+            assert rule["state"] == "inactive", rule
+        (scraped,) = ask(port, "targets")["activeTargets"]
+        assert scraped["health"] == "up", scraped
+        # Every panel's query, with Grafana's variables filled in, is PromQL; most find something.
+        full = 0
+        queries = 0
+        for panel in dashboard(objects)["panels"]:
+            for query in panel["targets"]:
+                text = query["expr"].replace("$__rate_interval", "30s")
+                text = text.replace("$namespace", "llm").replace("$job", "demo")
+                full += bool(ask(port, "query", query=text)["result"])
+                queries += 1
+        assert full > queries * 0.7, (full, queries)
+    finally:
+        prometheus.terminate()
+        prometheus.wait(30)
+
+
+# --- migrate ---
+
+
+def servers_of(file):
+    """The containers of a fixture that serve, as their own YAML has them."""
+    for body in yaml.safe_load_all(file.read_text()):
+        for item in body.get("items", [body]):
+            if item["kind"] == "Deployment":
+                for entry in item["spec"]["template"]["spec"]["containers"]:
+                    if "log" not in entry["name"]:
+                        yield entry
+
+
+SHELL = [
+    "mistralai/Mixtral-8x22B-Instruct-v0.1",
+    *("--tensor-parallel-size", "4", "--distributed-executor-backend", "ray"),
+    *("--max-model-len", "32768", "--max-num-seqs", "64", "--kv-cache-dtype", "fp8"),
+    *("--enable-prefix-caching", "--speculative-config"),
+    '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}',
+    *("--served-model-name", "mixtral-8x22b", "mixtral", "--port", "8080"),
+]
+# Per fixture: pairs that must stand in the new arguments.
+MIGRATED = {
+    "vllm-two-gpus": ["--tensor-parallel-size 2", "--max-model-len 16384", "--dtype bfloat16"]
+    + ["--gpu-memory-utilization 0.90", "--max-num-batched-tokens 8192"],
+    "vllm-8x22b-four-gpus": ["--tensor-parallel-size 4", "--kv-cache-dtype fp8", "--port 8080"]
+    + ["--served-model-name=mixtral-8x22b,mixtral", "--max-num-seqs 64", "--speculative-config {"],
+    "tgi": ["--tensor-parallel-size 4", "--max-model-len 8192", "--max-input-tokens 6144"]
+    + ["--max-concurrent-requests 256", "--max-batch-total-tokens 262144", "--dtype bfloat16"],
+    "tgi-awq": ["--quantization awq", "--gpu-memory-utilization 0.95", "--port 8080"]
+    + ["--max-num-batched-tokens 4096", "--max-model-len 4096"],
+    "neuron": ["--backend neuron", "--tensor-parallel-size 24", "--block-size 128"],
+    "vllm-expert-parallel": ["--data-parallel-size 8", "--enable-expert-parallel"]
+    + ["--enable-eplb", "--max-num-seqs 512", "--no-enable-prefix-caching", "--log-level INFO"],
+}
+
+
+def literal_environment(entry):
+    return {e["name"]: e["value"] for e in entry.get("env", []) if "value" in e}
+
+
+@pytest.mark.parametrize("name", MIGRATED)
+def test_fixture_goes_there_and_back(name, tmp_path):
+    file = FIXTURES / f"{name}.yaml"
+    (original,) = servers_of(file)
+    words = [*original.get("command", []), *original.get("args", [])]
+    if words[:1] == ["/bin/sh"]:
+        words = SHELL
+    elif words[:2] == ["python3", "-m"]:
+        words = words[3:]
+    elif words[:2] == ["vllm", "serve"]:
+        words = words[2:]
+    before = run("serve", *words, "--dry-run", environment=literal_environment(original))
+    assert before.returncode == 0, before.stderr
+
+    result = run("migrate", file, "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    objects = objects_in(tmp_path / "out")
+    check(objects)
+    references(objects)
+    server = container(objects)
+    line = " ".join(server["args"])
+    for pair in MIGRATED[name]:
+        assert pair in line
+    after = run(*server["args"], "--dry-run", environment=literal_environment(server))
+    assert after.returncode == 0, after.stderr
+    # Nothing without effect is carried on, and nothing that works is lost on the way.
+    assert "Without effect here:" not in after.stdout
+    refused = re.compile(r"A real start would refuse (\d+)")
+    assert refused.findall(before.stdout) == refused.findall(after.stdout)
+    # Every setting of the original is accounted for.
+    report = re.sub(r"\s+", " ", result.stdout)
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0].replace("_", "-") in report, word
+    for entry in original.get("env", []):
+        assert entry["name"] in report or entry["name"] in ("MODEL", "GPUS"), entry["name"]
+
+
+def test_what_stands_around_the_server_is_kept(tmp_path):
+    assert run("migrate", FIXTURES / "vllm-two-gpus.yaml", "-o", tmp_path).returncode == 0
+    objects = objects_in(tmp_path)
+    deployment = objects["deployment.yaml"]
+    assert deployment["spec"]["selector"]["matchLabels"] == {"app": "mixtral"}
+    assert objects["service.yaml"]["metadata"]["name"] == "mixtral-api"
+    assert objects["service.yaml"]["spec"]["ports"] == [{"port": 8000, "targetPort": "http"}]
+    assert objects["cache.yaml"]["spec"]["storageClassName"] == "efs-sc"
+    server = container(objects)
+    token = next(entry for entry in server["env"] if entry["name"] == "HF_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"]["name"] == "hub"
+    assert token["valueFrom"]["secretKeyRef"]["key"] == "HF_TOKEN"
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert {"name": "cache", "mountPath": "/models"} in server["volumeMounts"]
+    assert run("migrate", FIXTURES / "vllm-8x22b-four-gpus.yaml", "-o", tmp_path).returncode == 0
+    objects = objects_in(tmp_path)
+    assert objects["autoscaler.yaml"]["spec"]["maxReplicas"] == 3
+    assert "cache.yaml" not in objects
+    spec = objects["deployment.yaml"]["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "models"
+    assert {"name": "template", "configMap": {"name": "chat-template"}} in spec["volumes"]
+
+
+def test_secrets_are_not_copied(tmp_path):
+    result = run("migrate", FIXTURES / "tgi-awq.yaml", "-o", tmp_path)
+    text = result.stdout + result.stderr + "".join(f.read_text() for f in tmp_path.iterdir())
+    assert "hf_this_should_have_been_a_secret" not in text
+    assert "Secret hf-token" in result.stdout
+    manifest = tmp_path / "in.yml"
+    manifest.write_text(DEPLOYMENT.replace("ARGS", "org/m, --api-key, sk-hidden"))
+    result = run("migrate", manifest, "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    text = result.stdout + "".join(f.read_text() for f in (tmp_path / "out").iterdir())
+    assert "sk-hidden" not in text
+    env = container(objects_in(tmp_path / "out"))["env"]
+    key = next(entry for entry in env if entry["name"] == "VLLM_API_KEY")
+    assert key["valueFrom"]["secretKeyRef"]["name"] == "x-api-key"
+
+
+DEPLOYMENT = """\
+kind: Deployment
+metadata: {name: x}
+spec:
+  selector: {matchLabels: {app: x}}
+  template:
+    metadata: {labels: {app: x}}
+    spec:
+      containers:
+      - {name: s, image: vllm/vllm-openai:v1, args: [ARGS]}
+"""
+
+
+def test_what_is_not_understood_is_listed(tmp_path):
+    manifest = tmp_path / "in.yml"
+    args = "org/m, --frobnicate, '7', --max-model-len, many, --max-num-seqs, '9', --config, /c.yaml"
+    manifest.write_text(DEPLOYMENT.replace("ARGS", args))
+    result = run("migrate", manifest, "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    part = result.stdout.split("Settings not understood, left out:")[1].split("\n\n")[0]
+    for word in ("--frobnicate", "--max-model-len", "--config /c.yaml"):
+        assert word in part
+    args = container(objects_in(tmp_path / "out"))["args"]
+    assert args[args.index("--max-num-seqs") + 1] == "9"
+    assert "--frobnicate" not in args and "--config" not in args
+
+
+def test_several_servers_get_a_folder_each(tmp_path):
+    manifest = tmp_path / "in.yml"
+    one = DEPLOYMENT.replace("ARGS", "org/m")
+    manifest.write_text(one + "---\n" + one.replace("name: x", "name: y"))
+    result = run("migrate", manifest, "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == ["x", "y"]
+    check(objects_in(tmp_path / "out/y"))
+
+
+def laughs():
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    for i in range(1, 30):
+        lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]")
+    return "\n".join(lines).encode()
+
+
+HOSTILE = {
+    "billion laughs": laughs(),
+    "deep": b"[" * 500000 + b"]" * 500000,
+    "deep maps": b"{a: " * 400000,
+    "deep lists": b"- " * 900000,
+    "keys": b"? " * 900000,
+    "binary": bytes(range(256)) * 4000,
+    "an elf": b"\x7fELF" + b"\0" * 1000,
+    "utf-16": "kind: Deployment\n".encode("utf-16"),
+    "no kind": b"a: 1\n",
+    "a list": b"- a\n",
+    "empty": b"",
+    "only a service": b"kind: Service\nmetadata: {name: s}\n",
+    "no model": DEPLOYMENT.replace("ARGS", "--port, '8000'").encode(),
+    "many words": DEPLOYMENT.replace("ARGS", "a, " * 100000).encode(),
+    "wrong types": b"kind: Deployment\nspec: {template: [1]}\n",
+    "truncated": (FIXTURES / "vllm-two-gpus.yaml").read_bytes()[:1500] + b"\n  - [",
+    "twice": b"kind: Deployment\nkind: Pod\n",
+    "an unknown alias": b"a: *b\n",
+    "itself": b"a: &a [*a]\n",
+}
+
+
+def bounded(*arguments):
+    """A run that may take a gigabyte of address space, and 20 seconds."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+        resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+
+    bare = "asan" not in os.environ.get("MOESAIC_BINARY", "") and "sanitize" not in str(BINARY)
+    return run(*arguments, preexec_fn=limit if bare else None)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_ends_with_65(name, tmp_path):
+    file = tmp_path / "hostile.yaml"
+    file.write_bytes(HOSTILE[name])
+    result = bounded("migrate", file, "-o", tmp_path / "out")
+    assert result.returncode == 65, result.stdout + result.stderr
+    assert f"{file}: " in result.stderr and "line " in result.stderr
+    assert len(result.stderr) < 2000
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_100_megabytes_is_not_read(tmp_path):
+    file = tmp_path / "large.yaml"
+    with file.open("wb") as stream:
+        stream.truncate(100_000_000)
+    result = bounded("migrate", file, "-o", tmp_path / "out")
+    assert result.returncode == 65
+    assert "100000000" in result.stderr
+    assert bounded("migrate", tmp_path / "none.yaml", "-o", tmp_path / "out").returncode == 66
+    assert bounded("migrate", tmp_path, "-o", tmp_path / "out").returncode == 66
+
+
+def test_every_beginning_of_a_manifest_ends_cleanly(tmp_path):
+    text = (FIXTURES / "vllm-expert-parallel.yaml").read_bytes()
+    file = tmp_path / "cut.yaml"
+    codes = set()
+    for length in range(0, len(text), 97):
+        file.write_bytes(text[:length])
+        result = bounded("migrate", file, "-o", tmp_path / "out")
+        assert result.returncode in (0, 65), (length, result.stderr)
+        codes.add(result.returncode)
+    assert codes == {0, 65}
