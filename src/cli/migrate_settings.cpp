@@ -200,13 +200,28 @@ bool is_for_python(const std::string& name) {
          name == "HOSTNAME";
 }
 
+/// Whether a row of the settings table answers to the variable.
+bool is_read(std::string_view variable) {
+  for (const SettingRow& row : base::setting_rows()) {
+    for (std::string_view names = row.env; !names.empty();) {
+      const size_t comma = names.find(',');
+      if (names.substr(0, comma) == variable) return true;
+      names = comma == std::string_view::npos ? std::string_view{} : names.substr(comma + 1);
+    }
+  }
+  return false;
+}
+
 /// What remains of the environment: other people's variables stay, a server's that nothing here
 /// reads go.
 void take_environment(Workload& workload, const base::Settings& settings, MigratedSettings& out) {
   std::set<std::string> read;
   for (const std::string& name : settings.set_names()) read.insert(settings.origin(name));
   std::vector<std::string> entries;
-  for (const auto& [name, value] : workload.environment) entries.push_back(name + "=" + value);
+  entries.reserve(workload.environment.size());
+  for (const auto& [name, value] : workload.environment) {
+    entries.push_back(fmt::format("{}={}", name, value));
+  }
   const std::vector<std::string> unread = base::unread_environment(entries);
   for (const auto& [name, value] : workload.environment) {
     if (read.contains(name)) continue;
@@ -216,16 +231,7 @@ void take_environment(Workload& workload, const base::Settings& settings, Migrat
       out.without_meaning.push_back(fmt::format("{}: nothing here reads it", shown(name)));
       continue;
     }
-    bool known = false;
-    for (const SettingRow& row : base::setting_rows()) {
-      std::string_view names = row.env;
-      while (!names.empty()) {
-        const size_t comma = names.find(',');
-        known |= names.substr(0, comma) == name;
-        names = comma == std::string_view::npos ? std::string_view{} : names.substr(comma + 1);
-      }
-    }
-    if (known) {
+    if (is_read(name)) {
       if (!value.empty()) {
         out.without_meaning.push_back(
             fmt::format("{}: another flag or variable says the same", shown(name)));

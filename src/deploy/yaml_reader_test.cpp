@@ -77,7 +77,8 @@ TEST(YamlReader, LongTextByAliasIsRefused) {
 }
 
 TEST(YamlReader, DepthByNestingAndByAlias) {
-  EXPECT_NE(refused(std::string(5000, '[') + std::string(5000, ']')).find("nested"), std::string::npos);
+  EXPECT_NE(refused(std::string(5000, '[') + std::string(5000, ']')).find("nested"),
+            std::string::npos);
   std::string text = "a0: &a0 [1]\n";
   for (int i = 1; i < 200; ++i) text += fmt::format("a{0}: &a{0} [*a{1}]\n", i, i - 1);
   EXPECT_NE(refused(text).find("nested"), std::string::npos);
