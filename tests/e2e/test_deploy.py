@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import time
@@ -465,6 +466,15 @@ def test_metric_names_are_in_the_table(rules):
         assert autoscaled in known
 
 
+def test_the_page_explains_every_alert(rules):
+    page = (ROOT / "docs/deploy.md").read_text()
+    for objects, _ in rules.values():
+        for rule in objects["rules.yaml"]["spec"]["groups"][0]["rules"]:
+            assert f"`{rule['alert']}`" in page
+    for name in rules["moesaic"][0]:
+        assert f"`{name}`" in page
+
+
 def test_dashboard_is_found_by_grafana(rules):
     for objects, _ in rules.values():
         assert objects["dashboard.yaml"]["metadata"]["labels"]["grafana_dashboard"] == "1"
@@ -784,3 +794,32 @@ def test_every_beginning_of_a_manifest_ends_cleanly(tmp_path):
         assert result.returncode in (0, 65), (length, result.stderr)
         codes.add(result.returncode)
     assert codes == {0, 65}
+
+
+# --- image ---
+
+
+def test_the_image_has_every_library():
+    """The packages of the Dockerfile's last stage are those of the libraries the binary loads."""
+    if not shutil.which("dpkg"):
+        pytest.skip("not a Debian")
+    listed = subprocess.run(["ldd", BINARY], capture_output=True, text=True, check=True).stdout
+    libraries = [line.split()[2] for line in listed.splitlines() if "=>" in line]
+    packages = set()
+    for library in libraries:
+        if not re.search(r"lib(asan|ubsan)", library):
+            # By its name alone: /lib is a link to /usr/lib, and packages know either.
+            name = f"*/{Path(library).name}"
+            owner = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=True)
+            packages.add(owner.stdout.split(":")[0])
+    last = (ROOT / "Dockerfile").read_text().split("\nFROM ")[-1]
+    named = set(re.findall(r"(?<=\s)lib\S+", last))
+    # What every Debian has, and what libhwloc15 brings along.
+    packages -= {"libc6", "libgcc-s1", "libstdc++6", "libudev1"}
+    assert packages == named
+
+
+def test_the_image_does_not_run_as_root():
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^USER 10001:10001$", text, re.M)
+    assert "COPY . " not in text
