@@ -17,7 +17,4 @@ inline PlanInputs inputs_for(const std::string& model, const std::string& instan
   return inputs;
 }
 
-/// The message of the UsageError that planning throws; empty when it does not.
-std::string usage_error(const PlanInputs& inputs);
-
 }  // namespace moesaic::plan

@@ -12,6 +12,18 @@ using model::AttentionKind;
 
 double real(int64_t value) { return static_cast<double>(value); }
 
+/// Every line without spaces at its end.
+std::string trimmed(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '\n') {
+      while (!out.empty() && out.back() == ' ') out.pop_back();
+    }
+    out += c;
+  }
+  return out;
+}
+
 std::string money(const std::optional<double>& usd) {
   return usd ? fmt::format("{:.2f}", *usd) : "?";
 }
@@ -235,7 +247,7 @@ std::string to_text(const Plan& plan) {
     }
   }
   list("Notes", notes, out);
-  return out;
+  return trimmed(out);
 }
 
 }  // namespace moesaic::plan
