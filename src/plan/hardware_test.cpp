@@ -13,7 +13,7 @@ namespace moesaic::plan {
 namespace {
 
 std::filesystem::path write(const std::string& text) {
-  const auto file = std::filesystem::path(testing::TempDir()) / "moesaic_hardware.yaml";
+  auto file = std::filesystem::path(testing::TempDir()) / "moesaic_hardware.yaml";
   std::ofstream(file, std::ios::binary) << text;
   return file;
 }

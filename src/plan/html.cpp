@@ -254,6 +254,7 @@ std::string to_html(const Plan& plan) {
   out += "<h2>Context against concurrency</h2>\n" + capacity_chart(plan);
   out += "<h2>Cost</h2>\n" + cost_table(plan);
   std::vector<std::string> remedies;
+  remedies.reserve(plan.remedies.size());
   for (const Remedy& remedy : plan.remedies)
     remedies.push_back(remedy.change + ": " + remedy.effect);
   out += items("Remedies, in the order to try them", remedies);

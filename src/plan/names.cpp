@@ -211,6 +211,7 @@ ResolvedModel from_files(const std::string& path) {
 
 std::vector<std::string> shipped_model_names() {
   std::vector<std::string> names;
+  names.reserve(shipped().size());
   for (const Shipped& model : shipped()) names.push_back(model.name);
   return names;
 }
@@ -228,6 +229,7 @@ ResolvedModel resolve_model(const std::string& model) {
   const std::vector<std::string> names = shipped_model_names();
   // Owners are left out of the comparison: who asks for a model seldom has them wrong.
   std::vector<std::string> bare;
+  bare.reserve(names.size());
   for (const std::string& name : names) bare.push_back(name.substr(name.find('/') + 1));
   const std::string closest = base::nearest(model.substr(model.rfind('/') + 1), bare);
   const size_t index =

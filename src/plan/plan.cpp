@@ -98,6 +98,7 @@ std::vector<const Instance*> instances_of(const PlanInputs& inputs) {
     const Instance* instance = inputs.catalog.find_instance(name);
     if (instance == nullptr) {
       std::vector<std::string> known;
+      known.reserve(inputs.catalog.instances.size() + 1);
       for (const Instance& each : inputs.catalog.instances) known.push_back(each.name);
       known.emplace_back(kHostInstance);
       refuse(

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "plan/render.h"
 
@@ -62,7 +63,7 @@ void head(const Plan& plan, std::string& out) {
   line("parameters",
        fmt::format("{} in all, {} active for a token", parameters_text(real(count.total)),
                    parameters_text(real(count.active))));
-  line("weights", fmt::format("{} in 16 bits, {} in 8, {} in 4 (1 GB = 10^9 bytes)",
+  line("weights", fmt::format("{} in 16 bits, {} in 8, {} in 4 (decimal GB)",
                               bytes_text(static_cast<double>(plan.bf16_bytes)),
                               bytes_text(static_cast<double>(plan.int8_bytes)),
                               bytes_text(static_cast<double>(plan.int4_bytes))));
@@ -125,7 +126,7 @@ void memory(const Candidate& candidate, std::string& out) {
         static_cast<double>(term.bytes) /
         static_cast<double>(std::max(candidate.device_bytes, candidate.per_device.total()));
     out += fmt::format("  {:<28}{:>8.{}f}  {}\n", term.title, to_gib(term.bytes), digits,
-                       std::string(static_cast<size_t>(share * 40 + 0.5), '#'));
+                       std::string(static_cast<size_t>(std::lround(share * 40)), '#'));
   }
   out += fmt::format("  {:<28}{:>8.{}f}\n", "all", to_gib(candidate.per_device.total()), digits);
 }
