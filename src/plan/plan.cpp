@@ -134,6 +134,11 @@ void check_ranks(const PlanInputs& inputs) {
   check_range("--tp", inputs.tp, 1, kMost, "out of range");
   check_range("--ep", inputs.ep, 1, kMost, "out of range");
   check_range("--pp", inputs.pp, 1, kMost, "out of range");
+  const int64_t devices = inputs.tp.value_or(1) * inputs.ep.value_or(1) * inputs.pp.value_or(1);
+  if (devices > kMost) {
+    refuse(fmt::format("--tp, --ep and --pp multiply to {} devices; at most {} are planned",
+                       devices, kMost));
+  }
 }
 
 /// Values that every head for itself would cache a token, were there no sharing.

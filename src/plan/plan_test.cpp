@@ -251,6 +251,8 @@ TEST(Errors, NameTheNearestValidChoice) {
   inputs = inputs_for("mixtral-8x7b");
   inputs.tp = 0;
   EXPECT_NE(usage_error(inputs).find("--tp 0"), std::string::npos);
+  inputs.tp = inputs.ep = inputs.pp = 1024;
+  EXPECT_NE(usage_error(inputs).find("at most 1024"), std::string::npos);
   inputs = inputs_for("mixtral-8x7b");
   inputs.utilization = std::nan("");
   EXPECT_NE(usage_error(inputs).find("--utilization"), std::string::npos);
