@@ -12,6 +12,7 @@
 #include "cli/loaded_model.h"
 #include "cli/memory_table.h"
 #include "model/family.h"
+#include "plan/names.h"
 
 namespace moesaic::cli {
 namespace {
@@ -79,10 +80,12 @@ struct FoundModel {
 FoundModel find_model(const std::string& name, const base::Settings& settings) {
   const boost::json::object overrides = config_overrides(settings);
   std::error_code error;
-  if (fs::exists(name, error)) return {model::load_spec(name, overrides), "its config.json"};
-  if (auto config = shipped_config(name)) {
+  if (fs::exists(name, error))
+    return {model::load_spec(name, overrides, model::Purpose::kPlan), "its config.json"};
+  if (auto config = plan::shipped_config(name)) {
     model::merge_config(overrides, *config);
-    return {model::parse_spec(*config, name), "the config facts that moesaic carries"};
+    return {model::parse_spec(*config, name, model::Purpose::kPlan),
+            "the config facts that moesaic carries"};
   }
   if (is_hub_name(name)) return {};
   throw base::MissingFileError(
@@ -101,6 +104,12 @@ void print_plan(const FoundModel& found, const base::Settings& settings) {
         0);
     return;
   }
+  if (!found.spec->not_served.empty()) {
+    print(fmt::format("A real start would refuse this model: {}. 'moesaic plan' sizes it.",
+                      found.spec->not_served),
+          0);
+    return;
+  }
   const std::string_view heading = "Memory on this machine, one rank:\n";
   try {
     const auto model = plan_model(*found.spec, settings, {});
@@ -113,8 +122,6 @@ void print_plan(const FoundModel& found, const base::Settings& settings) {
 }
 
 }  // namespace
-
-std::optional<boost::json::object> shipped_config(const std::string&) { return std::nullopt; }
 
 int dry_run(const Invocation& invocation) {
   const base::Settings& settings = invocation.settings;

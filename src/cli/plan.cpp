@@ -2,12 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <iostream>
+#include <memory>
 
+#include "backend/ops.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "model/memory_plan.h"
 
 namespace moesaic::cli {
 namespace {
@@ -88,7 +92,15 @@ plan::PlanInputs inputs_of(const Invocation& invocation) {
 }
 
 int run_plan(const Invocation& invocation) {
-  const plan::Plan plan = plan::make_plan(inputs_of(invocation));
+  plan::PlanInputs inputs = inputs_of(invocation);
+  const bool host = std::find(inputs.instances.begin(), inputs.instances.end(),
+                              plan::kHostInstance) != inputs.instances.end();
+  std::unique_ptr<backend::Backend> backend;
+  if (host) {
+    backend = backend::make_cpu_backend({});
+    inputs.host = {.backend = backend.get(), .memory_bytes = model::host_memory_limit()};
+  }
+  const plan::Plan plan = plan::make_plan(inputs);
   if (invocation.has("html")) write_page(invocation.option("html", ""), plan::to_html(plan));
   if (invocation.has("json")) {
     std::cout << plan::to_json(plan);
@@ -108,7 +120,7 @@ Command plan_command() {
       "MODEL is a folder or a config.json of any known family, or the Hub name of a published "
       "model whose sizes are shipped. Nothing is downloaded and no device is needed. "
       "docs/planning.md has the formulas.",
-      {{"instance", "NAMES", "Instances to look at, separated by commas (default: all known)."},
+      {{"instance", "NAMES", "Instances to look at, separated by commas; host is this machine."},
        {"hardware", "FILE", "YAML file of more accelerators and instances."},
        {"concurrency", "N", "Sequences to hold at once (default: as many as fit, up to 32)."},
        {"context", "N", "Longest sequence in tokens (default: 4096, or the model's)."},

@@ -119,10 +119,8 @@ SpecTensor embedding_tensor(const ModelSpec& spec) {
 }
 
 std::vector<SpecTensor> output_tensors(const ModelSpec& spec) {
-  std::vector<SpecTensor> tensors;
-  for (int i = 0; i < (spec.norm_bias ? 2 : 1); ++i) {
-    tensors.push_back({Part::kNorm, Cut::kNone, spec.hidden, 1, 1, 1, false});
-  }
+  const SpecTensor norm{Part::kNorm, Cut::kNone, spec.hidden, 1, 1, 1, false};
+  std::vector<SpecTensor> tensors(spec.norm_bias ? 2 : 1, norm);
   if (!spec.tied_embeddings) tensors.push_back(embedding_tensor(spec));
   if (spec.head_bias) {
     tensors.push_back(

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "model/family.h"
 #include "model/weights.h"
@@ -162,6 +164,35 @@ class Planner {
 };
 
 }  // namespace
+
+WeightParts weight_parts(const WeightPlan& plan, const ModelSpec& spec) {
+  WeightParts parts;
+  std::vector<std::pair<int64_t, uint64_t*>> starts;  // of each item, and the part it belongs to
+  const auto add = [&](const auto& placed, uint64_t& part) {
+    if (placed.present()) starts.emplace_back(placed.offset, &part);
+  };
+  add(plan.embed, parts.embeddings);
+  add(plan.lm_head, parts.embeddings);
+  add(plan.final_norm, parts.attention);
+  for (size_t i = 0; i < plan.layers.size(); ++i) {
+    const LayerPlan& layer = plan.layers[i];
+    for (const auto* vector : {&layer.input_norm, &layer.post_attention_norm, &layer.q_norm,
+                               &layer.k_norm, &layer.qkv_bias, &layer.o_bias}) {
+      add(*vector, parts.attention);
+    }
+    for (const auto* matrix : {&layer.qkv, &layer.o, &layer.router}) add(*matrix, parts.attention);
+    add(layer.experts, spec.layers[i].ffn.moe ? parts.experts : parts.shared);
+    add(layer.shared_gate, parts.shared);
+    add(layer.shared, parts.shared);
+  }
+  std::sort(starts.begin(), starts.end());
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t end =
+        i + 1 < starts.size() ? starts[i + 1].first : static_cast<int64_t>(plan.bytes);
+    *starts[i].second += static_cast<uint64_t>(end - starts[i].first);
+  }
+  return parts;
+}
 
 WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
                         tensor::DType dtype) {

@@ -68,6 +68,13 @@ struct WeightPlan {
 WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
                         tensor::DType dtype);
 
+/// Bytes of a plan's region by part; they sum to `bytes`. Norms and routers count as attention, the
+/// dense FFN as shared.
+struct WeightParts {
+  uint64_t attention = 0, experts = 0, shared = 0, embeddings = 0;
+};
+WeightParts weight_parts(const WeightPlan& plan, const ModelSpec& spec);
+
 /// Progress of loading: called often, from one thread at a time.
 using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
 

@@ -37,6 +37,14 @@ const Entry* find(const std::vector<Entry>& entries, const std::string& name) {
   return nullptr;
 }
 
+template <typename Entry>
+std::vector<std::string> names_of(const std::vector<Entry>& entries) {
+  std::vector<std::string> names(entries.size());
+  std::transform(entries.begin(), entries.end(), names.begin(),
+                 [](const Entry& entry) { return entry.name; });
+  return names;
+}
+
 /// Adds `entry`, or puts it in the place of the one of its name.
 template <typename Entry>
 void put(std::vector<Entry>& entries, Entry entry) {
@@ -114,8 +122,7 @@ void add_file(std::string_view text, const std::string& file, const Reach& reach
   for (const YAML::Node& node : reader.child("instances")) {
     Instance instance = read_instance(node, file);
     if (catalog.find_accelerator(instance.accelerator) == nullptr) {
-      std::vector<std::string> names;
-      for (const Accelerator& device : catalog.accelerators) names.push_back(device.name);
+      const std::vector<std::string> names = names_of(catalog.accelerators);
       throw base::ModelFileError(
           file, fmt::format("instance {}: no accelerator is called \"{}\"; the nearest is {}",
                             instance.name, instance.accelerator,

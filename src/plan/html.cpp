@@ -69,12 +69,13 @@ std::string facts(const Plan& plan) {
   const auto add = [&](const char* title, const std::string& text) {
     out += fmt::format("<dt>{}</dt><dd>{}</dd>", title, escape(text));
   };
-  add("Parameters", fmt::format("{:.2f} B, of which {:.2f} B are active for a token",
-                                real(count.total) / 1e9, real(count.active) / 1e9));
-  add("Weights", fmt::format("{:.1f} GB in 16 bits, {:.1f} GB in 8, {:.1f} GB in 4",
-                             static_cast<double>(plan.bf16_bytes) / 1e9,
-                             static_cast<double>(plan.int8_bytes) / 1e9,
-                             static_cast<double>(plan.int4_bytes) / 1e9));
+  add("Parameters",
+      fmt::format("{}, of which {} are active for a token", parameters_text(real(count.total)),
+                  parameters_text(real(count.active))));
+  add("Weights", fmt::format("{} in 16 bits, {} in 8, {} in 4",
+                             bytes_text(static_cast<double>(plan.bf16_bytes)),
+                             bytes_text(static_cast<double>(plan.int8_bytes)),
+                             bytes_text(static_cast<double>(plan.int4_bytes))));
   add("KV cache", fmt::format("{} bytes a token ({:.1f} times less than without sharing)",
                               grouped(plan.kv_bytes_per_token),
                               plan.mha_bytes_per_token / std::max(1.0, plan.kv_bytes_per_token)));
@@ -134,7 +135,7 @@ std::string memory_bars(const Plan& plan) {
 std::vector<const Candidate*> charted(const Plan& plan) {
   std::vector<const Candidate*> list;
   for (const Candidate& candidate : plan.candidates) {
-    if (candidate.fits) list.push_back(&candidate);
+    if (candidate.fits && !candidate.capacity.empty()) list.push_back(&candidate);
   }
   const Candidate* best = plan.recommended ? &plan.candidates[*plan.recommended] : nullptr;
   std::stable_sort(list.begin(), list.end(), [&](const Candidate* a, const Candidate* b) {
@@ -253,6 +254,7 @@ std::string to_html(const Plan& plan) {
   out += "<h2>Context against concurrency</h2>\n" + capacity_chart(plan);
   out += "<h2>Cost</h2>\n" + cost_table(plan);
   std::vector<std::string> remedies;
+  remedies.reserve(plan.remedies.size());
   for (const Remedy& remedy : plan.remedies)
     remedies.push_back(remedy.change + ": " + remedy.effect);
   out += items("Remedies, in the order to try them", remedies);
@@ -260,7 +262,8 @@ std::string to_html(const Plan& plan) {
   if (const std::optional<size_t> shown = shown_candidate(plan)) {
     const std::vector<std::string>& more = plan.candidates[*shown].notes;
     notes.insert(notes.end(), more.begin(), more.end());
-    notes.push_back("Speed: " + find_efficiency(plan.candidates[*shown].engine).source);
+    if (plan.candidates[*shown].vendor != "cpu")
+      notes.push_back("Speed: " + find_efficiency(plan.candidates[*shown].engine).source);
   }
   out += items("Notes", notes);
   return out + "</body></html>\n";

@@ -37,6 +37,13 @@ json::object estimate_object(const Estimate& estimate) {
           {"distinct_experts", estimate.distinct_experts}};
 }
 
+/// Null where nothing was estimated: no layout was possible, or the device is this CPU.
+json::value rate(double number) { return number > 0 ? json::value(number) : json::value(nullptr); }
+
+json::value estimate_value(const Estimate& estimate) {
+  return estimate.step_seconds > 0 ? json::value(estimate_object(estimate)) : json::value(nullptr);
+}
+
 json::object model_object(const Plan& plan) {
   const ResolvedModel& model = plan.inputs.model;
   const model::ParameterCount& count = plan.parameters;
@@ -65,6 +72,7 @@ json::object model_object(const Plan& plan) {
           {"experts_per_token", model.spec.max_top_k()},
           {"max_position", model.spec.max_position},
           {"kv_bytes_per_token", plan.kv_bytes_per_token},
+          {"kv_bytes_per_token_past_windows", plan.kv_bytes_past_windows},
           {"kv_bytes_per_token_without_sharing", plan.mha_bytes_per_token}};
 }
 
@@ -128,11 +136,11 @@ json::object candidate_object(const Candidate& candidate) {
           {"sequences", candidate.sequences},
           {"capacity", std::move(capacity)},
           {"concurrency", candidate.concurrency},
-          {"decode_tokens_per_s", candidate.decode.tokens_per_s},
-          {"prefill_tokens_per_s", candidate.prefill.tokens_per_s},
-          {"first_token_seconds", candidate.first_token_seconds},
-          {"decode", estimate_object(candidate.decode)},
-          {"prefill", estimate_object(candidate.prefill)},
+          {"decode_tokens_per_s", rate(candidate.decode.tokens_per_s)},
+          {"prefill_tokens_per_s", rate(candidate.prefill.tokens_per_s)},
+          {"first_token_seconds", rate(candidate.first_token_seconds)},
+          {"decode", estimate_value(candidate.decode)},
+          {"prefill", estimate_value(candidate.prefill)},
           {"decode_at", std::move(decode_at)},
           {"share", candidate.share},
           {"usd_per_hour", maybe(candidate.usd_per_hour)},
@@ -142,7 +150,7 @@ json::object candidate_object(const Candidate& candidate) {
           {"usd_per_million_prompt_tokens", maybe(candidate.usd_per_million_prompt_tokens)},
           {"price_date", candidate.price_date},
           {"price_source", candidate.price_source},
-          {"load_seconds", candidate.load_seconds}};
+          {"load_seconds", rate(candidate.load_seconds)}};
 }
 
 }  // namespace

@@ -129,61 +129,71 @@ std::vector<std::string> stem_of(const std::string& name) {
   return words;
 }
 
-ResolvedModel from_shipped(const Shipped& model, const std::string& asked, const Match& match) {
-  ResolvedModel resolved;
-  resolved.name = model.name;
-  resolved.asked = asked;
-  resolved.source = model.source;
-  resolved.recalled = model.recalled;
-  resolved.spec = model::parse_spec(model.config, model.name, model::Purpose::kPlan);
-  if (match.bits16) {
-    resolved.spec.quantization.clear();
-  } else if (!match.quantization.empty()) {
-    resolved.spec.quantization = match.quantization;
-    if (resolved.spec.not_served.empty()) {
-      resolved.spec.not_served = fmt::format(
-          "its weights are quantised ({}), which is not supported yet", match.quantization);
-    }
-  }
-  resolved.quantization = resolved.spec.quantization;
-  return resolved;
-}
+/// A shipped model and what the asked name makes of it.
+struct Found {
+  const Shipped* model = nullptr;
+  Match match;
+  std::string relation;
+};
 
 bool same(const std::string& a, const std::string& b) { return words_of(a) == words_of(b); }
 
-std::optional<ResolvedModel> exact(const std::string& asked) {
+std::optional<Found> exact(const std::string& asked) {
   for (const Shipped& model : shipped()) {
-    if (same(model.name, asked)) return from_shipped(model, asked, {});
+    if (same(model.name, asked)) return Found{&model, {}, ""};
     for (const std::string& name : model.also) {
-      if (!same(name, asked)) continue;
-      ResolvedModel resolved = from_shipped(model, asked, {});
-      resolved.relation = fmt::format("has the shape of {}", model.name);
-      return resolved;
+      if (same(name, asked)) return Found{&model, {}, "has the shape of " + model.name};
     }
   }
   return std::nullopt;
 }
 
 /// The shipped model with the longest name of which `asked` is a fine-tune or a quantised copy.
-std::optional<ResolvedModel> derived(const std::string& asked) {
+std::optional<Found> derived(const std::string& asked) {
   const std::vector<std::string> words = words_of(asked);
-  const Shipped* best = nullptr;
-  Match best_match;
+  Found best;
   for (const Shipped& model : shipped()) {
     std::vector<std::string> names = model.also;
     names.push_back(model.name);
     for (const std::string& name : names) {
       const std::optional<Match> found = match(words, stem_of(name));
-      if (!found || found->length <= best_match.length) continue;
-      best = &model;
-      best_match = *found;
+      if (!found || found->length <= best.match.length) continue;
+      best = {&model, *found, ""};
     }
   }
-  if (best == nullptr) return std::nullopt;
-  ResolvedModel resolved = from_shipped(*best, asked, best_match);
-  resolved.relation = fmt::format(
-      "recognised by its name as a {} {}",
-      best_match.quantization.empty() ? "fine-tune or copy of" : "quantised copy of", best->name);
+  if (best.model == nullptr) return std::nullopt;
+  best.relation = fmt::format(
+      "is recognised by its name as a {} of {}",
+      best.match.quantization.empty() ? "fine-tune or copy" : "quantised copy", best.model->name);
+  return best;
+}
+
+std::optional<Found> find_shipped(const std::string& asked) {
+  constexpr size_t kLongestName = 200;
+  if (asked.size() > kLongestName) return std::nullopt;
+  if (std::optional<Found> found = exact(asked)) return found;
+  return derived(asked);
+}
+
+boost::json::object config_of(const Found& found) {
+  boost::json::object config = found.model->config;
+  if (found.match.bits16) {
+    config.erase("quantization_config");
+  } else if (!found.match.quantization.empty()) {
+    config["quantization_config"] = {{"quant_method", found.match.quantization}};
+  }
+  return config;
+}
+
+ResolvedModel from_shipped(const Found& found, const std::string& asked) {
+  ResolvedModel resolved;
+  resolved.name = found.model->name;
+  resolved.asked = asked;
+  resolved.source = found.model->source;
+  resolved.relation = found.relation;
+  resolved.recalled = found.model->recalled;
+  resolved.spec = model::parse_spec(config_of(found), found.model->name, model::Purpose::kPlan);
+  resolved.quantization = resolved.spec.quantization;
   return resolved;
 }
 
@@ -201,18 +211,25 @@ ResolvedModel from_files(const std::string& path) {
 
 std::vector<std::string> shipped_model_names() {
   std::vector<std::string> names;
+  names.reserve(shipped().size());
   for (const Shipped& model : shipped()) names.push_back(model.name);
   return names;
+}
+
+std::optional<boost::json::object> shipped_config(const std::string& name) {
+  const std::optional<Found> found = find_shipped(name);
+  if (!found) return std::nullopt;
+  return config_of(*found);
 }
 
 ResolvedModel resolve_model(const std::string& model) {
   std::error_code error;
   if (std::filesystem::exists(model, error)) return from_files(model);
-  if (std::optional<ResolvedModel> found = exact(model)) return std::move(*found);
-  if (std::optional<ResolvedModel> found = derived(model)) return std::move(*found);
+  if (const std::optional<Found> found = find_shipped(model)) return from_shipped(*found, model);
   const std::vector<std::string> names = shipped_model_names();
   // Owners are left out of the comparison: who asks for a model seldom has them wrong.
   std::vector<std::string> bare;
+  bare.reserve(names.size());
   for (const std::string& name : names) bare.push_back(name.substr(name.find('/') + 1));
   const std::string closest = base::nearest(model.substr(model.rfind('/') + 1), bare);
   const size_t index =

@@ -3,6 +3,8 @@
 // From what a person calls a model to its spec: a folder, a config.json, or the Hub name of a model
 // whose config facts are shipped.
 
+#include <boost/json/object.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,10 @@ struct ResolvedModel {
 /// nearest shipped model when the name is unknown or not safe to guess from; ModelFileError and
 /// MissingFileError as load_spec does.
 ResolvedModel resolve_model(const std::string& model);
+
+/// The config.json of a published model, a fine-tune or quantised copy included, by its Hub name;
+/// none when nothing is shipped for it.
+std::optional<boost::json::object> shipped_config(const std::string& name);
 
 /// Hub names of the models whose facts are shipped.
 std::vector<std::string> shipped_model_names();

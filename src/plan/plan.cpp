@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "plan/render.h"
 
 namespace moesaic::plan {
 
@@ -93,10 +94,13 @@ std::vector<const Instance*> instances_of(const PlanInputs& inputs) {
     return found;
   }
   for (const std::string& name : inputs.instances) {
+    if (name == kHostInstance && inputs.host) continue;
     const Instance* instance = inputs.catalog.find_instance(name);
     if (instance == nullptr) {
       std::vector<std::string> known;
+      known.reserve(inputs.catalog.instances.size() + 1);
       for (const Instance& each : inputs.catalog.instances) known.push_back(each.name);
+      known.emplace_back(kHostInstance);
       refuse(
           fmt::format("--instance {}: unknown; the nearest known one is {} (known: {}; more can be "
                       "given with --hardware FILE)",
@@ -130,6 +134,11 @@ void check_ranks(const PlanInputs& inputs) {
   check_range("--tp", inputs.tp, 1, kMost, "out of range");
   check_range("--ep", inputs.ep, 1, kMost, "out of range");
   check_range("--pp", inputs.pp, 1, kMost, "out of range");
+  const int64_t devices = inputs.tp.value_or(1) * inputs.ep.value_or(1) * inputs.pp.value_or(1);
+  if (devices > kMost) {
+    refuse(fmt::format("--tp, --ep and --pp multiply to {} devices; at most {} are planned",
+                       devices, kMost));
+  }
 }
 
 /// Values that every head for itself would cache a token, were there no sharing.
@@ -142,13 +151,12 @@ double full_values(const model::ModelSpec& spec) {
   return values;
 }
 
-double cached_values(const model::ModelSpec& spec) {
+double cached_values(const model::ModelSpec& spec, bool past_windows) {
   double values = 0;
   for (const model::LayerSpec& layer : spec.layers) {
-    if (layer.attention.sliding_window == 0 ||
-        layer.attention.sliding_window >= spec.max_position) {
-      values += static_cast<double>(layer.attention.cached_values());
-    }
+    const int64_t window = layer.attention.sliding_window;
+    if (past_windows && window > 0 && window < spec.max_position) continue;
+    values += static_cast<double>(layer.attention.cached_values());
   }
   return values;
 }
@@ -168,7 +176,8 @@ std::optional<size_t> nearest_miss(const std::vector<Candidate>& candidates) {
   double least = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& candidate = candidates[i];
-    if (candidate.fits || candidate.per_device.weights() == 0) continue;
+    if (candidate.fits || candidate.vendor == "cpu") continue;
+    if (candidate.per_device.weights() == 0) continue;
     const double need = static_cast<double>(candidate.per_device.total()) /
                         static_cast<double>(candidate.device_bytes);
     if (!best || need < least) {
@@ -186,7 +195,9 @@ void add_notes(Plan& plan) {
     plan.notes.push_back(
         fmt::format("moesaic serve cannot run this model yet: {}", model.spec.not_served));
   }
-  if (plan.inputs.engine == "moesaic") {
+  const bool gpus = std::any_of(plan.candidates.begin(), plan.candidates.end(),
+                                [](const Candidate& each) { return each.vendor == "nvidia"; });
+  if (gpus && plan.inputs.engine == "moesaic") {
     plan.notes.push_back(
         "moesaic has no GPU backend in this build; the speed of one is taken to be vLLM's");
   }
@@ -199,14 +210,14 @@ void add_notes(Plan& plan) {
 
 /// Rules of thumb that this plan contradicts, and why.
 void add_disagreements(Plan& plan) {
-  const double total = static_cast<double>(plan.parameters.total);
-  const double active = static_cast<double>(plan.parameters.active);
-  if (active < 0.9 * total) {
-    plan.notes.push_back(fmt::format(
-        "all {:.1f} B parameters must be in memory although a token uses {:.1f} B: sizing by the "
-        "active ones would ask for {:.0f} GB instead of {:.0f}",
-        total / 1e9, active / 1e9, active * 2 / 1e9, total * 2 / 1e9));
-  }
+  const auto total = static_cast<double>(plan.parameters.total);
+  const auto active = static_cast<double>(plan.parameters.active);
+  if (active > 0.9 * total) return;
+  plan.notes.push_back(
+      fmt::format("all {} parameters must be in memory although a token uses {}: sizing by the "
+                  "active ones would ask for {} of 16-bit weights instead of {}",
+                  parameters_text(total), parameters_text(active), bytes_text(active * 2),
+                  bytes_text(total * 2)));
 }
 
 /// Something fits, but not within the budget or not under the engine asked for.
@@ -250,7 +261,8 @@ Plan make_plan(const PlanInputs& inputs) {
   plan.bf16_bytes = weight_bytes(spec, find_format("none"));
   plan.int8_bytes = weight_bytes(spec, find_format("int8"));
   plan.int4_bytes = weight_bytes(spec, find_format("int4"));
-  plan.kv_bytes_per_token = cached_values(spec) * plan.kv_element_bytes;
+  plan.kv_bytes_per_token = cached_values(spec, false) * plan.kv_element_bytes;
+  plan.kv_bytes_past_windows = cached_values(spec, true) * plan.kv_element_bytes;
   plan.mha_bytes_per_token = full_values(spec) * plan.kv_element_bytes;
   const Setting setting{.inputs = &inputs,
                         .load = plan.load,
@@ -259,6 +271,10 @@ Plan make_plan(const PlanInputs& inputs) {
                         .utilization = inputs.utilization};
   for (const Instance* instance : instances) {
     plan.candidates.push_back(plan_instance(setting, *instance));
+  }
+  if (std::find(inputs.instances.begin(), inputs.instances.end(), kHostInstance) !=
+      inputs.instances.end()) {
+    plan.candidates.push_back(plan_host(setting));
   }
   bool any_fits = false;
   for (size_t i = 0; i < plan.candidates.size(); ++i) {

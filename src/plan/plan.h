@@ -14,7 +14,20 @@
 #include "plan/names.h"
 #include "plan/throughput.h"
 
+namespace moesaic::backend {
+class Backend;
+}
+
 namespace moesaic::plan {
+
+/// The name that asks for this machine as a candidate.
+constexpr const char* kHostInstance = "host";
+
+/// This machine, as the server would use it.
+struct HostDevice {
+  const backend::Backend* backend = nullptr;
+  uint64_t memory_bytes = 0;
+};
 
 struct PlanInputs {
   ResolvedModel model;
@@ -28,9 +41,10 @@ struct PlanInputs {
   std::string quantization = "auto";      ///< auto = as published; none; a WeightFormat
   std::string kv_cache_dtype = "auto";    ///< auto, bfloat16, float16, fp8
   std::optional<int64_t> tp, ep, pp;
-  std::optional<double> budget;  ///< USD an hour for whole instances
-  double utilization = 0.9;      ///< share of a device's memory this server may use
-  int64_t step_rows = 2048;      ///< tokens of one step (--max-num-batched-tokens)
+  std::optional<double> budget;    ///< USD an hour for whole instances
+  double utilization = 0.9;        ///< share of a device's memory this server may use
+  int64_t step_rows = 2048;        ///< tokens of one step (--max-num-batched-tokens)
+  std::optional<HostDevice> host;  ///< needed where `instances` has kHostInstance
 };
 
 /// The load that speed and fit are reckoned for.
@@ -92,8 +106,9 @@ struct Plan {
   double kv_element_bytes = 2;
   model::ParameterCount parameters;
   uint64_t bf16_bytes = 0, int8_bytes = 0, int4_bytes = 0;
-  double kv_bytes_per_token = 0;   ///< of one more token, on one device that holds everything
-  double mha_bytes_per_token = 0;  ///< the same if every head kept its own keys and values
+  double kv_bytes_per_token = 0;     ///< of a token, on one device that holds all layers
+  double kv_bytes_past_windows = 0;  ///< of one more token of a sequence longer than any window
+  double mha_bytes_per_token = 0;    ///< the same if every head kept its own keys and values
   std::vector<Candidate> candidates;
   std::optional<size_t> recommended;
   std::vector<Remedy> remedies;    ///< when nothing fits
@@ -116,6 +131,9 @@ struct Setting {
 
 /// The smallest layout that fits on `instance`, or the most promising one that does not.
 Candidate plan_instance(const Setting& setting, const Instance& instance);
+
+/// This machine's CPU, by the server's own memory function.
+Candidate plan_host(const Setting& setting);
 
 /// The remedies for `candidate`, in the order in which they should be tried.
 std::vector<Remedy> find_remedies(const Setting& setting, const Candidate& candidate);

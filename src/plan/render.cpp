@@ -11,9 +11,19 @@ std::string grouped(double value) {
   const size_t start = digits.starts_with('-') ? 1 : 0;
   for (size_t i = digits.size(); i > start + 3;) {
     i -= 3;
-    digits.insert(i, ",");
+    digits.insert(i, 1, ',');
   }
   return digits;
+}
+
+std::string parameters_text(double parameters) {
+  if (parameters >= 1e8) return fmt::format("{:.2f} B", parameters / 1e9);
+  return fmt::format("{:.2f} M", parameters / 1e6);
+}
+
+std::string bytes_text(double bytes) {
+  if (bytes >= 1e9) return fmt::format("{:.1f} GB", bytes / 1e9);
+  return fmt::format("{:.1f} MB", bytes / 1e6);
 }
 
 double to_gib(uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); }

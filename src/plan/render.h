@@ -13,6 +13,10 @@ namespace moesaic::plan {
 
 /// 12345.6 as "12,346".
 std::string grouped(double value);
+/// "46.70 B", "7.31 M".
+std::string parameters_text(double parameters);
+/// Decimal: "93.4 GB", "14.6 MB".
+std::string bytes_text(double bytes);
 double to_gib(uint64_t bytes);
 /// `text` in lines of at most `width` columns; the first begins with `lead`, the others are
 /// indented as far.

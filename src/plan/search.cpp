@@ -342,6 +342,9 @@ Candidate plan_instance(const Setting& setting, const Instance& instance) {
   }
   fill_speed(setting, instance, device, efficiency, candidate);
   fill_cost(instance, candidate);
+  if (neuron) {
+    candidate.notes.emplace_back("devices are chips; Neuron's tp_degree counts NeuronCores");
+  }
   if (!suits) {
     candidate.notes.push_back(fmt::format("{} runs it, not {}", efficiency.engine, inputs.engine));
   }

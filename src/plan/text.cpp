@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "plan/render.h"
 
@@ -11,6 +12,18 @@ namespace {
 using model::AttentionKind;
 
 double real(int64_t value) { return static_cast<double>(value); }
+
+/// Every line without spaces at its end.
+std::string trimmed(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '\n') {
+      while (!out.empty() && out.back() == ' ') out.pop_back();
+    }
+    out += c;
+  }
+  return out;
+}
 
 std::string money(const std::optional<double>& usd) {
   return usd ? fmt::format("{:.2f}", *usd) : "?";
@@ -47,12 +60,13 @@ void head(const Plan& plan, std::string& out) {
     out += wrap(text, fmt::format("  {:<12} ", title));
   };
   out += fmt::format("{} ({})\n", plan.inputs.model.name, spec.family);
-  line("parameters", fmt::format("{:.2f} B in all, {:.2f} B active for a token",
-                                 real(count.total) / 1e9, real(count.active) / 1e9));
-  line("weights", fmt::format("{:.1f} GB in 16 bits, {:.1f} in 8, {:.1f} in 4 (GB = 10^9 bytes)",
-                              static_cast<double>(plan.bf16_bytes) / 1e9,
-                              static_cast<double>(plan.int8_bytes) / 1e9,
-                              static_cast<double>(plan.int4_bytes) / 1e9));
+  line("parameters",
+       fmt::format("{} in all, {} active for a token", parameters_text(real(count.total)),
+                   parameters_text(real(count.active))));
+  line("weights", fmt::format("{} in 16 bits, {} in 8, {} in 4 (decimal GB)",
+                              bytes_text(static_cast<double>(plan.bf16_bytes)),
+                              bytes_text(static_cast<double>(plan.int8_bytes)),
+                              bytes_text(static_cast<double>(plan.int4_bytes))));
   line("KV cache", fmt::format("{} bytes a token: {}; were every head to keep its own, {} "
                                "({:.1f} times)",
                                grouped(plan.kv_bytes_per_token), kv_kind(spec),
@@ -73,6 +87,10 @@ std::string short_devices(const Candidate& candidate) {
 std::string row(const Plan& plan, size_t index) {
   const Candidate& candidate = plan.candidates[index];
   const char mark = plan.recommended == index ? '*' : ' ';
+  if (candidate.fits && candidate.vendor == "cpu") {
+    return fmt::format("{} {:<17}{:<15}{:>7}{:>7}\n", mark, candidate.instance,
+                       short_devices(candidate), "1/1/1", candidate.sequences);
+  }
   if (!candidate.fits) {
     return fmt::format("{} {:<17}{:<15}does not fit\n", mark, candidate.instance,
                        short_devices(candidate));
@@ -101,15 +119,16 @@ void table(const Plan& plan, std::string& out) {
 void memory(const Candidate& candidate, std::string& out) {
   out += fmt::format("\nMemory of each device, in GiB (2^30 bytes) of {:.1f}\n",
                      to_gib(candidate.device_bytes));
+  const int digits = to_gib(candidate.per_device.weights()) < 1 ? 4 : 2;
   for (const NamedTerm& term : named_terms(candidate.per_device)) {
     if (term.bytes == 0) continue;
     const double share =
         static_cast<double>(term.bytes) /
         static_cast<double>(std::max(candidate.device_bytes, candidate.per_device.total()));
-    out += fmt::format("  {:<28}{:>8.2f}  {}\n", term.title, to_gib(term.bytes),
-                       std::string(static_cast<size_t>(share * 40 + 0.5), '#'));
+    out += fmt::format("  {:<28}{:>8.{}f}  {}\n", term.title, to_gib(term.bytes), digits,
+                       std::string(static_cast<size_t>(std::lround(share * 40)), '#'));
   }
-  out += fmt::format("  {:<28}{:>8.2f}\n", "all", to_gib(candidate.per_device.total()));
+  out += fmt::format("  {:<28}{:>8.{}f}\n", "all", to_gib(candidate.per_device.total()), digits);
 }
 
 void capacity(const Candidate& candidate, std::string& out) {
@@ -138,7 +157,7 @@ void speed(const Plan& plan, const Candidate& candidate, std::string& out) {
   out += fmt::format("  {:<12}{:>10}{:>10}{:>20}  {}\n", "prompts", grouped(prefill.tokens_per_s),
                      grouped(prefill.ideal_tokens_per_s), "", to_string(prefill.bound));
   out +=
-      fmt::format("  first token of a prompt of {}: {:.0f} ms on an idle server; start: {:.0f} s\n",
+      fmt::format("  first token of a prompt of {}: {:.1f} ms on an idle server; start: {:.0f} s\n",
                   grouped(real(plan.load.prompt)), candidate.first_token_seconds * 1000,
                   candidate.load_seconds);
   out += "  experts: distinct ones a layer is expected to read, with even routing\n";
@@ -180,10 +199,11 @@ void detail(const Plan& plan, const Candidate& candidate, std::string& out) {
   out += fmt::format("\n{}: {} ({})\n", recommended ? "Recommended" : "Shown", candidate.instance,
                      describe_devices(candidate));
   out += wrap(candidate.reason, "  ");
-  out += wrap(parallel_flags(candidate), "  ");
+  if (candidate.vendor != "cpu") out += wrap(parallel_flags(candidate), "  ");
   memory(candidate, out);
   if (candidate.fits) {
     capacity(candidate, out);
+    if (candidate.vendor == "cpu") return;
     speed(plan, candidate, out);
     cost(candidate, out);
   }
@@ -223,11 +243,12 @@ std::string to_text(const Plan& plan) {
   if (shown) {
     const std::vector<std::string>& more = plan.candidates[*shown].notes;
     notes.insert(notes.end(), more.begin(), more.end());
-    const Efficiency efficiency = find_efficiency(plan.candidates[*shown].engine);
-    notes.push_back("speed: " + efficiency.source);
+    if (plan.candidates[*shown].vendor != "cpu") {
+      notes.push_back("speed: " + find_efficiency(plan.candidates[*shown].engine).source);
+    }
   }
   list("Notes", notes, out);
-  return out;
+  return trimmed(out);
 }
 
 }  // namespace moesaic::plan

@@ -1,0 +1,112 @@
+#include "plan/hardware.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace moesaic::plan {
+namespace {
+
+std::filesystem::path write(const std::string& text) {
+  auto file = std::filesystem::path(testing::TempDir()) / "moesaic_hardware.yaml";
+  std::ofstream(file, std::ios::binary) << text;
+  return file;
+}
+
+constexpr const char* kDevice = R"(
+accelerators:
+  - {name: X1, memory_gib: 64, bandwidth_gbps: 1000, bf16_tflops: 100, link_gbps: 50}
+)";
+
+TEST(Catalog, HasWhatTheIssueNamesWithDatedPrices) {
+  const Catalog catalog = load_catalog();
+  for (const char* name : {"A10G", "L4", "L40S", "A100-40GB", "A100-80GB", "H100", "H200", "B200",
+                           "Trainium1", "Trainium2"}) {
+    EXPECT_NE(catalog.find_accelerator(name), nullptr) << name;
+  }
+  for (const char* prefix :
+       {"g5.", "g6.", "g6e.", "p4d.", "p4de.", "p5.", "p5en.", "p6-", "trn1.", "trn2.", "trn2u."}) {
+    EXPECT_TRUE(std::any_of(catalog.instances.begin(), catalog.instances.end(),
+                            [&](const Instance& i) { return i.name.starts_with(prefix); }))
+        << prefix;
+  }
+  for (const Instance& instance : catalog.instances) {
+    ASSERT_NE(catalog.find_accelerator(instance.accelerator), nullptr) << instance.name;
+    if (!instance.usd_per_hour) continue;
+    EXPECT_EQ(instance.price_date.substr(0, 2), "20") << instance.name;
+    EXPECT_NE(instance.price_source.find("verify before buying"), std::string::npos);
+  }
+  const Accelerator& h200 = *catalog.find_accelerator("h200");
+  EXPECT_TRUE(h200.measured);
+  EXPECT_EQ(h200.bandwidth, 4.47e12);
+  EXPECT_EQ(h200.bf16_flops, 813e12);
+  EXPECT_FALSE(catalog.find_accelerator("H100")->measured);
+  EXPECT_NEAR(catalog.find_accelerator("H100")->bandwidth, 3.35e12 * 0.93, 1e6);
+}
+
+TEST(Catalog, AUsersFileAddsAndReplaces) {
+  const Catalog catalog = load_catalog(write(std::string(kDevice) + R"(
+instances:
+  - {name: box, accelerator: X1, devices: 2, host_memory_gib: 256}
+  - {name: p5.48xlarge, accelerator: H100, devices: 8, host_memory_gib: 2048, usd_per_hour: 30,
+     price_date: 2026-11, price_source: our contract}
+)"));
+  EXPECT_EQ(catalog.find_instance("box")->devices, 2);
+  EXPECT_FALSE(catalog.find_instance("box")->usd_per_hour.has_value());
+  EXPECT_EQ(*catalog.find_instance("p5.48xlarge")->usd_per_hour, 30);
+  EXPECT_EQ(catalog.find_instance("P5.48XLARGE")->price_source, "our contract");
+  EXPECT_NE(catalog.find_instance("g5.xlarge"), nullptr);
+}
+
+TEST(Catalog, BadFilesAreRefusedByLineAndKey) {
+  const auto said = [](const std::string& text) {
+    try {
+      load_catalog(write(text));
+    } catch (const base::ModelFileError& error) {
+      EXPECT_EQ(error.exit_code(), base::ExitCode::kBadModel);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(said("accelerators: [{name: X}]").find("memory_gib"), std::string::npos);
+  EXPECT_NE(said("accelerators: [{nam: X}]").find("name"), std::string::npos);
+  EXPECT_NE(said("instances:\n  - {name: b, accelerator: H10, devices: 1, host_memory_gib: 1}")
+                .find("nearest is H100"),
+            std::string::npos);
+  EXPECT_NE(said(std::string(kDevice) + "colour: red").find("unknown key \"colour\""),
+            std::string::npos);
+  EXPECT_NE(said("a: [1").find("line"), std::string::npos);
+  EXPECT_NE(said("- 1").find("mapping"), std::string::npos);
+  EXPECT_NE(said("").find("mapping"), std::string::npos);
+  EXPECT_NE(said("instances:\n  - {name: b, accelerator: H100, devices: .nan, host_memory_gib: 1}")
+                .find("devices"),
+            std::string::npos);
+  EXPECT_NE(said(std::string(size_t{2} << 20, '#')).find("bytes"), std::string::npos);
+  EXPECT_THROW(load_catalog("/no/such/file.yaml"), base::MissingFileError);
+}
+
+TEST(Catalog, AliasesThatMultiplyAreHarmless) {
+  std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 12; ++i) {
+    bomb += fmt::format("a{}: &a{} [*a{}, *a{}, *a{}, *a{}, *a{}, *a{}, *a{}, *a{}, *a{}]\n", i, i,
+                        i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
+  }
+  EXPECT_THROW(load_catalog(write(bomb)), base::ModelFileError);
+  EXPECT_THROW(load_catalog(write(bomb + "accelerators: *a11\n")), base::ModelFileError);
+}
+
+TEST(Efficiency, HasOneSetPerEngineWithItsSource) {
+  EXPECT_EQ(engine_names(), (std::vector<std::string>{"vllm", "moesaic", "tgi", "neuron"}));
+  for (const std::string& engine : engine_names()) {
+    EXPECT_GT(find_efficiency(engine).source.size(), 20u);
+  }
+  EXPECT_THROW(find_efficiency("sglang"), base::UsageError);
+}
+
+}  // namespace
+}  // namespace moesaic::plan
