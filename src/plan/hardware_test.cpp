@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -12,8 +13,9 @@
 namespace moesaic::plan {
 namespace {
 
+/// Each test is a process of its own, several at a time.
 std::filesystem::path write(const std::string& text) {
-  auto file = std::filesystem::path(testing::TempDir()) / "moesaic_hardware.yaml";
+  auto file = std::filesystem::path(testing::TempDir()) / fmt::format("hardware_{}.yaml", getpid());
   std::ofstream(file, std::ios::binary) << text;
   return file;
 }
