@@ -804,14 +804,14 @@ def test_the_image_has_every_library():
     if not shutil.which("dpkg"):
         pytest.skip("not a Debian")
     listed = subprocess.run(["ldd", BINARY], capture_output=True, text=True, check=True).stdout
-    libraries = [line.split()[2] for line in listed.splitlines() if "=>" in line]
+    if "libasan" in listed:
+        pytest.skip("an unoptimised build loads libraries that the image's does not")
     packages = set()
-    for library in libraries:
-        if not re.search(r"lib(asan|ubsan)", library):
-            # By the end of its path: /lib is a link to /usr/lib, and packages know either.
-            name = "*/" + "/".join(Path(library).parts[-2:])
-            owner = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=True)
-            packages.add(owner.stdout.split(":")[0])
+    for library in [line.split()[2] for line in listed.splitlines() if "=>" in line]:
+        # By the end of its path: /lib is a link to /usr/lib, and packages know either.
+        name = "*/" + "/".join(Path(library).parts[-2:])
+        owner = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=True)
+        packages.add(owner.stdout.split(":")[0])
     last = (ROOT / "Dockerfile").read_text().split("\nFROM ")[-1]
     named = set(re.findall(r"(?<=\s)lib\S+", last))
     # What every Debian has, and what libhwloc15 brings along.
