@@ -11,9 +11,7 @@
 #include "base/settings_table.h"
 
 namespace moesaic::base {
-namespace {
 
-/// "2048", "2k" (2000), "2K" (2048), "25.6k"; empty when it is none of these.
 std::optional<int64_t> parse_integer(std::string_view text) {
   if (text == "auto") return -1;
   double unit = 1;
@@ -60,6 +58,8 @@ std::optional<int64_t> parse_integer(std::string_view text) {
   if (!(std::abs(value * unit) < 9e18)) return std::nullopt;
   return static_cast<int64_t>(std::llround(value * unit));
 }
+
+namespace {
 
 std::optional<double> parse_float(std::string_view text) {
   double value = 0;

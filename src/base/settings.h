@@ -80,6 +80,9 @@ class Settings {
   std::map<std::string, Value, std::less<>> values_;
 };
 
+/// "2048", "2k" (2000), "2K" (2048), "25.6k"; -1 for "auto"; empty when it is none of these.
+std::optional<int64_t> parse_integer(std::string_view text);
+
 /// What becomes of a setting that somebody set.
 enum class SettingFate : uint8_t {
   kKept,      ///< does what it says, or says what happens anyway

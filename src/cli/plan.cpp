@@ -10,6 +10,7 @@
 
 #include "backend/ops.h"
 #include "base/error.h"
+#include "base/settings.h"
 #include "cli/commands.h"
 #include "model/memory_plan.h"
 
@@ -20,16 +21,15 @@ std::optional<int64_t> maybe_integer(const Invocation& invocation, const std::st
   if (!invocation.has(name)) return std::nullopt;
   constexpr int64_t kMost = int64_t{1} << 40;
   const std::string text = invocation.option(name, "");
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) {
-    // Out of int64's range reads as absurdly large; anything else is not a number.
-    if (error != std::errc::result_out_of_range) {
-      throw base::UsageError(fmt::format("--{} {}: expected a whole number", name, text));
-    }
-    value = text.starts_with('-') ? -kMost : kMost;
+  if (text == "auto") return std::nullopt;
+  if (const std::optional<int64_t> value = base::parse_integer(text)) return value;
+  // Digits beyond int64's range read as absurdly large; anything else is not a number.
+  const size_t digits = text.starts_with('-') ? 1 : 0;
+  if (text.size() == digits || text.find_first_not_of("0123456789", digits) != std::string::npos) {
+    throw base::UsageError(
+        fmt::format("--{} {}: expected a whole number (1k = 1000, 1K = 1024)", name, text));
   }
-  return value;
+  return digits == 1 ? -kMost : kMost;
 }
 
 double number(const Invocation& invocation, const std::string& name, double fallback) {
@@ -49,7 +49,9 @@ std::vector<std::string> split(const std::string& list) {
   std::vector<std::string> parts;
   for (size_t at = 0; at <= list.size();) {
     const size_t comma = std::min(list.find(',', at), list.size());
-    if (comma > at) parts.push_back(list.substr(at, comma - at));
+    const size_t first = std::min(list.find_first_not_of(' ', at), comma);
+    const size_t last = list.find_last_not_of(' ', comma - 1);
+    if (comma > first) parts.push_back(list.substr(first, last - first + 1));
     at = comma + 1;
   }
   return parts;
@@ -123,7 +125,8 @@ Command plan_command() {
       {{"instance", "NAMES", "Instances to look at, separated by commas; host is this machine."},
        {"hardware", "FILE", "YAML file of more accelerators and instances."},
        {"concurrency", "N", "Sequences to hold at once (default: as many as fit, up to 32)."},
-       {"context", "N", "Longest sequence in tokens (default: 4096, or the model's)."},
+       {"context", "N",
+        "Longest sequence in tokens, such as 8192 or 8K (default: 4096, or the model's)."},
        {"prompt-tokens", "N", "Tokens of a usual prompt."},
        {"output-tokens", "N", "Tokens of a usual answer."},
        {"dtype", "TYPE", "Type of plain weights: auto, bfloat16, float16, float32."},

@@ -157,6 +157,7 @@ def test_one_h200_is_within_15_percent_of_what_was_measured(quantization, figure
         (["mixtral-8x7b", "--context", "99999999999999999999"], 64, "nearest valid value is 32768"),
         (["mixtral-8x7b", "--context", "-5"], 64, "nearest valid value is 1"),
         (["mixtral-8x7b", "--context", "many"], 64, "expected a whole number"),
+        (["mixtral-8x7b", "--context", "64K"], 64, "nearest valid value is 32768"),
         (["mixtral-8x7b", "--budget", "nan"], 64, "expected a number"),
         (["mixtral-8x7b", "--engine", "vlllm"], 64, "nearest known one is vllm"),
         ([], 64, "plan takes one MODEL"),
@@ -169,6 +170,13 @@ def test_errors_name_the_remedy(arguments, code, said):
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("written", "tokens"), [("16k", 16000), ("16K", 16384), ("auto", 4096)])
+def test_lengths_are_taken_as_serve_takes_them(written, tokens):
+    made = plan("mixtral-8x7b", "--context", written, "--instance", "p5.48xlarge, p5en.48xlarge")
+    assert made["inputs"]["context"] == tokens
+    assert len(made["candidates"]) == 2
 
 
 def test_own_hardware(tmp_path):
