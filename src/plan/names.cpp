@@ -111,9 +111,9 @@ std::optional<Match> match(const std::vector<std::string>& asked,
     const auto quant = std::find_if(kQuantWords.begin(), kQuantWords.end(),
                                     [&](const QuantWord& q) { return *word == q.word; });
     if (quant != kQuantWords.end()) {
-      if (found.quantization.empty() || *word == "int4" || *word == "int8") {
-        found.quantization = quant->format;
-      }
+      // A method says 4 bits of itself; a count of bits beside it says more.
+      const bool bits = *word == "int4" || *word == "int8" || *word == "8bit";
+      if (found.quantization.empty() || bits) found.quantization = quant->format;
     } else if (!holds(kHarmless, *word)) {
       return std::nullopt;
     }
@@ -177,10 +177,11 @@ std::optional<Found> find_shipped(const std::string& asked) {
 
 boost::json::object config_of(const Found& found) {
   boost::json::object config = found.model->config;
-  if (found.match.bits16) {
-    config.erase("quantization_config");
-  } else if (!found.match.quantization.empty()) {
+  // "AWQ-fp16" is AWQ that computes in 16 bits.
+  if (!found.match.quantization.empty()) {
     config["quantization_config"] = {{"quant_method", found.match.quantization}};
+  } else if (found.match.bits16) {
+    config.erase("quantization_config");
   }
   return config;
 }
