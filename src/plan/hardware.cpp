@@ -100,8 +100,15 @@ Instance read_instance(const YAML::Node& node, const std::string& file) {
   YamlReader reader(node, file);
   Instance instance;
   instance.name = reader.text("name");
+  if (same_name(instance.name, kHostInstance)) {
+    reader.fail(
+        fmt::format("\"{}\" is this machine; an instance needs another name", instance.name));
+  }
   instance.accelerator = reader.text("accelerator");
   instance.devices = static_cast<int64_t>(reader.number("devices", 1, 1024));
+  if (static_cast<double>(instance.devices) != reader.number("devices", 1, 1024)) {
+    reader.fail("\"devices\" must be a whole number");
+  }
   instance.host_memory_bytes =
       static_cast<uint64_t>(reader.number("host_memory_gib", 0.1, kMost) * kGiB);
   instance.network_bandwidth = reader.number("network_gbit", 0, kMost, 0.0) * 1e9 / 8;
@@ -116,10 +123,10 @@ void add_file(std::string_view text, const std::string& file, const Reach& reach
               Catalog& catalog) {
   const YAML::Node root = parse_yaml(text, file);
   YamlReader reader(root, file);
-  for (const YAML::Node& node : reader.child("accelerators")) {
+  for (const YAML::Node& node : reader.list("accelerators")) {
     put(catalog.accelerators, read_accelerator(node, file, reach));
   }
-  for (const YAML::Node& node : reader.child("instances")) {
+  for (const YAML::Node& node : reader.list("instances")) {
     Instance instance = read_instance(node, file);
     if (catalog.find_accelerator(instance.accelerator) == nullptr) {
       const std::vector<std::string> names = names_of(catalog.accelerators);

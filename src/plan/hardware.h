@@ -11,6 +11,9 @@
 
 namespace moesaic::plan {
 
+/// The name that asks for this machine as a candidate; no instance may have it.
+constexpr const char* kHostInstance = "host";
+
 /// A device. Rates are what it can reach: measured, or its data sheet times the usual shortfall.
 struct Accelerator {
   std::string name;

@@ -85,6 +85,16 @@ TEST(Catalog, BadFilesAreRefusedByLineAndKey) {
   EXPECT_NE(said("a: [1").find("line"), std::string::npos);
   EXPECT_NE(said("- 1").find("mapping"), std::string::npos);
   EXPECT_NE(said("").find("mapping"), std::string::npos);
+  EXPECT_EQ(said("").find("line 0"), std::string::npos);
+  EXPECT_NE(said("accelerators: {a: b}").find("\"accelerators\" must be a list"),
+            std::string::npos);
+  EXPECT_NE(said("instances: hello").find("\"instances\" must be a list"), std::string::npos);
+  EXPECT_NE(said("instances:\n  - {name: b, accelerator: H100, devices: 1.5, host_memory_gib: 1}")
+                .find("whole number"),
+            std::string::npos);
+  EXPECT_NE(said("instances:\n  - {name: Host, accelerator: H100, devices: 1, host_memory_gib: 1}")
+                .find("this machine"),
+            std::string::npos);
   EXPECT_NE(said("instances:\n  - {name: b, accelerator: H100, devices: .nan, host_memory_gib: 1}")
                 .find("devices"),
             std::string::npos);

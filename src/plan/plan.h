@@ -20,9 +20,6 @@ class Backend;
 
 namespace moesaic::plan {
 
-/// The name that asks for this machine as a candidate.
-constexpr const char* kHostInstance = "host";
-
 /// This machine, as the server would use it.
 struct HostDevice {
   const backend::Backend* backend = nullptr;

@@ -27,6 +27,8 @@ YamlReader::YamlReader(const YAML::Node& node, std::string file)
 }
 
 void YamlReader::fail(const std::string& problem) const {
+  // An empty document is nowhere.
+  if (node_.Mark().is_null()) throw base::ModelFileError(file_, problem);
   throw base::ModelFileError(file_, fmt::format("line {}: {}", node_.Mark().line + 1, problem));
 }
 
@@ -68,6 +70,14 @@ double YamlReader::number(const char* key, double lowest, double highest,
 YAML::Node YamlReader::child(const char* key) {
   asked_.insert(key);
   return node_[key];
+}
+
+YAML::Node YamlReader::list(const char* key) {
+  const YAML::Node value = child(key);
+  if (value && !value.IsNull() && !value.IsSequence()) {
+    fail(fmt::format("\"{}\" must be a list", key));
+  }
+  return value;
 }
 
 void YamlReader::finish() const {

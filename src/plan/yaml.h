@@ -28,12 +28,13 @@ class YamlReader {
   /// Empty when the key is null or absent.
   std::optional<double> maybe_number(const char* key, double lowest, double highest);
   YAML::Node child(const char* key);
+  /// A child that is a list where it is there.
+  YAML::Node list(const char* key);
+  [[noreturn]] void fail(const std::string& problem) const;
   /// Refuses keys that nothing asked for: a misspelt key must not pass unnoticed.
   void finish() const;
 
  private:
-  [[noreturn]] void fail(const std::string& problem) const;
-
   YAML::Node node_;
   std::string file_;
   std::set<std::string> asked_;
