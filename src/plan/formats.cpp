@@ -29,7 +29,9 @@ const std::vector<WeightFormat>& formats() {
 
 std::string canonical(const std::string& name) {
   if (name.empty() || name == "auto") return "none";
-  if (name == "eetq" || name == "w8a8" || name == "bitsandbytes-8bit") return "int8";
+  if (name == "4bit") return "int4";
+  if (name == "8bit" || name == "eetq" || name == "w8a8" || name == "bitsandbytes-8bit")
+    return "int8";
   if (name == "awq_marlin") return "awq";
   if (name == "gptq_marlin" || name == "w4a16") return "gptq";
   if (name == "bitsandbytes-nf4" || name == "bitsandbytes-fp4") return "bitsandbytes";

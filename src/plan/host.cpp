@@ -15,8 +15,6 @@ namespace {
 
 tensor::DType weight_type(const PlanInputs& inputs) {
   if (inputs.dtype == "auto") return inputs.model.spec.dtype;
-  if (inputs.dtype == "half") return tensor::DType::kF16;
-  if (inputs.dtype == "float") return tensor::DType::kF32;
   return tensor::dtype_from_torch(inputs.dtype).value_or(tensor::DType::kBF16);
 }
 

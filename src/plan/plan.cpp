@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/algorithm/string/predicate.hpp>
 #include <cmath>
 
 #include "base/error.h"
@@ -67,10 +68,8 @@ Workload workload_of(const PlanInputs& inputs) {
 
 double kv_bytes_of(const PlanInputs& inputs) {
   const std::string& name = inputs.kv_cache_dtype;
-  if (name == "auto" || name == "bfloat16" || name == "float16" || name == "bf16" ||
-      name == "fp16") {
-    return name == "auto" && inputs.dtype == "float32" ? 4 : 2;
-  }
+  if (name == "auto") return inputs.dtype == "float32" ? 4 : 2;
+  if (name == "bfloat16" || name == "float16" || name == "bf16" || name == "fp16") return 2;
   if (name == "float32") return 4;
   if (name == "fp8" || name == "fp8_e4m3" || name == "fp8_e5m2" || name == "fp8_e4m3fn") return 1;
   const std::vector<std::string> known = {"auto", "bfloat16", "float16", "float32",
@@ -79,12 +78,35 @@ double kv_bytes_of(const PlanInputs& inputs) {
                      base::nearest(name, known), fmt::join(known, ", ")));
 }
 
-void check_dtype(const std::string& name) {
+/// One name for each type.
+std::string canonical_dtype(const std::string& name) {
+  if (name == "half" || name == "fp16") return "float16";
+  if (name == "float" || name == "fp32") return "float32";
+  if (name == "bf16") return "bfloat16";
   const std::vector<std::string> known = {"auto",    "bfloat16", "float16",
                                           "float32", "half",     "float"};
-  if (std::find(known.begin(), known.end(), name) != known.end()) return;
+  if (std::find(known.begin(), known.end(), name) != known.end()) return name;
   refuse(fmt::format("--dtype {}: unknown; the nearest known one is {} (known: {})", name,
                      base::nearest(name, known), fmt::join(known, ", ")));
+}
+
+/// What to say of an instance that is not known: those with the accelerator of that name, or else
+/// the nearest.
+std::string known_instances(const Catalog& catalog, const std::string& name) {
+  std::vector<std::string> known;
+  std::vector<std::string> carriers;
+  for (const Instance& instance : catalog.instances) {
+    known.push_back(instance.name);
+    const bool carries = boost::algorithm::istarts_with(instance.accelerator, name);
+    if (carries) carriers.push_back(instance.name);
+  }
+  if (!carriers.empty()) {
+    return fmt::format("an accelerator; the instances with it are {}", fmt::join(carriers, ", "));
+  }
+  known.emplace_back(kHostInstance);
+  return fmt::format(
+      "unknown; the nearest known one is {} (known: {}; more can be given with --hardware FILE)",
+      base::nearest(name, known), fmt::join(known, ", "));
 }
 
 std::vector<const Instance*> instances_of(const PlanInputs& inputs) {
@@ -97,14 +119,7 @@ std::vector<const Instance*> instances_of(const PlanInputs& inputs) {
     if (name == kHostInstance && inputs.host) continue;
     const Instance* instance = inputs.catalog.find_instance(name);
     if (instance == nullptr) {
-      std::vector<std::string> known;
-      known.reserve(inputs.catalog.instances.size() + 1);
-      for (const Instance& each : inputs.catalog.instances) known.push_back(each.name);
-      known.emplace_back(kHostInstance);
-      refuse(
-          fmt::format("--instance {}: unknown; the nearest known one is {} (known: {}; more can be "
-                      "given with --hardware FILE)",
-                      name, base::nearest(name, known), fmt::join(known, ", ")));
+      refuse(fmt::format("--instance {}: {}", name, known_instances(inputs.catalog, name)));
     }
     if (std::find(found.begin(), found.end(), instance) == found.end()) found.push_back(instance);
   }
@@ -139,6 +154,16 @@ void check_ranks(const PlanInputs& inputs) {
     refuse(fmt::format("--tp, --ep and --pp multiply to {} devices; at most {} are planned",
                        devices, kMost));
   }
+}
+
+void check_utilization(double share) {
+  constexpr double kLeast = 0.05;
+  // Written so that NaN fails too.
+  if (share >= kLeast && share <= 1) return;
+  refuse(
+      fmt::format("--utilization {:g} is not a share from {} to 1; the nearest valid value is "
+                  "{}, and 0.9 is usual",
+                  share, kLeast, share > 1 ? 1 : kLeast));
 }
 
 /// Values that every head for itself would cache a token, were there no sharing.
@@ -239,15 +264,13 @@ void note_nothing_recommended(Plan& plan) {
 
 }  // namespace
 
-Plan make_plan(const PlanInputs& inputs) {
+Plan make_plan(const PlanInputs& asked) {
   Plan plan;
-  plan.inputs = inputs;
-  check_dtype(inputs.dtype);
+  plan.inputs = asked;
+  plan.inputs.dtype = canonical_dtype(asked.dtype);
+  const PlanInputs& inputs = plan.inputs;
   check_ranks(inputs);
-  if (!(inputs.utilization > 0.05 && inputs.utilization <= 1)) {
-    refuse(fmt::format("--utilization {:g} must be a share from 0.05 to 1; 0.9 is usual",
-                       inputs.utilization));
-  }
+  check_utilization(inputs.utilization);
   find_efficiency(inputs.engine);  // an unknown engine is refused before any work
   const std::vector<const Instance*> instances = instances_of(inputs);
   check_budget(inputs, instances);
@@ -255,7 +278,7 @@ Plan make_plan(const PlanInputs& inputs) {
   const model::ModelSpec& spec = inputs.model.spec;
   const std::string quantization =
       inputs.quantization == "auto" ? inputs.model.quantization : inputs.quantization;
-  plan.format = find_format(quantization, inputs.dtype == "float" ? "float32" : inputs.dtype);
+  plan.format = find_format(quantization, inputs.dtype);
   plan.kv_element_bytes = kv_bytes_of(inputs);
   plan.parameters = count_parameters(spec);
   plan.bf16_bytes = weight_bytes(spec, find_format("none"));

@@ -115,7 +115,7 @@ struct Plan {
 
 /// Plans. Throws UsageError (exit 64) for an unknown instance, engine or type, a budget of zero, a
 /// context beyond the model's, each with the nearest valid choice.
-Plan make_plan(const PlanInputs& inputs);
+Plan make_plan(const PlanInputs& asked);
 
 /// What candidates are made from; shared by the search and the remedies.
 struct Setting {

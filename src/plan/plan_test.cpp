@@ -110,6 +110,18 @@ TEST(Plan, WidthsThatDoNotDivideAreSaid) {
   EXPECT_NE(padded.notes[0].find("padded to 1536"), std::string::npos) << padded.notes[0];
 }
 
+TEST(Plan, TypesHaveShortNames) {
+  PlanInputs inputs = inputs_for("mixtral-8x7b", "p5.48xlarge");
+  for (const char* name : {"float", "fp32", "float32"}) {
+    inputs.dtype = name;
+    const Plan plan = make_plan(inputs);
+    EXPECT_EQ(plan.kv_element_bytes, 4) << name;
+    EXPECT_EQ(plan.format.bits, 32) << name;
+  }
+  inputs.dtype = "bf16";
+  EXPECT_EQ(make_plan(inputs).kv_element_bytes, 2);
+}
+
 TEST(Plan, HeadsThatDoNotDivideTakeStages) {
   PlanInputs inputs = inputs_for("Qwen/Qwen2-57B-A14B", "g5.48xlarge");
   const Candidate candidate = only(make_plan(inputs));
@@ -218,6 +230,9 @@ TEST(Remedies, SayWhenTheWeightsAloneAreTooMuch) {
 TEST(Errors, NameTheNearestValidChoice) {
   PlanInputs inputs = inputs_for("mixtral-8x7b", "p5.48xlrge");
   EXPECT_NE(usage_error(inputs).find("nearest known one is p5.48xlarge"), std::string::npos);
+  EXPECT_NE(usage_error(inputs_for("mixtral-8x7b", "h100"))
+                .find("the instances with it are p5.4xlarge, p5.48xlarge"),
+            std::string::npos);
   inputs = inputs_for("mixtral-8x7b");
   inputs.budget = 0;
   EXPECT_NE(usage_error(inputs).find("the cheapest, g6.xlarge, costs 0.80"), std::string::npos);
@@ -256,6 +271,10 @@ TEST(Errors, NameTheNearestValidChoice) {
   inputs = inputs_for("mixtral-8x7b");
   inputs.utilization = std::nan("");
   EXPECT_NE(usage_error(inputs).find("--utilization"), std::string::npos);
+  inputs.utilization = 90;
+  EXPECT_NE(usage_error(inputs).find("nearest valid value is 1,"), std::string::npos);
+  inputs.utilization = 0.05;
+  EXPECT_EQ(usage_error(inputs), "");
   inputs = inputs_for("mixtral-8x7b");
   inputs.concurrency = 0;
   EXPECT_NE(usage_error(inputs).find("--concurrency"), std::string::npos);
