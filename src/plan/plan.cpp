@@ -27,45 +27,6 @@ void check_range(const char* flag, const std::optional<int64_t>& value, int64_t 
                      std::clamp(*value, lowest, highest)));
 }
 
-Workload workload_of(const PlanInputs& inputs) {
-  const int64_t longest = inputs.model.spec.max_position;
-  const std::string beyond =
-      fmt::format("outside 1 to {}, the positions that {} has", longest, inputs.model.name);
-  check_range("--concurrency", inputs.concurrency, 1, kMostConcurrency, "out of range");
-  check_range("--context", inputs.context, 1, longest, beyond);
-  check_range("--prompt-tokens", inputs.prompt, 1, longest, beyond);
-  check_range("--output-tokens", inputs.output, 1, longest, beyond);
-  Workload load;
-  load.concurrency = inputs.concurrency;
-  const bool request = inputs.prompt || inputs.output;
-  if (request) {
-    load.prompt = inputs.prompt.value_or(kUsualTokens);
-    load.output = inputs.output.value_or(kUsualTokens);
-    load.context = inputs.context.value_or(load.usual());
-    if (load.usual() > longest) {
-      refuse(
-          fmt::format("--prompt-tokens {} and --output-tokens {} make {} tokens, more than the {} "
-                      "positions of {}; the nearest valid choice is --prompt-tokens {}",
-                      load.prompt, load.output, load.usual(), longest, inputs.model.name,
-                      std::max<int64_t>(1, longest - load.output)));
-    }
-    if (load.usual() > load.context) {
-      refuse(
-          fmt::format("--context {} is shorter than a request of {} prompt and {} output tokens; "
-                      "the nearest valid choice is --context {}",
-                      load.context, load.prompt, load.output, load.usual()));
-    }
-    return load;
-  }
-  load.context = inputs.context.value_or(std::min(kUsualContext, longest));
-  // With --context alone every sequence is taken to be that long; with nothing, short requests.
-  const int64_t usual = inputs.context ? load.context : std::min(2 * kUsualTokens, load.context);
-  load.output = std::max<int64_t>(1, std::min(kUsualTokens, usual / 2));
-  load.prompt = std::max<int64_t>(1, usual - load.output);
-  load.context = std::max(load.context, load.usual());
-  return load;
-}
-
 double kv_bytes_of(const PlanInputs& inputs) {
   const std::string& name = inputs.kv_cache_dtype;
   if (name == "auto") return inputs.dtype == "float32" ? 4 : 2;
@@ -195,16 +156,19 @@ bool better(const Candidate& a, const Candidate& b) {
   return key(a) < key(b);
 }
 
-/// The unfitting candidate that lacks least, in parts of its device.
-std::optional<size_t> nearest_miss(const std::vector<Candidate>& candidates) {
+/// The unfitting candidate that lacks least, in parts of its device; one that the engine asked for
+/// runs on, if there is any.
+std::optional<size_t> nearest_miss(const std::vector<Candidate>& candidates,
+                                   const std::string& engine) {
   std::optional<size_t> best;
-  double least = 0;
+  std::pair<bool, double> least;
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& candidate = candidates[i];
     if (candidate.fits || candidate.vendor == "cpu") continue;
     if (candidate.per_device.weights() == 0) continue;
-    const double need = static_cast<double>(candidate.per_device.total()) /
-                        static_cast<double>(candidate.device_bytes);
+    const bool foreign = (candidate.vendor == "aws-neuron") != (engine == "neuron");
+    const std::pair need(foreign, static_cast<double>(candidate.per_device.total()) /
+                                      static_cast<double>(candidate.device_bytes));
     if (!best || need < least) {
       best = i;
       least = need;
@@ -264,6 +228,45 @@ void note_nothing_recommended(Plan& plan) {
 
 }  // namespace
 
+Workload workload_of(const PlanInputs& inputs) {
+  const int64_t longest = inputs.model.spec.max_position;
+  const std::string beyond =
+      fmt::format("outside 1 to {}, the positions that {} has", longest, inputs.model.name);
+  check_range("--concurrency", inputs.concurrency, 1, kMostConcurrency, "out of range");
+  check_range("--context", inputs.context, 1, longest, beyond);
+  check_range("--prompt-tokens", inputs.prompt, 1, longest, beyond);
+  check_range("--output-tokens", inputs.output, 1, longest, beyond);
+  Workload load;
+  load.concurrency = inputs.concurrency;
+  const bool request = inputs.prompt || inputs.output;
+  if (request) {
+    load.prompt = inputs.prompt.value_or(kUsualTokens);
+    load.output = inputs.output.value_or(kUsualTokens);
+    load.context = inputs.context.value_or(load.usual());
+    if (load.usual() > longest) {
+      refuse(
+          fmt::format("--prompt-tokens {} and --output-tokens {} make {} tokens, more than the {} "
+                      "positions of {}; the nearest valid choice is --prompt-tokens {}",
+                      load.prompt, load.output, load.usual(), longest, inputs.model.name,
+                      std::max<int64_t>(1, longest - load.output)));
+    }
+    if (load.usual() > load.context) {
+      refuse(
+          fmt::format("--context {} is shorter than a request of {} prompt and {} output tokens; "
+                      "the nearest valid choice is --context {}",
+                      load.context, load.prompt, load.output, load.usual()));
+    }
+    return load;
+  }
+  load.context = inputs.context.value_or(std::min(kUsualContext, longest));
+  // With --context alone every sequence is taken to be that long; with nothing, short requests.
+  const int64_t usual = inputs.context ? load.context : std::min(2 * kUsualTokens, load.context);
+  load.output = std::max<int64_t>(1, std::min(kUsualTokens, usual / 2));
+  load.prompt = std::max<int64_t>(1, usual - load.output);
+  load.context = std::max(load.context, load.usual());
+  return load;
+}
+
 Plan make_plan(const PlanInputs& asked) {
   Plan plan;
   plan.inputs = asked;
@@ -308,7 +311,7 @@ Plan make_plan(const PlanInputs& asked) {
     }
   }
   if (!any_fits) {
-    plan.remedied = nearest_miss(plan.candidates);
+    plan.remedied = nearest_miss(plan.candidates, inputs.engine);
     if (plan.remedied) plan.remedies = find_remedies(setting, plan.candidates[*plan.remedied]);
   }
   if (any_fits && !plan.recommended) note_nothing_recommended(plan);

@@ -117,6 +117,9 @@ struct Plan {
 /// context beyond the model's, each with the nearest valid choice.
 Plan make_plan(const PlanInputs& asked);
 
+/// The load that is meant. Throws UsageError like make_plan.
+Workload workload_of(const PlanInputs& inputs);
+
 /// What candidates are made from; shared by the search and the remedies.
 struct Setting {
   const PlanInputs* inputs = nullptr;

@@ -221,6 +221,47 @@ TEST(Remedies, ThatAreEnoughAre) {
   EXPECT_TRUE(plan.remedies[3].enough || plan.remedies[4].enough);
 }
 
+/// The flags of the remedy "--context ..." as they would be given.
+bool fits_with_flags(PlanInputs inputs, const std::string& flags) {
+  std::istringstream words(flags);
+  std::string flag;
+  for (int64_t value = 0; words >> flag >> value;) {
+    if (flag == "--context") inputs.context = value;
+    if (flag == "--prompt-tokens") inputs.prompt = value;
+    if (flag == "--output-tokens") inputs.output = value;
+  }
+  return only(make_plan(inputs)).fits;
+}
+
+TEST(Remedies, AShorterContextIsOneThatCanBeGiven) {
+  PlanInputs inputs = inputs_for("mixtral-8x7b", "g6e.12xlarge");
+  inputs.concurrency = 100;
+  inputs.prompt = 5000;
+  Plan plan = make_plan(inputs);
+  ASSERT_EQ(plan.remedies.size(), 6u);
+  EXPECT_NE(plan.remedies[1].change.find("--prompt-tokens"), std::string::npos);
+  EXPECT_TRUE(fits_with_flags(inputs, plan.remedies[1].change)) << plan.remedies[1].change;
+  inputs.prompt.reset();
+  inputs.concurrency = 2000;  // short requests by default, but all as long as a --context is
+  plan = make_plan(inputs);
+  ASSERT_EQ(plan.remedies.size(), 6u);
+  EXPECT_TRUE(fits_with_flags(inputs, plan.remedies[1].change)) << plan.remedies[1].change;
+  inputs.concurrency = 100000;
+  plan = make_plan(inputs);
+  ASSERT_EQ(plan.remedies.size(), 6u);
+  EXPECT_NE(plan.remedies[1].effect.find("100000 sequences of even 16"), std::string::npos);
+}
+
+TEST(Remedies, AreForWhatTheEngineRunsOn) {
+  PlanInputs inputs = inputs_for("deepseek-ai/DeepSeek-V3");
+  inputs.instances = {"g5.xlarge", "trn1.2xlarge"};
+  const Plan gpu = make_plan(inputs);
+  EXPECT_EQ(gpu.candidates[*gpu.remedied].instance, "g5.xlarge");
+  inputs.engine = "neuron";
+  const Plan neuron = make_plan(inputs);
+  EXPECT_EQ(neuron.candidates[*neuron.remedied].instance, "trn1.2xlarge");
+}
+
 TEST(Remedies, SayWhenTheWeightsAloneAreTooMuch) {
   const Plan plan = make_plan(inputs_for("deepseek-ai/DeepSeek-V3", "g5.xlarge"));
   ASSERT_FALSE(plan.remedies.empty());

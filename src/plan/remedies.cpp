@@ -10,6 +10,7 @@ namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 constexpr double kHighUtilization = 0.95;
+constexpr int64_t kMostDevices = 64;
 
 double gib(uint64_t bytes) { return static_cast<double>(bytes) / kGiB; }
 
@@ -45,21 +46,39 @@ Remedy raise_utilization(const Setting& setting, const Candidate& candidate) {
           found.fits};
 }
 
+/// The inputs with a context of `length`; a usual request that was given and is longer shrinks
+/// with it, the prompt first.
+PlanInputs shortened(const Setting& setting, int64_t length) {
+  PlanInputs inputs = *setting.inputs;
+  inputs.context = length;
+  const bool request = inputs.prompt || inputs.output;
+  if (request && setting.load.usual() > length) {
+    inputs.output = std::min(setting.load.output, length / 2);
+    inputs.prompt = length - *inputs.output;
+  }
+  return inputs;
+}
+
+/// The flags by which `inputs` differs from what was asked.
+std::string length_flags(const PlanInputs& inputs, const PlanInputs& asked) {
+  std::string flags = fmt::format("--context {}", *inputs.context);
+  if (inputs.prompt != asked.prompt) flags += fmt::format(" --prompt-tokens {}", *inputs.prompt);
+  if (inputs.output != asked.output) flags += fmt::format(" --output-tokens {}", *inputs.output);
+  return flags;
+}
+
 Remedy shorten_context(const Setting& setting, const Candidate& candidate) {
+  constexpr int64_t kShortest = 16;
   const int64_t running = setting.load.concurrency.value_or(1);
-  int64_t low = 0;
-  int64_t high = setting.load.context;
-  Setting changed = setting;
   const auto fits = [&](int64_t length) {
-    changed.load.context = length;
-    changed.load.output = std::max<int64_t>(1, std::min(setting.load.output, length / 2));
-    changed.load.prompt = std::max<int64_t>(1, length - changed.load.output);
-    if (setting.load.usual() < length) {
-      changed.load.prompt = setting.load.prompt;
-      changed.load.output = setting.load.output;
-    }
+    const PlanInputs inputs = shortened(setting, length);
+    Setting changed = setting;
+    changed.inputs = &inputs;
+    changed.load = workload_of(inputs);
     return again(changed, candidate).fits;
   };
+  int64_t low = kShortest - 1;
+  int64_t high = std::max(low, setting.load.context);
   while (low < high) {
     const int64_t middle = low + (high - low + 1) / 2;
     if (fits(middle)) {
@@ -68,11 +87,15 @@ Remedy shorten_context(const Setting& setting, const Candidate& candidate) {
       high = middle - 1;
     }
   }
-  if (low < 16) {
-    return {"--context N", "no context fits: the weights and what stands beside them are too much",
+  if (low < kShortest) {
+    return {"--context N",
+            candidate.max_model_len < kShortest
+                ? "no context fits: the weights and what stands beside them are too much"
+                : fmt::format("no context fits: {} sequences of even {} tokens are too much",
+                              running, kShortest),
             false};
   }
-  return {fmt::format("--context {}", low),
+  return {length_flags(shortened(setting, low), *setting.inputs),
           fmt::format("the longest that fits with {} sequence{} at once", running,
                       running == 1 ? "" : "s"),
           true};
@@ -106,17 +129,17 @@ Remedy more_devices(const Setting& setting, const Candidate& candidate) {
   Setting changed = setting;
   changed.inputs = &inputs;
   Instance wanted = *inputs.catalog.find_instance(candidate.instance);
-  for (wanted.devices = 1; wanted.devices <= 64; wanted.devices *= 2) {
+  for (wanted.devices = 1; wanted.devices <= kMostDevices; wanted.devices *= 2) {
     if (wanted.devices <= candidate.devices) continue;
     const Candidate found = plan_instance(changed, wanted);
-    if (!found.fits) continue;
+    if (!found.fits || found.devices > kMostDevices) continue;
     return {"more devices",
             fmt::format("{} x {} (tp {}, ep {}, pp {}); {}", found.devices, candidate.accelerator,
                         found.tp, found.ep, found.pp, outcome(found)),
             true};
   }
-  return {"more devices", fmt::format("up to 64 x {} do not hold it", candidate.accelerator),
-          false};
+  return {"more devices",
+          fmt::format("up to {} x {} do not hold it", kMostDevices, candidate.accelerator), false};
 }
 
 }  // namespace
