@@ -110,6 +110,36 @@ TEST(Plan, WidthsThatDoNotDivideAreSaid) {
   EXPECT_NE(padded.notes[0].find("padded to 1536"), std::string::npos) << padded.notes[0];
 }
 
+TEST(Plan, RanksAskedForAreTriedWhateverTheirCount) {
+  PlanInputs inputs = inputs_for("mixtral-8x7b", "p5.48xlarge");
+  inputs.pp = 3;
+  const Candidate three = only(make_plan(inputs));
+  EXPECT_TRUE(three.fits) << three.reason;
+  EXPECT_EQ(three.devices, 3);
+  inputs.pp.reset();
+  inputs.tp = 6;
+  EXPECT_EQ(only(make_plan(inputs)).reason, "32 heads do not divide over 6 devices");
+  inputs.tp = 16;
+  EXPECT_NE(only(make_plan(inputs)).reason.find("no layout has --tp 16; a stage stays inside"),
+            std::string::npos);
+  inputs.pp = 1;
+  EXPECT_EQ(only(make_plan(inputs)).nodes, 2);
+}
+
+TEST(Plan, WhatIsShownIsNotAmongWhatElseDoesNotFit) {
+  PlanInputs inputs = inputs_for("Qwen/Qwen1.5-MoE-A2.7B", "trn1.32xlarge");
+  inputs.tp = inputs.pp = 1;  // 60 experts over 8 and 16 groups cannot be, over 4 do not fit
+  inputs.utilization = 0.1;
+  const Candidate candidate = only(make_plan(inputs));
+  EXPECT_FALSE(candidate.fits);
+  EXPECT_EQ(candidate.devices, 4);
+  for (const std::string& other : candidate.smaller) {
+    EXPECT_NE(other.rfind("4 x Trainium1", 0), 0u) << other;
+  }
+  ASSERT_GT(candidate.smaller.size(), 2u);
+  EXPECT_EQ(candidate.smaller[2], "8 x Trainium1: 60 experts do not divide over 8 groups");
+}
+
 TEST(Plan, TypesHaveShortNames) {
   PlanInputs inputs = inputs_for("mixtral-8x7b", "p5.48xlarge");
   for (const char* name : {"float", "fp32", "float32"}) {

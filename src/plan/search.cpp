@@ -32,21 +32,22 @@ struct Size {
   int64_t devices = 1;
 };
 
+/// Counts of devices to try, the smallest first: those that the ranks asked for multiply to,
+/// doubled up to one instance, then whole instances.
 std::vector<Size> sizes_of(const Setting& setting, const Instance& instance) {
-  std::vector<Size> sizes;
   const PlanInputs& inputs = *setting.inputs;
-  if (inputs.tp && inputs.ep && inputs.pp) {
-    const int64_t devices = *inputs.tp * *inputs.ep * *inputs.pp;
+  const int64_t unit = inputs.tp.value_or(1) * inputs.ep.value_or(1) * inputs.pp.value_or(1);
+  std::vector<Size> sizes;
+  const auto add = [&](int64_t devices) {
     const int64_t nodes = (devices + instance.devices - 1) / instance.devices;
-    if (nodes > 1 && instance.network_bandwidth == 0) return {};
-    return {{nodes, devices}};
-  }
-  for (int64_t devices = 1; devices < instance.devices; devices *= 2) sizes.push_back({1, devices});
-  sizes.push_back({1, instance.devices});
-  if (instance.network_bandwidth == 0) return sizes;
-  for (int64_t nodes = 2; nodes <= kMostNodes; nodes *= 2) {
-    sizes.push_back({nodes, nodes * instance.devices});
-  }
+    if (nodes > 1 && instance.network_bandwidth == 0) return;
+    if (devices % unit != 0 || (!sizes.empty() && devices <= sizes.back().devices)) return;
+    sizes.push_back({nodes, devices});
+  };
+  add(unit);
+  if (inputs.tp && inputs.ep && inputs.pp) return sizes;
+  for (int64_t devices = 2 * unit; devices < instance.devices; devices *= 2) add(devices);
+  for (int64_t nodes = 1; nodes <= kMostNodes; nodes *= 2) add(nodes * instance.devices);
   return sizes;
 }
 
@@ -266,17 +267,34 @@ void take(const Layout& layout, const Size& size, Candidate& candidate) {
   candidate.devices = layout.devices();
 }
 
+std::string ranks_asked(const PlanInputs& inputs) {
+  std::string text;
+  const auto add = [&](const char* flag, const std::optional<int64_t>& value) {
+    if (value) text += fmt::format(" {} {}", flag, *value);
+  };
+  add("--tp", inputs.tp);
+  add("--ep", inputs.ep);
+  add("--pp", inputs.pp);
+  return text;
+}
+
 /// Tries sizes from the smallest; stops at the first layout that fits and leaves that, or the last
-/// one tried, in `candidate`. False when the model cannot be laid out at all.
+/// one tried, in `candidate`, and in `smaller` why the others do not fit. False when the model
+/// cannot be laid out at all.
 bool search(const Setting& setting, const Instance& instance, const Efficiency& efficiency,
             Candidate& candidate) {
   bool any = false;
+  size_t own = 0;  // in `smaller`, the entry of the layout in `candidate`
   for (const Size& size : sizes_of(setting, instance)) {
     std::string refused;
     const std::vector<Layout> layouts = layouts_for(setting, size, refused);
     if (layouts.empty()) {
-      const std::string why =
-          refused.empty() ? "no layout has the --tp, --ep and --pp asked for" : refused;
+      const std::string why = !refused.empty()
+                                  ? refused
+                                  : fmt::format(
+                                        "no layout has{}; a stage stays inside a node unless --pp "
+                                        "says otherwise",
+                                        ranks_asked(*setting.inputs));
       candidate.smaller.push_back(
           fmt::format("{} x {}: {}", size.devices, instance.accelerator, why));
       if (!any) candidate.reason = why;
@@ -293,6 +311,7 @@ bool search(const Setting& setting, const Instance& instance, const Efficiency& 
     }
     candidate = best;
     if (candidate.fits) return true;
+    own = candidate.smaller.size();
     candidate.smaller.push_back(fmt::format("{} x {} ({}): {}", size.devices, instance.accelerator,
                                             describe(candidate.layout()), shortfall(candidate)));
   }
@@ -300,6 +319,8 @@ bool search(const Setting& setting, const Instance& instance, const Efficiency& 
     candidate.reason = fmt::format("has {} device{} and no fast network between instances",
                                    instance.devices, instance.devices == 1 ? "" : "s");
   }
+  // What `candidate` itself lacks is its reason.
+  if (any) candidate.smaller.erase(candidate.smaller.begin() + static_cast<ptrdiff_t>(own));
   return any;
 }
 
@@ -332,7 +353,6 @@ Candidate plan_instance(const Setting& setting, const Instance& instance) {
   }
   const Layout layout = candidate.layout();
   candidate.reason = candidate.fits ? fit_reason(candidate) : shortfall(candidate);
-  if (!candidate.fits && !candidate.smaller.empty()) candidate.smaller.pop_back();
   note_widths(setting, layout, candidate);
   if (setting.format.fp8_arithmetic && device.fp8_flops == 0) {
     candidate.notes.push_back(fmt::format(
