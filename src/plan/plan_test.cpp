@@ -366,6 +366,29 @@ TEST(Text, IsAtMost80ColumnsWide) {
   }
 }
 
+TEST(Text, KeepsItsColumnsApartWhateverTheFigures) {
+  PlanInputs inputs = inputs_for("mixtral-8x7b");
+  inputs.catalog.instances[0].name = "an-instance-of-a-name-that-leaves-no-room";
+  inputs.model.spec.layers.resize(1);
+  inputs.context = 1;
+  Plan plan = make_plan(inputs);
+  for (Candidate& candidate : plan.candidates) candidate.sequences = 154008016;
+  const std::string small = to_text(plan);
+  EXPECT_NE(small.find(" 154.0M "), std::string::npos);
+  inputs = inputs_for("Qwen/Qwen3-30B-A3B", "p4d.24xlarge");
+  inputs.concurrency = 1 << 20;
+  inputs.context = 40960;
+  const std::string large = to_text(make_plan(inputs));
+  inputs = inputs_for("deepseek-ai/DeepSeek-V3", "p4d.24xlarge");
+  inputs.quantization = "none";
+  const std::string many = to_text(make_plan(inputs));
+  EXPECT_NE(many.find("32/32 A100-40GB "), std::string::npos);
+  for (const std::string& text : {small, large, many}) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 80u) << line;
+  }
+}
+
 TEST(Text, SaysThatServeCannotRunIt) {
   EXPECT_NE(to_text(make_plan(inputs_for("openai/gpt-oss-20b"))).find("cannot run this model yet"),
             std::string::npos);

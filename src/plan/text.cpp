@@ -11,6 +11,8 @@ namespace {
 
 using model::AttentionKind;
 
+constexpr size_t kColumns = 80;
+
 double real(int64_t value) { return static_cast<double>(value); }
 
 /// Every line without spaces at its end.
@@ -84,23 +86,44 @@ std::string short_devices(const Candidate& candidate) {
                      candidate.accelerator);
 }
 
+/// Appends `text` so that it ends in column `end`, or later where what stands before it is longer.
+void put(std::string& line, size_t end, const std::string& text) {
+  const size_t used = line.size() + text.size();
+  line.append(end > used ? end - used : 1, ' ');
+  line += text;
+}
+
+/// Large counts in tenths of millions or billions, rounded down.
+std::string short_count(int64_t count) {
+  constexpr int64_t kMillion = 1'000'000;
+  constexpr int64_t kBillion = 1'000'000'000;
+  if (count < kMillion) return grouped(real(count));
+  const int64_t unit = count < kBillion ? kMillion : kBillion;
+  return fmt::format("{}.{}{}", count / unit, count % unit / (unit / 10),
+                     unit == kMillion ? 'M' : 'G');
+}
+
 std::string row(const Plan& plan, size_t index) {
   const Candidate& candidate = plan.candidates[index];
-  const char mark = plan.recommended == index ? '*' : ' ';
-  if (candidate.fits && candidate.vendor == "cpu") {
-    return fmt::format("{} {:<17}{:<15}{:>7}{:>7}\n", mark, candidate.instance,
-                       short_devices(candidate), "1/1/1", candidate.sequences);
-  }
+  constexpr size_t kLongestName = 16;
+  std::string line = plan.recommended == index ? "* " : "  ";
+  line += candidate.instance;
+  if (candidate.instance.size() > kLongestName) line += "\n  ";
+  const size_t start = line.rfind('\n') + 1;  // a name that leaves no room has a line to itself
+  line.append(start + 19 - line.size(), ' ');
+  line += short_devices(candidate);
   if (!candidate.fits) {
-    return fmt::format("{} {:<17}{:<15}does not fit\n", mark, candidate.instance,
-                       short_devices(candidate));
+    put(line, start + 48, "does not fit");
+    return line + "\n";
   }
-  return fmt::format("{} {:<17}{:<15}{:>7}{:>7}{:>8}{:>7.0f}{:>8}{:>8}\n", mark, candidate.instance,
-                     short_devices(candidate),
-                     fmt::format("{}/{}/{}", candidate.tp, candidate.ep, candidate.pp),
-                     candidate.sequences, grouped(candidate.decode.tokens_per_s),
-                     candidate.first_token_seconds * 1000, money(candidate.usd_per_hour),
-                     money(candidate.usd_per_million_tokens));
+  put(line, start + 41, fmt::format("{}/{}/{}", candidate.tp, candidate.ep, candidate.pp));
+  put(line, start + 48, short_count(candidate.sequences));
+  if (candidate.vendor == "cpu") return line + "\n";
+  put(line, start + 56, grouped(candidate.decode.tokens_per_s));
+  put(line, start + 63, fmt::format("{:.0f}", candidate.first_token_seconds * 1000));
+  put(line, start + 71, money(candidate.usd_per_hour));
+  put(line, start + 79, money(candidate.usd_per_million_tokens));
+  return line + "\n";
 }
 
 void table(const Plan& plan, std::string& out) {
@@ -125,8 +148,10 @@ void memory(const Candidate& candidate, std::string& out) {
     const double share =
         static_cast<double>(term.bytes) /
         static_cast<double>(std::max(candidate.device_bytes, candidate.per_device.total()));
-    out += fmt::format("  {:<28}{:>8.{}f}  {}\n", term.title, to_gib(term.bytes), digits,
-                       std::string(static_cast<size_t>(std::lround(share * 40)), '#'));
+    std::string line = fmt::format("  {:<28}{:>8.{}f}  ", term.title, to_gib(term.bytes), digits);
+    const size_t room = kColumns - line.size();
+    line.append(std::min(room, static_cast<size_t>(std::lround(share * 40))), '#');
+    out += line + "\n";
   }
   out += fmt::format("  {:<28}{:>8.{}f}\n", "all", to_gib(candidate.per_device.total()), digits);
 }
@@ -139,7 +164,7 @@ void capacity(const Candidate& candidate, std::string& out) {
   for (const auto& [length, sequences] : candidate.capacity) {
     if (lengths.size() > 70 || sequences == 0) break;
     lengths += fmt::format("{:>8}", grouped(real(length)));
-    counts += fmt::format("{:>8}", grouped(real(sequences)));
+    counts += fmt::format("{:>8}", short_count(sequences));
   }
   if (lengths.size() > 15) out += lengths + "\n" + counts + "\n";
 }
