@@ -130,6 +130,10 @@ std::string dns_label(std::string_view text);
 /// Whether `text` is a DNS-1035 label of at most `longest` characters.
 bool is_dns_label(std::string_view text, size_t longest);
 
+/// Whether `text` is a name as Secrets, claims and most other objects have it: DNS-1123 labels,
+/// dots between them.
+bool is_dns_subdomain(std::string_view text);
+
 /// Fills what is empty and can be derived (image, shm, memory, cache size, gateway), then checks:
 /// UsageError for a bad name, path or count, ConfigError for what an engine cannot do.
 void complete(Service& service);
