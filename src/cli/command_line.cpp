@@ -279,7 +279,10 @@ void apply_config_file(const std::string& path, base::Settings& settings) {
     std::replace(name.begin(), name.end(), '_', '-');
     const std::string origin = fmt::format("{} in {}", name, path);
     if (base::find_setting(name) == nullptr) {
-      throw UsageError(origin + ": there is no such setting");
+      std::vector<std::string> names;
+      for (const base::SettingRow& row : base::setting_rows()) names.emplace_back(row.name);
+      throw UsageError(fmt::format("{}: there is no such setting, did you mean {}?", origin,
+                                   base::nearest(name.substr(0, 200), names)));
     }
     if (settings.is_set(name)) continue;
     std::string value;

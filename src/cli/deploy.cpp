@@ -113,7 +113,9 @@ void print_plan(const plan::Plan& plan, const plan::Candidate& candidate) {
                   candidate.accelerator, candidate.nodes, candidate.tp, candidate.ep, candidate.pp,
                   candidate.kv_tokens, candidate.load_seconds),
       0);
-  if (!plan.inputs.model.relation.empty()) print_wrapped(plan.inputs.model.relation, 0);
+  if (!plan.inputs.model.relation.empty()) {
+    print_wrapped(plan.inputs.model.asked + " " + plan.inputs.model.relation, 0);
+  }
   for (const std::string& note : candidate.notes) print_wrapped("Note: " + note, 0);
 }
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -82,9 +83,16 @@ int run_migrate(const Invocation& invocation) {
       throw base::ModelFileError(file, fmt::format("{}: {}", workload.where, problem.what()));
     }
   }
+  std::set<std::string> names;
   for (size_t i = 0; i < workloads.size(); ++i) {
     fs::path folder = invocation.option("output", "");
-    if (workloads.size() > 1) folder /= workloads[i].service.name;
+    if (workloads.size() > 1) {
+      // Two namespaces may use one name.
+      std::string name = workloads[i].service.name;
+      if (names.contains(name)) name += fmt::format("-{}", i + 1);
+      names.insert(name);
+      folder /= name;
+    }
     if (i > 0) fmt::print("\n{:-<80}\n", "");
     print_report(workloads[i], settings[i]);
     const auto written = deploy::write_manifests(folder, deploy::manifests(workloads[i].service));

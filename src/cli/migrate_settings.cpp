@@ -69,6 +69,7 @@ Invocation parse(const std::vector<std::string>& arguments,
 std::vector<std::string> understood(const std::vector<std::string>& arguments,
                                     MigratedSettings& out) {
   std::vector<std::string> words;
+  bool has_model = false;
   for (const std::vector<std::string>& group : groups_of(arguments)) {
     std::string text;
     for (const std::string& word : group) text += (text.empty() ? "" : " ") + word;
@@ -80,13 +81,23 @@ std::vector<std::string> understood(const std::vector<std::string>& arguments,
       out.renamed.push_back(shown(text) + " -> set again for each node of the group");
       continue;
     }
+    std::vector<std::string> taken = group;
     try {
-      (void)parse(group, {});
+      const Invocation parsed = parse(group, {});
+      // What an unknown variable of the shell holds may be nothing, or anything.
+      const bool given = has_model || parsed.settings.is_set("model");
+      for (const std::string& word : parsed.arguments) {
+        if (given && word.find("$(") != std::string::npos) {
+          out.not_understood.push_back(shown(word) + ": not known what it stands for");
+          std::erase(taken, word);
+        }
+      }
+      has_model = given || !parsed.arguments.empty();
     } catch (const base::Error& problem) {
       out.not_understood.push_back(shown(problem.what()));
       continue;
     }
-    words.insert(words.end(), group.begin(), group.end());
+    words.insert(words.end(), taken.begin(), taken.end());
   }
   return words;
 }
@@ -212,6 +223,58 @@ bool is_read(std::string_view variable) {
   return false;
 }
 
+/// A variable that by its name holds a secret: a text of that kind is not copied.
+bool looks_secret(const std::string& name) {
+  static constexpr std::array<std::string_view, 6> kEnds = {
+      "_TOKEN", "_PASSWORD", "_SECRET", "_API_KEY", "_ACCESS_KEY", "_CREDENTIALS"};
+  return std::any_of(kEnds.begin(), kEnds.end(),
+                     [&](std::string_view end) { return name.ends_with(end); });
+}
+
+void take_secret(const std::string& name, Workload& workload, MigratedSettings& out) {
+  const std::string secret = workload.service.name + "-environment";
+  workload.service.env.push_back({name, "", {{"secretKeyRef", {{"name", secret}, {"key", name}}}}});
+  out.secrets.push_back(fmt::format(
+      "{0}: it stood in the manifest and is not copied; put it into the Secret {1}: kubectl create "
+      "secret generic {1} --from-literal={0}=...",
+      shown(name), secret));
+}
+
+/// HF_HOME stays where it lies on a volume; elsewhere there is nothing to write to.
+void take_home(const std::string& home, Service& service, MigratedSettings& out) {
+  const auto is_below = [&](const std::string& folder) {
+    return !folder.empty() && (home == folder || home.starts_with(folder + "/"));
+  };
+  bool mounted = is_below(service.cache_path) || is_below("/tmp");
+  for (const boost::json::value& mount : service.kept.volume_mounts) {
+    const boost::json::value* path = mount.as_object().if_contains("mountPath");
+    mounted |= path != nullptr && path->is_string() && is_below(std::string(path->get_string()));
+  }
+  if (!mounted) {
+    out.renamed.push_back(fmt::format("HF_HOME={} -> on the cache volume", shown(home)));
+    return;
+  }
+  std::erase_if(service.env, [](const deploy::EnvVar& entry) { return entry.name == "HF_HOME"; });
+  service.env.push_back({"HF_HOME", home, {}});
+  out.kept.push_back("HF_HOME=" + shown(home));
+}
+
+/// A Hub token among the arguments: a text is not copied, a variable becomes HF_TOKEN.
+void take_token_flag(const base::Settings& settings, Workload& workload, MigratedSettings& out) {
+  if (!settings.is_set("hf-token") || !settings.origin("hf-token").starts_with('-')) return;
+  Service& service = workload.service;
+  const std::string& text = settings.text("hf-token");
+  if (text.find("$(") != std::string::npos) {
+    service.hf_secret.clear();
+    service.env.push_back({"HF_TOKEN", text, {}});
+    return;
+  }
+  if (service.hf_secret.empty()) service.hf_secret = "hf-token";
+  out.secrets.push_back(fmt::format(
+      "{}: the token stood in the manifest and is not copied; it is read from the Secret {} now",
+      settings.origin("hf-token"), service.hf_secret));
+}
+
 /// What remains of the environment: other people's variables stay, a server's that nothing here
 /// reads go.
 void take_environment(Workload& workload, const base::Settings& settings, MigratedSettings& out) {
@@ -226,7 +289,11 @@ void take_environment(Workload& workload, const base::Settings& settings, Migrat
   for (const auto& [name, value] : workload.environment) {
     if (read.contains(name)) continue;
     const bool token = std::find(kHubTokens.begin(), kHubTokens.end(), name) != kHubTokens.end();
-    if (token || name == "HF_HOME") continue;
+    if (token) continue;
+    if (name == "HF_HOME") {
+      take_home(value, workload.service, out);
+      continue;
+    }
     if (std::find(unread.begin(), unread.end(), name) != unread.end() || is_for_python(name)) {
       out.without_meaning.push_back(fmt::format("{}: nothing here reads it", shown(name)));
       continue;
@@ -236,6 +303,10 @@ void take_environment(Workload& workload, const base::Settings& settings, Migrat
         out.without_meaning.push_back(
             fmt::format("{}: another flag or variable says the same", shown(name)));
       }
+      continue;
+    }
+    if (!value.empty() && looks_secret(name)) {
+      take_secret(name, workload, out);
       continue;
     }
     workload.service.env.push_back({name, value, {}});
@@ -311,12 +382,18 @@ MigratedSettings migrate_settings(Workload& workload) {
   } catch (const base::Error& problem) {
     throw base::UsageError(fmt::format("{}: {}", workload.where, problem.what()));
   }
+  if (invocation.arguments.empty() && !invocation.settings.is_set("model") &&
+      !workload.service.kept.env_from.empty()) {
+    throw base::UsageError(
+        "no model is named; if a ConfigMap of envFrom names it, put that into the file too");
+  }
   workload.service.model = model_name(invocation);
   if (!invocation.settings.is_set("model")) {
     out.kept.push_back(fmt::format("model {}", shown(workload.service.model)));
   }
   take_settings(invocation.settings, workload, out);
   take_references(workload, out);
+  take_token_flag(invocation.settings, workload, out);
   take_environment(workload, invocation.settings, out);
   return out;
 }

@@ -67,6 +67,16 @@ json::object kubernetes_object(const Service& service, std::string_view api, std
   return {{"apiVersion", api}, {"kind", kind}, {"metadata", std::move(metadata)}};
 }
 
+void keep_metadata(json::object& body, const json::object& labels,
+                   const json::object& annotations) {
+  json::object& metadata = body["metadata"].as_object();
+  json::object& all = metadata["labels"].as_object();
+  for (const auto& label : labels) {
+    if (label.key() != "app.kubernetes.io/managed-by") all[label.key()] = label.value();
+  }
+  if (!annotations.empty()) metadata["annotations"] = annotations;
+}
+
 std::vector<Manifest> manifests(const Service& service) {
   std::vector<Manifest> files;
   if (service.cache_claim.empty() || !service.kept.claim.empty()) {

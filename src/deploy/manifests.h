@@ -48,4 +48,8 @@ boost::json::object selector_labels(const Service& service);
 boost::json::object kubernetes_object(const Service& service, std::string_view api,
                                       std::string_view kind, const std::string& name);
 
+/// Gives `body` the labels and annotations that it had before; only managed-by is ours.
+void keep_metadata(boost::json::object& body, const boost::json::object& labels,
+                   const boost::json::object& annotations);
+
 }  // namespace moesaic::deploy

@@ -17,9 +17,18 @@ json::object answering_pods(const Service& service) {
   return labels;
 }
 
-int64_t first_service_port(const Service& service) {
-  if (service.kept.service_ports.empty()) return service.service_port;
-  const json::value* port = service.kept.service_ports[0].as_object().if_contains("port");
+/// The Service's port that leads to the server and to no side container; null = there is no such.
+const json::object* server_port(const Service& service) {
+  for (const json::value& port : service.kept.service_ports) {
+    const json::value* target = port.as_object().if_contains("targetPort");
+    if (target != nullptr && *target == json::value("http")) return &port.as_object();
+  }
+  return nullptr;
+}
+
+int64_t route_port(const Service& service) {
+  const json::object* kept = server_port(service);
+  const json::value* port = kept == nullptr ? nullptr : kept->if_contains("port");
   return port != nullptr && port->is_int64() ? port->as_int64() : service.service_port;
 }
 
@@ -41,14 +50,18 @@ json::object service_manifest(const Service& service) {
         json::object{{"name", "http"}, {"port", service.service_port}, {"targetPort", "http"}});
   }
   json::object body = kubernetes_object(service, "v1", "Service", service_name(service));
-  body["spec"] = json::object{
+  keep_metadata(body, service.kept.service_labels, service.kept.service_annotations);
+  json::object spec = {
       {"type", service.kept.service_type.empty() ? "ClusterIP" : service.kept.service_type},
       {"selector", answering_pods(service)},
       {"ports", std::move(ports)}};
+  for (const auto& field : service.kept.service_fields) spec.insert(field);
+  body["spec"] = std::move(spec);
   return body;
 }
 
 json::object route_manifest(const Service& service) {
+  if (!service.kept.route.empty()) return service.kept.route;
   json::object parent = {{"name", service.gateway}};
   if (!service.gateway_space.empty()) parent["namespace"] = service.gateway_space;
   json::object spec = {{"parentRefs", json::array{std::move(parent)}}};
@@ -63,8 +76,8 @@ json::object route_manifest(const Service& service) {
         {"urlRewrite", json::object{{"path", json::object{{"type", "ReplacePrefixMatch"},
                                                           {"replacePrefixMatch", "/"}}}}}}};
   }
-  rule["backendRefs"] = json::array{
-      json::object{{"name", service_name(service)}, {"port", first_service_port(service)}}};
+  rule["backendRefs"] =
+      json::array{json::object{{"name", service_name(service)}, {"port", route_port(service)}}};
   // A stream lasts as long as its answer; the server has deadlines of its own.
   rule["timeouts"] = json::object{{"request", "0s"}};
   spec["rules"] = json::array{std::move(rule)};
@@ -165,19 +178,22 @@ json::object service_monitor_manifest(const Service& service) {
   if (!service.monitor_label.empty()) {
     body["metadata"].as_object()["labels"].as_object()["release"] = service.monitor_label;
   }
-  const json::array& ports = service.kept.service_ports;
-  const json::value* named = ports.empty() ? nullptr : ports[0].as_object().if_contains("name");
+  const json::object* port = server_port(service);
+  const json::value* named = port == nullptr ? nullptr : port->if_contains("name");
   json::object endpoint = {{"path", "/metrics"}, {"interval", "15s"}};
-  if (ports.empty() || named != nullptr) {
+  if (service.kept.service_ports.empty() || named != nullptr) {
     endpoint["port"] = named == nullptr ? json::value("http") : *named;
   } else {
     endpoint["targetPort"] = "http";
   }
-  body["spec"] = json::object{
-      {"selector",
-       json::object{{"matchLabels", json::object{{"app.kubernetes.io/name", service.name},
-                                                 {"app.kubernetes.io/component", "inference"}}}}},
-      {"endpoints", json::array{std::move(endpoint)}}};
+  json::object labels = {{"app.kubernetes.io/name", service.name},
+                         {"app.kubernetes.io/component", "inference"}};
+  for (auto& label : labels) {
+    const json::value* before = service.kept.service_labels.if_contains(label.key());
+    if (before != nullptr) label.value() = *before;
+  }
+  body["spec"] = json::object{{"selector", json::object{{"matchLabels", std::move(labels)}}},
+                              {"endpoints", json::array{std::move(endpoint)}}};
   return body;
 }
 

@@ -70,8 +70,24 @@ TEST(Names, WrongOnesAreRefused) {
   refused([](Service& s) { s.image = "a b"; });
   refused([](Service& s) { s.model = "a\nb"; });
   refused([](Service& s) { s.model.clear(); });
+  refused([](Service& s) { s.hostname = "Upper_x"; });
+  refused([](Service& s) { s.storage_class = "a b"; });
+  refused([](Service& s) { s.cache_claim = "../x"; });
+  refused([](Service& s) { s.hf_secret = "a..b"; });
+  refused([](Service& s) { s.monitor_label = "a b"; });
   EXPECT_THROW(engine_from("vlm"), base::UsageError);
   EXPECT_EQ(engine_from("tgi"), Engine::kTgi);
+}
+
+TEST(Names, WhatKubernetesAllowsIsTaken) {
+  Service service;
+  service.model = "m/m";
+  service.name_space = "3scale";
+  service.hf_secret = "1.hub-token";
+  service.storage_class = "ebs.gp3";
+  service.hostname = "*.example.com";
+  service.monitor_label = "Prom_1.x";
+  EXPECT_NO_THROW(complete(service));
 }
 
 TEST(Engines, WhatTheyCannotDoIsSaid) {

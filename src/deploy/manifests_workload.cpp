@@ -103,6 +103,7 @@ json::object container(const Service& service, bool worker) {
   const ServerCommand server = server_command(service, worker);
   json::object body = {{"name", service.kept.container.empty() ? "server" : service.kept.container},
                        {"image", service.image}};
+  if (!service.kept.pull_policy.empty()) body["imagePullPolicy"] = service.kept.pull_policy;
   if (!server.command.empty()) body["command"] = strings(server.command);
   body["args"] = strings(server.args);
   body["env"] = environment(server.env);
@@ -160,7 +161,10 @@ json::object pod_security(const Service& service) {
 
 json::object pod_template(const Service& service, bool worker) {
   json::object labels = selector_labels(service);
-  for (const auto& label : service.kept.pod_labels) labels.insert(label);
+  // Of a group, clients look for the leader by them.
+  if (!worker) {
+    for (const auto& label : service.kept.pod_labels) labels.insert(label);
+  }
   labels["inference-engine"] = engine_name(service.engine);
   json::object spec;
   if (!service.kept.service_account.empty()) {
@@ -175,6 +179,7 @@ json::object pod_template(const Service& service, bool worker) {
   if (json::array list = tolerations(service); !list.empty()) spec["tolerations"] = list;
   const Kept& kept = service.kept;
   if (!kept.affinity.empty()) spec["affinity"] = kept.affinity;
+  for (const auto& field : kept.pod_fields) spec.insert(field);
   if (!kept.pull_secrets.empty()) spec["imagePullSecrets"] = kept.pull_secrets;
   if (!kept.priority_class.empty()) spec["priorityClassName"] = kept.priority_class;
   if (!kept.runtime_class.empty()) spec["runtimeClassName"] = kept.runtime_class;
@@ -211,6 +216,7 @@ json::object workload_manifest(const Service& service) {
     };
     json::object group =
         kubernetes_object(service, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", service.name);
+    keep_metadata(group, service.kept.labels, service.kept.annotations);
     group["spec"] = std::move(spec);
     return group;
   }
@@ -219,6 +225,7 @@ json::object workload_manifest(const Service& service) {
   spec["progressDeadlineSeconds"] = startup_budget(service) + 600;
   spec["template"] = pod_template(service, false);
   json::object deployment = kubernetes_object(service, "apps/v1", "Deployment", service.name);
+  keep_metadata(deployment, service.kept.labels, service.kept.annotations);
   deployment["spec"] = std::move(spec);
   return deployment;
 }

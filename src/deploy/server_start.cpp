@@ -15,16 +15,6 @@ bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
-/// "NAME=value" before a command.
-bool is_assignment(const std::string& word) {
-  const size_t equals = word.find('=');
-  return equals != std::string::npos && equals > 0 && word[0] != '-' &&
-         std::all_of(word.begin(), word.begin() + static_cast<std::ptrdiff_t>(equals), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '_';
-         });
-}
-
 /// Words that only stand before the command that counts.
 bool is_wrapper(const std::string& word) {
   static const std::string kWrappers[] = {"exec", "then", "else", "do",    "nohup",     "env",
@@ -33,6 +23,16 @@ bool is_wrapper(const std::string& word) {
   const std::string name = basename(word);
   return std::any_of(std::begin(kWrappers), std::end(kWrappers),
                      [&](const std::string& wrapper) { return wrapper == name; });
+}
+
+/// Programs that start the one named after their own options.
+bool is_launcher(const std::string& word) {
+  static const std::string kLaunchers[] = {"tini",   "dumb-init", "catatonit", "env",    "sudo",
+                                           "nohup",  "time",      "uv",        "uvx",    "conda",
+                                           "poetry", "numactl",   "taskset",   "nice",   "ionice",
+                                           "stdbuf", "timeout",   "nsys",      "setsid", "gosu"};
+  const std::string name = basename(word);
+  return std::find(std::begin(kLaunchers), std::end(kLaunchers), name) != std::end(kLaunchers);
 }
 
 bool is_shell(const std::string& word) {
@@ -90,8 +90,16 @@ class Finder {
     }
     const Words command = rest(words, first);
     if (command.empty()) return std::nullopt;
-    if (is_shell(command[0]) && depth < 4) return look_in_script(command, depth);
-    return match(command, found_);
+    const bool launched = is_launcher(command[0]) || (first > 0 && is_launcher(words[first - 1]));
+    // A launcher's options are few.
+    const size_t last = launched ? std::min<size_t>(command.size(), 16) : 1;
+    for (size_t i = 0; i < last; ++i) {
+      const Words from = rest(command, i);
+      auto found =
+          is_shell(from[0]) && depth < 4 ? look_in_script(from, depth) : match(from, found_);
+      if (found) return found;
+    }
+    return std::nullopt;
   }
 
  private:
@@ -111,7 +119,11 @@ class Finder {
       return given == environment_.end() ? std::nullopt : std::optional(given->second);
     };
     std::optional<ServerStart> result;
-    for (const Words& words : shell_commands(command[at], variables)) {
+    const std::vector<Words> commands = shell_commands(command[at], variables);
+    for (const Words& words : commands) {
+      for (const std::string& word : words) check_expanded(expanded_ += word.size());
+    }
+    for (const Words& words : commands) {
       if (!result) {
         result = look(words, depth + 1);
         if (result) continue;
@@ -119,8 +131,10 @@ class Finder {
       std::string text;
       for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
       // Assignments were taken, and the shell's own words do nothing for us.
-      const bool quiet = is_assignment(words.back()) || words[0] == "set" || words[0] == "fi" ||
-                         words[0] == "done" || words[0] == "cd" || words[0] == "echo";
+      const bool assigns =
+          words[0] == "export" || std::all_of(words.begin(), words.end(), is_assignment);
+      const bool quiet = assigns || words[0] == "set" || words[0] == "fi" || words[0] == "done" ||
+                         words[0] == "cd" || words[0] == "echo";
       if (!quiet) others_.push_back(text);
     }
     if (result) result->other_commands = others_;
@@ -130,11 +144,13 @@ class Finder {
   const std::map<std::string, std::string>& environment_;
   ServerStart found_;
   std::vector<std::string> others_;
+  size_t expanded_ = 0;  ///< bytes of all scripts' words
 };
 
 /// What the image starts when the manifest names no command.
 std::optional<Engine> image_server(const std::string& image) {
-  if (contains(image, "text-generation-inference") || contains(image, "neuronx-tgi")) {
+  if (contains(image, "text-generation-inference") || contains(image, "neuronx-tgi") ||
+      contains(image, "tgi-inference")) {
     return Engine::kTgi;
   }
   if (contains(image, "vllm")) return Engine::kVllm;
@@ -152,8 +168,12 @@ std::optional<ServerStart> find_server(const std::vector<std::string>& command,
     return given == environment.end() ? std::nullopt : std::optional(given->second);
   };
   Words words;
+  size_t expanded = 0;
   for (const Words& part : {command, args}) {
-    for (const std::string& word : part) words.push_back(expand_references(word, variables));
+    for (const std::string& word : part) {
+      words.push_back(expand_references(word, variables));
+      check_expanded(expanded += words.back().size());
+    }
   }
   if (!words.empty()) {
     if (auto found = Finder(environment).look(words)) return found;

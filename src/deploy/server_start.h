@@ -20,7 +20,8 @@ struct ServerStart {
 
 /// Looks for `vllm serve`, `python -m vllm.entrypoints...`, `text-generation-launcher` and
 /// `moesaic serve` in `command` (a container's command and args, or a shell script in them), then
-/// for the entry point of a known image. `environment` fills in variables.
+/// for the entry point of a known image. `environment` fills in variables;
+/// UsageError when they expand beyond kMaxExpandedText.
 std::optional<ServerStart> find_server(const std::vector<std::string>& command,
                                        const std::vector<std::string>& args,
                                        const std::string& image,

@@ -47,17 +47,45 @@ void check_label(std::string_view what, const std::string& text, size_t longest)
                   what, text.substr(0, 80), longest, dns_label(text).substr(0, longest)));
 }
 
+void check_object_name(std::string_view what, const std::string& text, bool dots) {
+  if (text.empty()) return;
+  if (is_dns_subdomain(text) && (dots || (text.size() <= 63 && text.find('.') == text.npos)))
+    return;
+  throw UsageError(
+      fmt::format("{} '{}' is no name of an object (a-z, 0-9, '-'{}; a letter or digit "
+                  "at both ends)",
+                  what, text.substr(0, 80), dots ? ", '.'" : ""));
+}
+
+/// A label's value: "a-z, A-Z, 0-9, '-', '_', '.'", at most 63.
+bool is_label_value(std::string_view text) {
+  const auto letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
+  if (text.empty()) return true;
+  return text.size() <= 63 && letter(text[0]) && letter(text.back()) &&
+         std::all_of(text.begin(), text.end(),
+                     [&](char c) { return letter(c) || c == '-' || c == '_' || c == '.'; });
+}
+
 void check_names(const Service& service) {
   check_label("--name", service.name, kMaxNameLength);
-  for (const auto& [what, text] : {std::pair{"--namespace", service.name_space},
-                                   {"--gateway", service.gateway},
-                                   {"--gateway-namespace", service.gateway_space},
-                                   {"--monitoring-namespace", service.monitor_space},
-                                   {"--hub-secret", service.hf_secret}}) {
-    if (!text.empty()) check_label(what, text, 63);
+  check_object_name("--namespace", service.name_space, false);
+  check_object_name("--gateway-namespace", service.gateway_space, false);
+  check_object_name("--monitoring-namespace", service.monitor_space, false);
+  check_object_name("--gateway", service.gateway, true);
+  check_object_name("--hub-secret", service.hf_secret, true);
+  check_object_name("--storage-class", service.storage_class, true);
+  check_object_name("--cache-claim", service.cache_claim, true);
+  std::string_view host = service.hostname;
+  if (host.starts_with("*.")) host.remove_prefix(2);
+  check_object_name("--hostname", std::string(host), true);
+  if (!is_label_value(service.monitor_label)) {
+    throw UsageError(fmt::format("--prometheus-release '{}' is no label's value",
+                                 service.monitor_label.substr(0, 80)));
   }
   if (service.model.empty()) throw UsageError("there is no model to serve");
-  for (const std::string& text : {service.model, service.image, service.hostname}) {
+  for (const std::string& text : {service.model, service.image}) {
     const bool odd = std::any_of(text.begin(), text.end(), [](char c) {
       return static_cast<unsigned char>(c) <= ' ' || static_cast<unsigned char>(c) >= 0x7f;
     });
@@ -182,6 +210,16 @@ bool is_dns_label(std::string_view text, size_t longest) {
   return text.back() != '-' && std::all_of(text.begin(), text.end(), [](char c) {
            return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
          });
+}
+
+bool is_dns_subdomain(std::string_view text) {
+  const auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  if (text.empty() || text.size() > 253 || !plain(text[0]) || !plain(text.back())) return false;
+  for (size_t i = 1; i + 1 < text.size(); ++i) {
+    const bool dot = text[i] == '.' && plain(text[i - 1]) && plain(text[i + 1]);
+    if (!plain(text[i]) && text[i] != '-' && !dot) return false;
+  }
+  return true;
 }
 
 void complete(Service& service) {

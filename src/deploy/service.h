@@ -1,7 +1,7 @@
 #pragma once
 
 // What is to run on Kubernetes, as plain data: filled from a plan (cli/deploy.cpp) or from
-// somebody's Deployment (deploy/migrate.h), read by the manifests (deploy/manifests.h).
+// somebody's Deployment (deploy/workload_reader.h), read by the manifests (deploy/manifests.h).
 
 #include <boost/json.hpp>
 #include <cstdint>
@@ -42,21 +42,29 @@ struct AlertLimits {
 /// What an existing Deployment has beyond our own fields, taken over as it stands.
 struct Kept {
   boost::json::object selector;         ///< labels; a Deployment's cannot be changed later
-  boost::json::object pod_labels;       ///< beside the selector
+  boost::json::object labels;           ///< of the Deployment itself
+  boost::json::object annotations;      ///< of the Deployment itself
+  boost::json::object pod_labels;       ///< beside the selector; of a group, the leader's
   boost::json::object pod_annotations;  ///< of the pod template
   boost::json::object node_selector;
   boost::json::array tolerations;
   boost::json::object affinity;
+  boost::json::object pod_fields;  ///< of the pod's spec: DNS, scheduler, spreading
   boost::json::array pull_secrets;
   boost::json::array volumes;        ///< beside the cache, /dev/shm and /tmp
   boost::json::array volume_mounts;  ///< of those volumes
   boost::json::array init_containers;
   boost::json::array env_from;
   boost::json::array service_ports;  ///< of the Service; empty = service_port
-  boost::json::array sidecars;       ///< containers beside the server
-  boost::json::object claim;         ///< the cache's PersistentVolumeClaim, when the file had it
-  std::string container;             ///< the server's container's name; "" = server
-  bool open = false;                 ///< clients and peers are not known: no one is shut out
+  boost::json::object service_labels;
+  boost::json::object service_annotations;
+  boost::json::object service_fields;  ///< of its spec, beside type, selector and ports
+  boost::json::array sidecars;         ///< containers beside the server
+  boost::json::object claim;           ///< the cache's PersistentVolumeClaim, when the file had it
+  boost::json::object route;           ///< the HTTPRoute, when the file had it
+  std::string pull_policy;             ///< imagePullPolicy; "" = the cluster's default
+  std::string container;               ///< the server's container's name; "" = server
+  bool open = false;                   ///< clients and peers are not known: no one is shut out
   std::string service_account;
   std::string service_name;  ///< of the Service that clients already use; "" = name
   std::string service_type;  ///< "" = ClusterIP
@@ -129,6 +137,10 @@ constexpr size_t kMaxNameLength = 48;
 std::string dns_label(std::string_view text);
 /// Whether `text` is a DNS-1035 label of at most `longest` characters.
 bool is_dns_label(std::string_view text, size_t longest);
+
+/// Whether `text` is a name as Secrets, claims and most other objects have it: DNS-1123 labels,
+/// dots between them.
+bool is_dns_subdomain(std::string_view text);
 
 /// Fills what is empty and can be derived (image, shm, memory, cache size, gateway), then checks:
 /// UsageError for a bad name, path or count, ConfigError for what an engine cannot do.

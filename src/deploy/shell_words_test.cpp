@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/error.h"
 #include "deploy/server_start.h"
 
 namespace moesaic::deploy {
@@ -42,6 +43,38 @@ TEST(ShellWords, Variables) {
             "--m=org/m $(NO) $(MODEL) $(");
 }
 
+TEST(ShellWords, UnquotedValuesAreParted) {
+  const auto values = [](const std::string& name) -> std::optional<std::string> {
+    if (name == "TWO") return "a  b";
+    if (name == "NONE") return "";
+    return std::nullopt;
+  };
+  const auto split_with = [&](std::string_view script) { return shell_commands(script, values); };
+  EXPECT_EQ(split_with("x $TWO y"), (std::vector<Words>{{"x", "a", "b", "y"}}));
+  EXPECT_EQ(split_with("x $(TWO)y \"$TWO\""), (std::vector<Words>{{"x", "a", "by", "a  b"}}));
+  EXPECT_EQ(split_with("x $NONE \"$NONE\""), (std::vector<Words>{{"x", ""}}));
+}
+
+TEST(ShellWords, AssignmentsAreKnownAfterwards) {
+  EXPECT_EQ(
+      split("A=1 B=$MODEL; export C='x y'; v $A$B $C"),
+      (std::vector<Words>{{"A=1", "B=org/m"}, {"export", "C=x y"}, {"v", "1org/m", "x", "y"}}));
+  // Before a command they are for that command alone.
+  EXPECT_EQ(split("A=1 v; w $A"), (std::vector<Words>{{"A=1", "v"}, {"w", "$(A)"}}));
+}
+
+TEST(ShellWords, ExpansionIsBounded) {
+  std::string script = "A0=0123456789";
+  for (int i = 1; i < 30; ++i) {
+    script += ";A" + std::to_string(i) + "=";
+    for (int k = 0; k < 10; ++k) script += "$A" + std::to_string(i - 1);
+  }
+  EXPECT_THROW(split(script), base::UsageError);
+  const auto large = [](const std::string&) { return std::string(kMaxExpandedText / 2 + 1, 'x'); };
+  EXPECT_NO_THROW(expand_references("$(A)", large));
+  EXPECT_THROW(expand_references("$(A)$(A)", large), base::UsageError);
+}
+
 TEST(ShellWords, AnyBytesEnd) {
   for (unsigned seed = 0; seed < 2000; ++seed) {
     static constexpr std::string_view kAlphabet = "ab \\'\"$(){}|&;<>#\n=-";
@@ -80,6 +113,18 @@ TEST(ServerStart, Commands) {
   EXPECT_FALSE(start({"sleep"}, {"infinity"}, "vllm/vllm-openai:v1"));
   EXPECT_FALSE(start({}, {}));
   EXPECT_FALSE(start({"vllm"}, {"bench"}));
+}
+
+TEST(ServerStart, Launchers) {
+  for (const Words& words :
+       std::vector<Words>{{"tini", "-s", "--", "vllm", "serve", "m"},
+                          {"numactl", "--cpunodebind", "0", "uv", "run", "vllm", "serve", "m"},
+                          {"timeout", "60", "bash", "-c", "exec vllm serve m"}}) {
+    const auto found = start(words, {}, "");
+    ASSERT_TRUE(found) << words[0];
+    EXPECT_EQ(found->arguments, (Words{"m"}));
+  }
+  EXPECT_FALSE(start({"echo", "vllm", "serve", "m"}, {}, ""));
 }
 
 TEST(ServerStart, Images) {

@@ -1,0 +1,118 @@
+#pragma once
+
+// How one workload of a manifest is read; for workload_*.cpp only.
+
+#include <algorithm>
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "deploy/json_reader.h"
+#include "deploy/server_start.h"
+#include "deploy/workload_reader.h"
+
+namespace moesaic::deploy {
+
+/// An object of the file, whatever its kind.
+struct Object {
+  const boost::json::object* body;
+  Place place;
+  std::string kind;
+  std::string name;
+  std::string name_space;
+  mutable bool used = false;
+};
+
+/// Where the pod template of a kind stands; "" for a Pod, which is one; "none" for other kinds.
+std::string_view pod_path(const std::string& kind);
+
+/// Whether every label of `selector`, which has some, stands among `labels`.
+bool selects(const boost::json::object& selector, const boost::json::object& labels);
+
+/// What of a cluster's object can be applied again: without status, versions and owners.
+boost::json::object portable(const Object& object);
+
+/// Annotations without kubectl's and the controllers' own notes.
+boost::json::object own_annotations(const boost::json::object& annotations);
+
+/// Reads one workload; its parts are filled into `out_`.
+class WorkloadReader {
+ public:
+  WorkloadReader(const Object& object, const std::vector<Object>& all);
+
+  /// Whether a container of it runs a server.
+  bool find();
+  Workload read();
+
+ private:
+  using Names = std::initializer_list<std::string_view>;
+
+  void kept(std::string text);
+  void changed(std::string text);
+  void left_out(std::string text);
+
+  // workload_reader.cpp: which container, and its environment
+  bool find_container();
+  void read_environment(const boost::json::object& container);
+  void read_config_maps(const boost::json::object& container);
+  void read_variable(const boost::json::object& entry);
+
+  // workload_pod.cpp: the workload and its pod
+  /// What `object` has beside `known` is reported as left out.
+  void report_rest(const boost::json::object& object, std::string_view where, Names known);
+  void read_names();
+  void read_labels();
+  void read_image();
+  void read_pod();
+  void read_neighbours();
+  void read_grace();
+  void read_replicas();
+  void read_rest();
+
+  // workload_resources.cpp: what the container gets
+  void read_resources();
+  void read_amount(const std::string& name, const std::string& text);
+  void read_processors(const std::string& text);
+  void read_volumes();
+  void choose_cache();
+  bool serves_from(const std::string& path) const;
+  void take_cache(const boost::json::object& mount);
+  void take_mount(const boost::json::object& mount);
+  void keep_volumes();
+  void rename_mounts(boost::json::array& containers) const;
+  void read_probes();
+
+  // workload_around.cpp: the objects around it
+  void read_service();
+  void read_service_port(const boost::json::object& port, const Place& place);
+  void read_claim();
+  void read_autoscaler();
+  void read_budget();
+  void read_route();
+
+  /// The first unused object of a kind, of this workload's namespace, for which `fits` holds; null
+  /// when there is none.
+  template <typename Fits>
+  const Object* other(std::string_view kind, Fits fits) const {
+    for (const Object& object : all_) {
+      if (object.kind != kind || object.used) continue;
+      if (object.name_space == object_.name_space && fits(object)) return &object;
+    }
+    return nullptr;
+  }
+
+  const Object& object_;
+  const std::vector<Object>& all_;
+  Place place_;
+  const boost::json::object* pod_ = nullptr;
+  const boost::json::object* spec_ = nullptr;
+  const boost::json::object* container_ = nullptr;
+  ServerStart start_;
+  std::map<std::string, const boost::json::object*> volumes_;  ///< of the pod, by name
+  std::map<std::string, std::string> volume_names_;            ///< old name to ours
+  std::string cache_mount_;                                    ///< where the cache was mounted
+  Workload out_;
+};
+
+}  // namespace moesaic::deploy
