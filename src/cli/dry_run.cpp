@@ -87,7 +87,9 @@ FoundModel find_model(const std::string& name, const base::Settings& settings) {
     return {model::parse_spec(*config, name, model::Purpose::kPlan),
             "the config facts that moesaic carries"};
   }
-  if (is_hub_name(name)) return {};
+  // A volume of the pod that this command line is for.
+  const bool elsewhere = name.starts_with('/') && name.size() <= 4096;
+  if (is_hub_name(name) || elsewhere) return {};
   throw base::MissingFileError(
       fmt::format("there is no folder '{}', and it is no Hub name such as "
                   "mistralai/Mixtral-8x7B-Instruct-v0.1",
@@ -99,7 +101,7 @@ FoundModel find_model(const std::string& name, const base::Settings& settings) {
 void print_plan(const FoundModel& found, const base::Settings& settings) {
   if (!found.spec) {
     print(
-        "No memory plan: there is no folder of that name, and moesaic carries no config facts "
+        "No memory plan: there is no folder of that name here, and moesaic carries no config facts "
         "for it. With the folder, or its config.json alone, this would plan.",
         0);
     return;

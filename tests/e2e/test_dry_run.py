@@ -240,6 +240,12 @@ def test_needs_no_weights(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_takes_a_folder_that_only_the_pod_has():
+    result = dry_run("/models/none", "--tensor-parallel-size", "2")
+    assert result.returncode == 0, result.stderr
+    assert "no folder of that name here" in " ".join(result.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -288,7 +294,7 @@ def test_contradictions_of_a_real_start_are_the_same():
         ([MIXTRAL, "other/model"], 64, "one model"),
         (["a/b", "--model", "c/d"], 64, "given twice"),
         ([], 64, "which model"),
-        (["/models/none"], 66, "/models/none"),
+        (["models/none/here"], 66, "models/none/here"),
         (["../none"], 66, "none"),
         (["x" * 5000], 66, "no folder"),
     ],
