@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("manifests")
+
 ROOT = Path(__file__).resolve().parent.parent
 BINARY = Path(os.environ.get("MOESAIC_BINARY", ROOT / "build/release/moesaic"))
 DEMO = ROOT / "models/demo"

@@ -242,13 +242,11 @@ void take_secret(const std::string& name, Workload& workload, MigratedSettings& 
 
 /// HF_HOME stays where it lies on a volume; elsewhere there is nothing to write to.
 void take_home(const std::string& home, Service& service, MigratedSettings& out) {
-  const auto is_below = [&](const std::string& folder) {
-    return !folder.empty() && (home == folder || home.starts_with(folder + "/"));
-  };
-  bool mounted = is_below(service.cache_path) || is_below("/tmp");
+  bool mounted = deploy::is_below(home, service.cache_path) || deploy::is_below(home, "/tmp");
   for (const boost::json::value& mount : service.kept.volume_mounts) {
     const boost::json::value* path = mount.as_object().if_contains("mountPath");
-    mounted |= path != nullptr && path->is_string() && is_below(std::string(path->get_string()));
+    mounted |= path != nullptr && path->is_string() &&
+               deploy::is_below(home, std::string(path->get_string()));
   }
   if (!mounted) {
     out.renamed.push_back(fmt::format("HF_HOME={} -> on the cache volume", shown(home)));

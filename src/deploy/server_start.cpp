@@ -15,25 +15,25 @@ bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
-/// Words that only stand before the command that counts.
-bool is_wrapper(const std::string& word) {
-  static const std::string kWrappers[] = {"exec", "then", "else", "do",    "nohup",     "env",
-                                          "sudo", "time", "tini", "init",  "dumb-init", "--",
-                                          "!",    "{",    "if",   "export"};
-  const std::string name = basename(word);
-  return std::any_of(std::begin(kWrappers), std::end(kWrappers),
-                     [&](const std::string& wrapper) { return wrapper == name; });
+/// The shell's own words before a command.
+bool is_shell_word(const std::string& word) {
+  static const std::string kWords[] = {"exec", "then", "else", "do",    "--",
+                                       "!",    "{",    "if",   "export"};
+  return std::find(std::begin(kWords), std::end(kWords), word) != std::end(kWords);
 }
 
 /// Programs that start the one named after their own options.
 bool is_launcher(const std::string& word) {
-  static const std::string kLaunchers[] = {"tini",   "dumb-init", "catatonit", "env",    "sudo",
-                                           "nohup",  "time",      "uv",        "uvx",    "conda",
-                                           "poetry", "numactl",   "taskset",   "nice",   "ionice",
-                                           "stdbuf", "timeout",   "nsys",      "setsid", "gosu"};
+  static const std::string kLaunchers[] = {
+      "tini",   "dumb-init", "init", "catatonit", "env",     "sudo",   "nohup",
+      "time",   "uv",        "uvx",  "conda",     "poetry",  "nice",   "ionice",
+      "stdbuf", "numactl",   "nsys", "taskset",   "timeout", "setsid", "gosu"};
   const std::string name = basename(word);
   return std::find(std::begin(kLaunchers), std::end(kLaunchers), name) != std::end(kLaunchers);
 }
+
+/// Words of a launcher and its options before the program that it starts.
+constexpr size_t kLauncherWords = 16;
 
 bool is_shell(const std::string& word) {
   const std::string name = basename(word);
@@ -80,24 +80,24 @@ class Finder {
       : environment_(environment) {}
 
   std::optional<ServerStart> look(const Words& words, int depth = 0) {
-    size_t first = 0;
-    while (first < words.size() && (is_assignment(words[first]) || is_wrapper(words[first]))) {
-      if (is_assignment(words[first])) {
-        const size_t equals = words[first].find('=');
-        found_.assignments[words[first].substr(0, equals)] = words[first].substr(equals + 1);
+    bool launched = false;
+    size_t left = 1;  // words that may still be the server's program
+    for (size_t i = 0; i < words.size() && left > 0; ++i) {
+      const std::string& word = words[i];
+      if (is_assignment(word)) {
+        const size_t equals = word.find('=');
+        found_.assignments[word.substr(0, equals)] = word.substr(equals + 1);
+        continue;
       }
-      ++first;
-    }
-    const Words command = rest(words, first);
-    if (command.empty()) return std::nullopt;
-    const bool launched = is_launcher(command[0]) || (first > 0 && is_launcher(words[first - 1]));
-    // A launcher's options are few.
-    const size_t last = launched ? std::min<size_t>(command.size(), 16) : 1;
-    for (size_t i = 0; i < last; ++i) {
-      const Words from = rest(command, i);
-      auto found =
-          is_shell(from[0]) && depth < 4 ? look_in_script(from, depth) : match(from, found_);
+      if (is_shell_word(word)) continue;
+      const Words from = rest(words, i);
+      auto found = is_shell(word) && depth < 4 ? look_in_script(from, depth) : match(from, found_);
       if (found) return found;
+      if (!launched && is_launcher(word)) {
+        launched = true;
+        left = kLauncherWords;
+      }
+      --left;
     }
     return std::nullopt;
   }

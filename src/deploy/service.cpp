@@ -222,6 +222,10 @@ bool is_dns_subdomain(std::string_view text) {
   return true;
 }
 
+bool is_below(const std::string& path, const std::string& folder) {
+  return !folder.empty() && (path == folder || path.starts_with(folder + "/"));
+}
+
 void complete(Service& service) {
   if (service.name.empty()) service.name = dns_label(service.model);
   if (service.path_prefix == "/") service.path_prefix.clear();

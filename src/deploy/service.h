@@ -142,6 +142,9 @@ bool is_dns_label(std::string_view text, size_t longest);
 /// dots between them.
 bool is_dns_subdomain(std::string_view text);
 
+/// Whether `path` is `folder` or lies in it.
+bool is_below(const std::string& path, const std::string& folder);
+
 /// Fills what is empty and can be derived (image, shm, memory, cache size, gateway), then checks:
 /// UsageError for a bad name, path or count, ConfigError for what an engine cannot do.
 void complete(Service& service);

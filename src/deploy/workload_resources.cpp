@@ -32,10 +32,6 @@ bool is_passing(const json::object& volume) {
   return volume.contains("emptyDir") || volume.contains("hostPath") || volume.contains("ephemeral");
 }
 
-bool is_below(const std::string& path, const std::string& folder) {
-  return path == folder || path.starts_with(folder + "/");
-}
-
 std::string path_of(const json::object& mount, const Place& place) {
   std::string path = text_at(mount, "mountPath", place);
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();

@@ -1,10 +1,8 @@
-"""`deploy` and `migrate`: manifests against Kubernetes' schemas, alerts against made-up series
-and a real Prometheus, other servers' Deployments there and back."""
+"""`deploy`: manifests against Kubernetes' schemas, alerts against made-up series and a real
+Prometheus."""
 
 import json
-import os
 import re
-import resource
 import shutil
 import socket
 import subprocess
@@ -13,28 +11,12 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from conftest import BINARY, DEMO, ROOT
+from manifests import check, container, objects_in, references, run
 
-HERE = Path(__file__).parent
-FIXTURES = ROOT / "tests/deploy/fixtures"
 MIXTRAL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
-SCHEMAS = {file.stem: json.loads(file.read_text()) for file in (HERE / "schemas").glob("*.json")}
-KUBERNETES = "1.30"
-
-
-def run(*arguments, environment=None, **more):
-    return subprocess.run(
-        [str(BINARY), *map(str, arguments)],
-        env={"PATH": os.environ["PATH"], **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **more,
-    )
 
 
 def deploy(folder, *arguments):
@@ -42,24 +24,6 @@ def deploy(folder, *arguments):
     result = run("deploy", "-o", folder, *arguments)
     assert result.returncode == 0, result.stderr
     return objects_in(folder)
-
-
-def objects_in(folder):
-    return {file.name: yaml.safe_load(file.read_text()) for file in folder.glob("*.yaml")}
-
-
-def pod_templates(objects):
-    for body in objects.values():
-        if body["kind"] == "Deployment":
-            yield body["spec"]["template"]
-        if body["kind"] == "LeaderWorkerSet":
-            group = body["spec"]["leaderWorkerTemplate"]
-            yield group["leaderTemplate"]
-            yield group["workerTemplate"]
-
-
-def container(objects):
-    return next(pod_templates(objects))["spec"]["containers"][0]
 
 
 def rules_file(objects, path):
@@ -70,53 +34,6 @@ def rules_file(objects, path):
 def dashboard(objects):
     (text,) = objects["dashboard.yaml"]["data"].values()
     return json.loads(text)
-
-
-def check(objects):
-    """Each object against its schema: Kubernetes' own, or ours for what is not in Kubernetes."""
-    for name, body in objects.items():
-        schema = SCHEMAS.get(body["kind"])
-        if schema:
-            jsonschema.Draft202012Validator(schema).validate(body)
-        else:
-            kubernetes_validate.validate(body, KUBERNETES, strict=True)
-        assert name == "kustomization.yaml" or len(body["metadata"]["name"]) <= 63
-    for template in pod_templates(objects):
-        labels = template["metadata"]["labels"]
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "labels": labels}}
-        kubernetes_validate.validate({**pod, "spec": template["spec"]}, KUBERNETES, strict=True)
-        security = template["spec"]["securityContext"]
-        assert security["runAsNonRoot"] is True and security["runAsUser"] > 0
-        first = template["spec"]["containers"][0]
-        assert first["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert first["resources"]["requests"] and first["resources"]["limits"]
-        mounted = {mount["name"] for mount in first["volumeMounts"]}
-        assert mounted <= {volume["name"] for volume in template["spec"]["volumes"]}
-    listed = objects["kustomization.yaml"]["resources"]
-    assert sorted([*listed, "kustomization.yaml"]) == sorted(objects)
-
-
-def references(objects):
-    """What points from one object to another leads somewhere."""
-    template = next(pod_templates(objects))
-    labels = template["metadata"]["labels"]
-    (service,) = [body for body in objects.values() if body["kind"] == "Service"]
-    selector = dict(service["spec"]["selector"])
-    selector.pop("leaderworkerset.sigs.k8s.io/worker-index", None)
-    assert selector.items() <= labels.items()
-    for name in ("disruptionbudget.yaml", "networkpolicy.yaml"):
-        spec = objects[name]["spec"]
-        chosen = spec.get("selector", spec.get("podSelector"))["matchLabels"]
-        assert chosen.items() <= labels.items()
-    monitored = objects["servicemonitor.yaml"]["spec"]["selector"]["matchLabels"]
-    assert monitored.items() <= service["metadata"]["labels"].items()
-    backend = objects["httproute.yaml"]["spec"]["rules"][0]["backendRefs"][0]
-    assert backend["name"] == service["metadata"]["name"]
-    assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
-    (target,) = [b["metadata"] for b in objects.values() if "replicas" in b.get("spec", {})]
-    assert objects["autoscaler.yaml"]["spec"]["scaleTargetRef"]["name"] == target["name"]
-    ports = [port["name"] for port in container(objects)["ports"]]
-    assert "http" in ports
 
 
 DEPLOYMENTS = {
@@ -564,236 +481,6 @@ def test_a_real_prometheus_scrapes_a_server_and_evaluates_the_rules(demo, rules,
     finally:
         prometheus.terminate()
         prometheus.wait(30)
-
-
-# --- migrate ---
-
-
-def servers_of(file):
-    """The containers of a fixture that serve, as their own YAML has them."""
-    for body in yaml.safe_load_all(file.read_text()):
-        for item in body.get("items", [body]):
-            if item["kind"] == "Deployment":
-                for entry in item["spec"]["template"]["spec"]["containers"]:
-                    if "log" not in entry["name"]:
-                        yield entry
-
-
-SHELL = [
-    "mistralai/Mixtral-8x22B-Instruct-v0.1",
-    *("--tensor-parallel-size", "4", "--distributed-executor-backend", "ray"),
-    *("--max-model-len", "32768", "--max-num-seqs", "64", "--kv-cache-dtype", "fp8"),
-    *("--enable-prefix-caching", "--speculative-config"),
-    '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}',
-    *("--served-model-name", "mixtral-8x22b", "mixtral", "--port", "8080"),
-]
-# Per fixture: pairs that must stand in the new arguments.
-MIGRATED = {
-    "vllm-two-gpus": ["--tensor-parallel-size 2", "--max-model-len 16384", "--dtype bfloat16"]
-    + ["--gpu-memory-utilization 0.90", "--max-num-batched-tokens 8192"],
-    "vllm-8x22b-four-gpus": ["--tensor-parallel-size 4", "--kv-cache-dtype fp8", "--port 8080"]
-    + ["--served-model-name=mixtral-8x22b,mixtral", "--max-num-seqs 64", "--speculative-config {"],
-    "tgi": ["--tensor-parallel-size 4", "--max-model-len 8192", "--max-input-tokens 6144"]
-    + ["--max-concurrent-requests 256", "--max-batch-total-tokens 262144", "--dtype bfloat16"],
-    "tgi-awq": ["--quantization awq", "--gpu-memory-utilization 0.95", "--port 8080"]
-    + ["--max-num-batched-tokens 4096", "--max-model-len 4096"],
-    "neuron": ["--backend neuron", "--tensor-parallel-size 24", "--block-size 128"],
-    "vllm-expert-parallel": ["--data-parallel-size 8", "--enable-expert-parallel"]
-    + ["--enable-eplb", "--max-num-seqs 512", "--no-enable-prefix-caching", "--log-level INFO"],
-}
-
-
-def literal_environment(entry):
-    return {e["name"]: e["value"] for e in entry.get("env", []) if "value" in e}
-
-
-@pytest.mark.parametrize("name", MIGRATED)
-def test_fixture_goes_there_and_back(name, tmp_path):
-    file = FIXTURES / f"{name}.yaml"
-    (original,) = servers_of(file)
-    words = [*original.get("command", []), *original.get("args", [])]
-    if words[:1] == ["/bin/sh"]:
-        words = SHELL
-    elif words[:2] == ["python3", "-m"]:
-        words = words[3:]
-    elif words[:2] == ["vllm", "serve"]:
-        words = words[2:]
-    before = run("serve", *words, "--dry-run", environment=literal_environment(original))
-    assert before.returncode == 0, before.stderr
-
-    result = run("migrate", file, "-o", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    objects = objects_in(tmp_path / "out")
-    check(objects)
-    references(objects)
-    server = container(objects)
-    line = " ".join(server["args"])
-    for pair in MIGRATED[name]:
-        assert pair in line
-    after = run(*server["args"], "--dry-run", environment=literal_environment(server))
-    assert after.returncode == 0, after.stderr
-    # Nothing without effect is carried on, and nothing that works is lost on the way.
-    assert "Without effect here:" not in after.stdout
-    refused = re.compile(r"A real start would refuse (\d+)")
-    assert refused.findall(before.stdout) == refused.findall(after.stdout)
-    # Every setting of the original is accounted for.
-    report = re.sub(r"\s+", " ", result.stdout)
-    for word in words:
-        if word.startswith("--"):
-            assert word.split("=")[0].replace("_", "-") in report, word
-    for entry in original.get("env", []):
-        assert entry["name"] in report or entry["name"] in ("MODEL", "GPUS"), entry["name"]
-
-
-def test_what_stands_around_the_server_is_kept(tmp_path):
-    assert run("migrate", FIXTURES / "vllm-two-gpus.yaml", "-o", tmp_path).returncode == 0
-    objects = objects_in(tmp_path)
-    deployment = objects["deployment.yaml"]
-    assert deployment["spec"]["selector"]["matchLabels"] == {"app": "mixtral"}
-    assert objects["service.yaml"]["metadata"]["name"] == "mixtral-api"
-    assert objects["service.yaml"]["spec"]["ports"] == [{"port": 8000, "targetPort": "http"}]
-    assert objects["cache.yaml"]["spec"]["storageClassName"] == "efs-sc"
-    server = container(objects)
-    token = next(entry for entry in server["env"] if entry["name"] == "HF_TOKEN")
-    assert token["valueFrom"]["secretKeyRef"]["name"] == "hub"
-    assert token["valueFrom"]["secretKeyRef"]["key"] == "HF_TOKEN"
-    assert server["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert {"name": "cache", "mountPath": "/models"} in server["volumeMounts"]
-    assert run("migrate", FIXTURES / "vllm-8x22b-four-gpus.yaml", "-o", tmp_path).returncode == 0
-    objects = objects_in(tmp_path)
-    assert objects["autoscaler.yaml"]["spec"]["maxReplicas"] == 3
-    assert "cache.yaml" not in objects
-    spec = objects["deployment.yaml"]["spec"]["template"]["spec"]
-    assert spec["serviceAccountName"] == "models"
-    assert {"name": "template", "configMap": {"name": "chat-template"}} in spec["volumes"]
-
-
-def test_secrets_are_not_copied(tmp_path):
-    result = run("migrate", FIXTURES / "tgi-awq.yaml", "-o", tmp_path)
-    text = result.stdout + result.stderr + "".join(f.read_text() for f in tmp_path.iterdir())
-    assert "hf_this_should_have_been_a_secret" not in text
-    assert "Secret hf-token" in result.stdout
-    manifest = tmp_path / "in.yml"
-    manifest.write_text(DEPLOYMENT.replace("ARGS", "org/m, --api-key, sk-hidden"))
-    result = run("migrate", manifest, "-o", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    text = result.stdout + "".join(f.read_text() for f in (tmp_path / "out").iterdir())
-    assert "sk-hidden" not in text
-    env = container(objects_in(tmp_path / "out"))["env"]
-    key = next(entry for entry in env if entry["name"] == "VLLM_API_KEY")
-    assert key["valueFrom"]["secretKeyRef"]["name"] == "x-api-key"
-
-
-DEPLOYMENT = """\
-kind: Deployment
-metadata: {name: x}
-spec:
-  selector: {matchLabels: {app: x}}
-  template:
-    metadata: {labels: {app: x}}
-    spec:
-      containers:
-      - {name: s, image: vllm/vllm-openai:v1, args: [ARGS]}
-"""
-
-
-def test_what_is_not_understood_is_listed(tmp_path):
-    manifest = tmp_path / "in.yml"
-    args = "org/m, --frobnicate, '7', --max-model-len, many, --max-num-seqs, '9', --config, /c.yaml"
-    manifest.write_text(DEPLOYMENT.replace("ARGS", args))
-    result = run("migrate", manifest, "-o", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    part = result.stdout.split("Settings not understood, left out:")[1].split("\n\n")[0]
-    for word in ("--frobnicate", "--max-model-len", "--config /c.yaml"):
-        assert word in part
-    args = container(objects_in(tmp_path / "out"))["args"]
-    assert args[args.index("--max-num-seqs") + 1] == "9"
-    assert "--frobnicate" not in args and "--config" not in args
-
-
-def test_several_servers_get_a_folder_each(tmp_path):
-    manifest = tmp_path / "in.yml"
-    one = DEPLOYMENT.replace("ARGS", "org/m")
-    manifest.write_text(one + "---\n" + one.replace("name: x", "name: y"))
-    result = run("migrate", manifest, "-o", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == ["x", "y"]
-    check(objects_in(tmp_path / "out/y"))
-
-
-def laughs():
-    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    for i in range(1, 30):
-        lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]")
-    return "\n".join(lines).encode()
-
-
-HOSTILE = {
-    "billion laughs": laughs(),
-    "deep": b"[" * 500000 + b"]" * 500000,
-    "deep maps": b"{a: " * 400000,
-    "deep lists": b"- " * 900000,
-    "keys": b"? " * 900000,
-    "binary": bytes(range(256)) * 4000,
-    "an elf": b"\x7fELF" + b"\0" * 1000,
-    "utf-16": "kind: Deployment\n".encode("utf-16"),
-    "no kind": b"a: 1\n",
-    "a list": b"- a\n",
-    "empty": b"",
-    "only a service": b"kind: Service\nmetadata: {name: s}\n",
-    "no model": DEPLOYMENT.replace("ARGS", "--port, '8000'").encode(),
-    "many words": DEPLOYMENT.replace("ARGS", "a, " * 100000).encode(),
-    "wrong types": b"kind: Deployment\nspec: {template: [1]}\n",
-    "truncated": (FIXTURES / "vllm-two-gpus.yaml").read_bytes()[:1500] + b"\n  - [",
-    "twice": b"kind: Deployment\nkind: Pod\n",
-    "an unknown alias": b"a: *b\n",
-    "itself": b"a: &a [*a]\n",
-}
-
-
-def bounded(*arguments):
-    """A run that may take a gigabyte of address space, and 20 seconds."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
-        resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-
-    bare = "asan" not in os.environ.get("MOESAIC_BINARY", "") and "sanitize" not in str(BINARY)
-    return run(*arguments, preexec_fn=limit if bare else None)
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_yaml_ends_with_65(name, tmp_path):
-    file = tmp_path / "hostile.yaml"
-    file.write_bytes(HOSTILE[name])
-    result = bounded("migrate", file, "-o", tmp_path / "out")
-    assert result.returncode == 65, result.stdout + result.stderr
-    assert f"{file}: " in result.stderr and "line " in result.stderr
-    assert len(result.stderr) < 2000
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_of_100_megabytes_is_not_read(tmp_path):
-    file = tmp_path / "large.yaml"
-    with file.open("wb") as stream:
-        stream.truncate(100_000_000)
-    result = bounded("migrate", file, "-o", tmp_path / "out")
-    assert result.returncode == 65
-    assert "100000000" in result.stderr
-    assert bounded("migrate", tmp_path / "none.yaml", "-o", tmp_path / "out").returncode == 66
-    assert bounded("migrate", tmp_path, "-o", tmp_path / "out").returncode == 66
-
-
-def test_every_beginning_of_a_manifest_ends_cleanly(tmp_path):
-    text = (FIXTURES / "vllm-expert-parallel.yaml").read_bytes()
-    file = tmp_path / "cut.yaml"
-    codes = set()
-    for length in range(0, len(text), 97):
-        file.write_bytes(text[:length])
-        result = bounded("migrate", file, "-o", tmp_path / "out")
-        assert result.returncode in (0, 65), (length, result.stderr)
-        codes.add(result.returncode)
-    assert codes == {0, 65}
 
 
 # --- image ---

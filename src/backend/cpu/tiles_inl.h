@@ -3,8 +3,6 @@
 //
 // Sixteen rows of activations are an A tile, a weight tile is a B tile as it lies in memory. An
 // output depends on its row of A and its column of B only, so idle rows of a tile change nothing.
-// Up to four rows, bound by memory, are done by vectors in the order of the tile instruction, to
-// the same bits: tiles would take their time for sixteen.
 
 #pragma once
 
