@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <random>
@@ -113,25 +114,26 @@ class Bench {
     }
   }
 
-  /// One sequence's prompt of `rows` tokens, all heads of 128; its operations, on floats, beside
+  /// The last `rows` tokens of one sequence of `context`, all heads of 128; its operations beside
   /// the peak of the weights' type.
-  void attention(int64_t rows) {
+  void attention(int64_t rows, int64_t context) {
     constexpr int64_t kHeadDim = 128;
     constexpr int64_t kBlock = 16;
     AttentionDesc desc;
     desc.heads = desc.kv_heads = options_.hidden / kHeadDim;
     desc.head_dim = kHeadDim;
     desc.scale = 0.1f;
-    const int64_t blocks = ceil_div(rows, kBlock);
+    const int64_t blocks = ceil_div(context, kBlock);
     KvLayer cache{{desc.kv_heads, kHeadDim, kBlock, options_.dtype}, nullptr, blocks};
     base::Region memory(base::MemoryTag::kKvCache,
                         static_cast<size_t>(blocks) * kv_block_bytes(cache.desc));
+    std::memset(memory.data(), 0x3c, memory.size());  // else all of it is one page of zeros
     cache.data = memory.data();
     base::Region scratch(base::MemoryTag::kActivations, attention_scratch_bytes(pool_.size()));
     std::vector<int32_t> table(static_cast<size_t>(blocks));
     for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
     const std::vector<int32_t> starts = {0, static_cast<int32_t>(rows)};
-    const std::vector<int32_t> lengths = {static_cast<int32_t>(rows)};
+    const std::vector<int32_t> lengths = {static_cast<int32_t>(context)};
     const AttentionBatch batch{starts, lengths, table, blocks};
     const std::vector<float> qkv = inputs(rows * 3 * options_.hidden);
     std::vector<float> out(static_cast<size_t>(rows * options_.hidden));
@@ -139,9 +141,10 @@ class Bench {
       backend::cpu::attention(pool_, misc_kernels(isa_), desc, cache, batch, qkv.data(), out.data(),
                               reinterpret_cast<float*>(scratch.data()));
     });
-    const auto pairs = static_cast<double>(rows * (rows + 1) / 2);
-    report(fmt::format("attention x {}", rows), limits_, static_cast<double>(memory.size()),
-           4 * static_cast<double>(options_.hidden) * pairs, seconds);
+    const auto pairs = static_cast<double>(rows * (context - rows) + rows * (rows + 1) / 2);
+    report(fmt::format("attention {}/{}", rows, context), limits_,
+           static_cast<double>(memory.size()), 4 * static_cast<double>(options_.hidden) * pairs,
+           seconds);
   }
 
   void experts(std::initializer_list<int64_t> rows) {
@@ -270,7 +273,10 @@ int run(int argc, char** argv) {
   bench.linear("o", options.hidden, options.hidden, {1, 16, 512});
   bench.linear("router", options.experts, options.hidden, {1, 16, 512});
   bench.linear("lm_head", options.vocab, options.hidden, {1, 16});
-  bench.attention(512);
+  bench.attention(512, 512);
+  bench.attention(512, 8192);
+  bench.attention(1, 65536);
+  bench.attention(1, 1024);
   return 0;
 }
 

@@ -40,9 +40,9 @@ static constexpr int64_t attention_partial(int64_t rows, int64_t head_dim) {
 }
 
 /// Floats of scratch that one attention task needs: keys and values of a chunk, queries, scores,
-/// the sums of a segment and of those before it.
+/// weights in two bytes, the sums of a segment and of those before it.
 constexpr int64_t kAttentionScratch = 2 * kChunk * kMaxHeadDim + kTileRows * kMaxHeadDim +
-                                      kTileRows * kChunk +
+                                      kTileRows * kChunk * 3 / 2 +
                                       2 * attention_partial(kTileRows, kMaxHeadDim);
 
 /// The segments that hold what `tokens` rows from `position` on see.
@@ -108,5 +108,6 @@ struct MiscTable {
 extern const MiscTable kMiscBaseline;
 extern const MiscTable kMiscAvx2;
 extern const MiscTable kMiscAvx512;
+extern const MiscTable kMiscAmx;
 
 }  // namespace moesaic::backend::cpu

@@ -138,10 +138,11 @@ const MiscTable& misc_kernels(Isa isa) {
     case Isa::kAvx2:
       return kMiscAvx2;
     case Isa::kAvx512:
+      return kMiscAvx512;
     case Isa::kAmx:
       break;
   }
-  return kMiscAvx512;
+  return kMiscAmx;
 }
 
 size_t kv_block_bytes(const KvDesc& desc) {

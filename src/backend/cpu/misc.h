@@ -10,7 +10,7 @@
 
 namespace moesaic::backend::cpu {
 
-/// The kernels of an instruction set (AMX has none of its own here and takes AVX-512's).
+/// The kernels of an instruction set.
 const MiscTable& misc_kernels(Isa isa);
 
 /// Bytes of one KV block.
