@@ -308,6 +308,7 @@ INSTANTIATE_TEST_SUITE_P(
                   "mixtral-8x7b",
                   R"({"num_attention_heads": 24})",
                   {"hidden_size", "24", "head_dim"}},
+        BadConfig{"head_dim_large", "qwen3-0.6b", R"({"head_dim": 514})", {"head_dim", "512"}},
         BadConfig{"head_dim_odd", "qwen3-0.6b", R"({"head_dim": 127})", {"head_dim", "even"}},
         BadConfig{
             "experts_zero", "mixtral-8x7b", R"({"num_local_experts": 0})", {"num_local_experts"}},

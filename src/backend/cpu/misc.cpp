@@ -176,6 +176,7 @@ void add_rms_norm(base::ThreadPool& pool, const MiscTable& kernels, float* resid
 
 void qkv_rope_append(base::ThreadPool& pool, const MiscTable& kernels, const AttentionDesc& desc,
                      const QkvInputs& inputs, int64_t rows, float* qkv, const KvLayer& cache) {
+  MOESAIC_ASSERT(desc.head_dim <= kMaxHeadDim);
   const int64_t width = (desc.heads + 2 * desc.kv_heads) * desc.head_dim;
   const int64_t half = desc.rotary_dim / 2;
   over_rows(pool, rows, width, [&](int64_t first, int64_t end) {

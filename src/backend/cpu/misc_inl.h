@@ -61,13 +61,17 @@ void normalise_heads(const QkvRow& row, float* x, int64_t heads, const float* we
 
 template <KvType T>
 void append(const KvView& kv, int64_t block, int64_t offset, const float* k, const float* v) {
+  const int64_t dim = kv.head_dim;
+  const int64_t stride = kv.block_size * kBytes<T>;
+  std::byte rounded[kMaxHeadDim * kBytes<T>];  // side by side, which the compiler does in vectors
   for (int64_t h = 0; h < kv.kv_heads; ++h) {
     std::byte* key = kv.data + key_index(kv, block, h, offset) * kBytes<T>;
     std::byte* value = kv.data + value_index(kv, block, h, offset) * kBytes<T>;
-    for (int64_t d = 0; d < kv.head_dim; ++d) {
-      put<T>(key + d * kv.block_size * kBytes<T>, k[h * kv.head_dim + d]);
-      put<T>(value + d * kBytes<T>, v[h * kv.head_dim + d]);
+    for (int64_t d = 0; d < dim; ++d) put<T>(rounded + d * kBytes<T>, k[h * dim + d]);
+    for (int64_t d = 0; d < dim; ++d) {
+      std::memcpy(key + d * stride, rounded + d * kBytes<T>, kBytes<T>);
     }
+    for (int64_t d = 0; d < dim; ++d) put<T>(value + d * kBytes<T>, v[h * dim + d]);
   }
 }
 
