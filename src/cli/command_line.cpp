@@ -8,7 +8,6 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <cctype>
-#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -312,13 +311,13 @@ int64_t Invocation::integer(const std::string& name, int64_t fallback, int64_t l
   const auto found = options.find(name);
   if (found == options.end()) return fallback;
   const std::string& text = found->second;
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value < low || value > high) {
-    throw UsageError(fmt::format("--{}: '{}' is not a whole number in {}..{}", name,
-                                 text.substr(0, 40), low, high));
+  const std::optional<int64_t> value = text == "auto" ? std::nullopt : base::parse_integer(text);
+  if (!value || *value < low || *value > high) {
+    throw UsageError(
+        fmt::format("--{}: '{}' is not a whole number in {}..{} (1k = 1000, 1K = 1024)", name,
+                    text.substr(0, 40), low, high));
   }
-  return value;
+  return *value;
 }
 
 Invocation parse_command_line(const Command& command, std::span<const std::string> arguments) {

@@ -99,6 +99,21 @@ TEST(CommandLine, ErrorsTeach) {
   }
 }
 
+TEST(CommandLine, WholeNumbersOfACommand) {
+  Invocation invocation;
+  const auto read = [&](const char* text) {
+    invocation.options["seed"] = text;
+    return invocation.integer("seed", 0, 0, INT64_MAX);
+  };
+  EXPECT_EQ(read("7"), 7);
+  EXPECT_EQ(read("2k"), 2000);
+  EXPECT_EQ(read("2K"), 2048);
+  EXPECT_EQ(read("9223372036854775807"), INT64_MAX);
+  for (const char* bad : {"", "auto", "-1", "1.5", "k", "2kk", "9223372036854775808", "1e3"}) {
+    EXPECT_THROW(read(bad), base::UsageError) << bad;
+  }
+}
+
 TEST(CommandLine, ReadsAConfigFileBelowTheCommandLine) {
   const std::string path = testing::TempDir() + "/settings.yaml";
   std::ofstream(path) << "port: 9000\nmax_num_seqs: 3\nserved-model-name: [a, b]\n";

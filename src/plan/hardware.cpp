@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 
@@ -105,10 +106,9 @@ Instance read_instance(const YAML::Node& node, const std::string& file) {
         fmt::format("\"{}\" is this machine; an instance needs another name", instance.name));
   }
   instance.accelerator = reader.text("accelerator");
-  instance.devices = static_cast<int64_t>(reader.number("devices", 1, 1024));
-  if (static_cast<double>(instance.devices) != reader.number("devices", 1, 1024)) {
-    reader.fail("\"devices\" must be a whole number");
-  }
+  const double devices = reader.number("devices", 1, 1024);
+  if (devices != std::floor(devices)) reader.fail("\"devices\" must be a whole number");
+  instance.devices = static_cast<int64_t>(devices);
   instance.host_memory_bytes =
       static_cast<uint64_t>(reader.number("host_memory_gib", 0.1, kMost) * kGiB);
   instance.network_bandwidth = reader.number("network_gbit", 0, kMost, 0.0) * 1e9 / 8;
