@@ -77,6 +77,14 @@ void set_queries(const AttentionTile& tile, const TileState& state) {
   }
 }
 
+void weigh_rows(const AttentionTile& tile, const TileState& state, int64_t first_row,
+                int64_t end_row, int64_t first) {
+  for (int64_t r = first_row; r < end_row; ++r) {
+    const Seen seen = seen_by(tile, r, r + 1, first);
+    weigh(state, r, seen.low, seen.high);
+  }
+}
+
 // --- few rows: straight from the cache
 
 /// scores[R][kChunk] = queries times keys.

@@ -25,18 +25,13 @@ bool takes_pairs(const KvView& kv) {
 
 MOESAIC_INLINE uint16_t* halves(float* memory) { return reinterpret_cast<uint16_t*>(memory); }
 
-MOESAIC_INLINE void round_vector(Vec from, uint16_t* to) {
-  const __m256bh rounded = _mm512_cvtneps_pbh(from);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)rounded);
-}
-
 /// The queries, [kTileRows][dim]; the scores are scaled, not they.
 void set_pair_queries(const AttentionTile& tile, const TileState& state) {
   const int64_t dim = tile.kv.head_dim;
   for (int64_t r = 0; r < state.rows; ++r) {
     const float* q = tile.q + r / tile.heads * tile.q_stride + r % tile.heads * dim;
     uint16_t* out = halves(state.queries) + r * dim;
-    for (int64_t d = 0; d < dim; d += kLanes) round_vector(load(q + d), out + d);
+    for (int64_t d = 0; d < dim; d += kLanes) store_bf16(out + d, load(q + d));
   }
 }
 
@@ -280,7 +275,7 @@ MOESAIC_INLINE void weigh_pairs(const AttentionTile& tile, const TileState& stat
     const Vec weight = _mm512_maskz_mov_ps(static_cast<__mmask16>(visible >> g * kLanes),
                                            exp_approx(sub(scores[g], set1(best))));
     total = add(total, weight);
-    round_vector(weight, weights + g * kLanes);
+    store_bf16(weights + g * kLanes, weight);
   }
   float fade = 1.0f;
   if (best != before) {

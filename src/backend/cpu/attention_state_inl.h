@@ -169,13 +169,5 @@ Seen seen_by(const AttentionTile& tile, int64_t first_row, int64_t end_row, int6
   return {tile.window > 0 ? from - tile.window + 1 - first : 0, to + 1 - first};
 }
 
-void weigh_rows(const AttentionTile& tile, const TileState& state, int64_t first_row,
-                int64_t end_row, int64_t first) {
-  for (int64_t r = first_row; r < end_row; ++r) {
-    const Seen seen = seen_by(tile, r, r + 1, first);
-    weigh(state, r, seen.low, seen.high);
-  }
-}
-
 }  // namespace
 }  // namespace moesaic::backend::cpu

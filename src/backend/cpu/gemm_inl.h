@@ -283,13 +283,6 @@ MOESAIC_INLINE void scatter_row(const Gemm& task, int64_t row, int64_t column, i
   }
 }
 
-#if defined(__AVX512BF16__)
-MOESAIC_INLINE void store_bf16(std::byte* out, Vec values) {
-  const __m256bh rounded = _mm512_cvtneps_pbh(values);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)rounded);
-}
-#endif
-
 /// 32 gated values from sums laid out gate, up, gate, up.
 template <class W>
 MOESAIC_INLINE void swiglu_row(const Gemm& task, int64_t row, int64_t panel, const float* sums) {

@@ -57,6 +57,13 @@ MOESAIC_INLINE Vec load_bf16_odd(const uint16_t* p) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+#if defined(__AVX512BF16__)
+/// kLanes floats rounded to bf16.
+MOESAIC_INLINE void store_bf16(void* out, Vec values) {
+  const __m256bh rounded = _mm512_cvtneps_pbh(values);
+  _mm256_storeu_si256(static_cast<__m256i*>(out), (__m256i)rounded);
+}
+#endif
 
 #elif defined(__AVX2__)
 
