@@ -23,7 +23,7 @@ class CpuBackend : public Backend {
         products_(pool_, kernels_) {}
 
   std::string_view name() const override { return "cpu"; }
-  std::string layout_id() const override { return std::string(kLayoutId); }
+  std::string layout_id() const override { return std::string(cpu::layout_id(kernels_)); }
   std::string description() const override {
     return fmt::format("cpu, {}, {} thread{}", title(isa_), pool_.size(),
                        pool_.size() == 1 ? "" : "s");
@@ -72,7 +72,7 @@ class CpuBackend : public Backend {
 
   void embed(const Matrix& table, std::span<const int32_t> ids, float* out) override {
     for (size_t i = 0; i < ids.size(); ++i) {
-      unpack_row(table, ids[i], out + static_cast<int64_t>(i) * table.desc.k);
+      unpack_row(kernels_, table, ids[i], out + static_cast<int64_t>(i) * table.desc.k);
     }
   }
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,

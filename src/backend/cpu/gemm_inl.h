@@ -23,8 +23,8 @@ constexpr int64_t kCacheLine = 64;
 
 /// How weights get into the caches before they are wanted.
 enum class Streaming {
-  kHardware,  ///< each weight is used once, by loads close enough for the hardware prefetchers
-  kAhead,     ///< used once, but so much arithmetic lies between the loads that they need help
+  kHardware,  ///< each weight is used once, by loads in ascending order: hardware foresees them
+  kAhead,     ///< used once, but by tile loads, which run ahead of nothing
   kPanel,     ///< used several times: memory would idle after the first
 };
 
@@ -86,31 +86,35 @@ MOESAIC_INLINE float float_at(const std::byte* p) {
 // --- One tile's worth of products for one or two inputs. `inputs(w, x, kk, ...)` adds input kk
 // (or the pair kk, kk + 1) of a block to the sums of R rows x T tiles.
 
-/// Weights that are widened to f32 before the product, one input at a time.
+/// Weights that are widened to f32 before the product, one input at a time. kOutputBytes: of one
+/// output in a row of a block, where a row is an input or, in bf16, a pair.
 struct WeightF32 {
   static constexpr int64_t kBytes = 4;
+  static constexpr int64_t kOutputBytes = 4;
   static constexpr bool kBf16Rows = false;
   static constexpr int kStep = 1;
   MOESAIC_INLINE static Vec load_input(const std::byte* tile, int kk, int v) {
-    return load(reinterpret_cast<const float*>(tile) + kk * kTileOutputs + v * kLanes);
+    return load(reinterpret_cast<const float*>(tile) + kk * kPanelOutputs + v * kLanes);
   }
 };
 struct WeightF16 {
   static constexpr int64_t kBytes = 2;
+  static constexpr int64_t kOutputBytes = 2;
   static constexpr bool kBf16Rows = false;
   static constexpr int kStep = 1;
   MOESAIC_INLINE static Vec load_input(const std::byte* tile, int kk, int v) {
-    return load_f16(reinterpret_cast<const uint16_t*>(tile) + kk * kTileOutputs + v * kLanes);
+    return load_f16(reinterpret_cast<const uint16_t*>(tile) + kk * kPanelOutputs + v * kLanes);
   }
 };
 /// Without a bf16 dot product, bf16 weights are exact in f32 and activations stay unrounded.
 struct WeightBF16 {
   static constexpr int64_t kBytes = 2;
+  static constexpr int64_t kOutputBytes = 4;
   static constexpr bool kBf16Rows = false;
   static constexpr int kStep = 1;
   MOESAIC_INLINE static Vec load_input(const std::byte* tile, int kk, int v) {
     const uint16_t* pairs =
-        reinterpret_cast<const uint16_t*>(tile) + (kk / 2) * 2 * kTileOutputs + v * 2 * kLanes;
+        reinterpret_cast<const uint16_t*>(tile) + (kk / 2) * 2 * kPanelOutputs + v * 2 * kLanes;
     return kk % 2 == 0 ? load_bf16_even(pairs) : load_bf16_odd(pairs);
   }
 };
@@ -118,15 +122,20 @@ struct WeightBF16 {
 /// VDPBF16PS takes a pair of inputs at a time.
 struct WeightBF16Dot {
   static constexpr int64_t kBytes = 2;
+  static constexpr int64_t kOutputBytes = 4;
   static constexpr bool kBf16Rows = true;
   static constexpr int kStep = 2;
 };
 #endif
 
 template <class W>
-constexpr int64_t kTileBytes = kTileOutputs * kTileInputs * W::kBytes;
+constexpr int64_t kBlockBytes = kPanelOutputs * kTileInputs * W::kBytes;
+/// From one tile of a block to the next, and from one row of a block (an input or a pair) to the
+/// next.
 template <class W>
-constexpr int64_t kBlockBytes = kTileBytes<W> * kPanelTiles;
+constexpr int64_t kTileStep = kTileOutputs * W::kOutputBytes;
+template <class W>
+constexpr int64_t kRowStep = kPanelOutputs * W::kOutputBytes;
 
 template <class W, int R, int T>
 MOESAIC_INLINE void multiply(const std::byte* tiles, const std::byte* const (&x)[R], int kk,
@@ -135,7 +144,7 @@ MOESAIC_INLINE void multiply(const std::byte* tiles, const std::byte* const (&x)
   if constexpr (W::kBf16Rows) {
     __m512bh weights[T];
     _Pragma("GCC unroll 8") for (int t = 0; t < T; ++t) {
-      weights[t] = (__m512bh)_mm512_loadu_si512(tiles + t * kTileBytes<W> + kk * 32);
+      weights[t] = (__m512bh)_mm512_loadu_si512(tiles + t * kTileStep<W> + kk / 2 * kRowStep<W>);
     }
     _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
       const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(bits_at(x[r] + kk * 2)));
@@ -150,7 +159,7 @@ MOESAIC_INLINE void multiply(const std::byte* tiles, const std::byte* const (&x)
     Vec weights[T * kTileVecs];
     _Pragma("GCC unroll 16") for (int t = 0; t < T; ++t) {
       _Pragma("GCC unroll 8") for (int v = 0; v < kTileVecs; ++v) {
-        weights[t * kTileVecs + v] = W::load_input(tiles + t * kTileBytes<W>, kk, v);
+        weights[t * kTileVecs + v] = W::load_input(tiles + t * kTileStep<W>, kk, v);
       }
     }
     _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
@@ -232,7 +241,7 @@ void sweep(const Gemm& task, const std::byte* block, int64_t x_block, int64_t ro
   // Equal shares: 7 rows go as 4 + 3, not 6 + 1.
   const int64_t shares = (rows + kMaxRows<T> - 1) / kMaxRows<T>;
   for (int64_t t = 0; t < task.tiles; t += T) {
-    const std::byte* tiles = block + (task.first_tile + t) * kTileBytes<W>;
+    const std::byte* tiles = block + (task.first_tile + t) * kTileStep<W>;
     for (int64_t share = 0; share < shares; ++share) {
       const int64_t begin = rows * share / shares;
       const int64_t end = rows * (share + 1) / shares;
@@ -349,11 +358,9 @@ void gemm_of(const Gemm& task) {
     const int64_t at_once = tiles_at_once(task.tiles, first_rows);
     const int64_t shares = (task.rows + 5) / 6;
     const int64_t visits = shares * (task.tiles / at_once);
-    Prefetcher prefetch(visits > 1      ? Streaming::kPanel
-                        : task.rows > 1 ? Streaming::kAhead
-                                        : Streaming::kHardware,
-                        weights, panel + 1 < task.panels ? weights + panel_bytes : task.next,
-                        panel_bytes, kBlockBytes<W>, visits);
+    Prefetcher prefetch(visits > 1 ? Streaming::kPanel : Streaming::kHardware, weights,
+                        panel + 1 < task.panels ? weights + panel_bytes : task.next, panel_bytes,
+                        kBlockBytes<W>, visits);
     for (int64_t row = 0; row < task.rows; row += kSumRows) {
       const int64_t rows = task.rows - row < kSumRows ? task.rows - row : kSumRows;
       int64_t block = 0;
@@ -445,7 +452,7 @@ MOESAIC_INLINE uint16_t small_f16_bits(float value) {
 }
 
 void dummy_tile(WeightType type, const uint32_t* keys, int64_t outputs, int64_t first_input,
-                int64_t inputs, std::byte* out) {
+                int64_t inputs, int64_t row_step, std::byte* out) {
   float values[kTileInputs][kTileOutputs];
   for (int64_t i = 0; i < kTileInputs; ++i) {
     const auto column = static_cast<uint32_t>(first_input + i);
@@ -458,28 +465,24 @@ void dummy_tile(WeightType type, const uint32_t* keys, int64_t outputs, int64_t 
       }
     }
   }
-  switch (type) {
-    case WeightType::kF32:
-      std::memcpy(out, values, sizeof(values));
-      break;
-    case WeightType::kF16: {
-      auto* halves = reinterpret_cast<uint16_t*>(out);
-      for (int64_t i = 0; i < kTileInputs; ++i) {
-        for (int64_t o = 0; o < kTileOutputs; ++o) {
-          halves[i * kTileOutputs + o] = small_f16_bits(values[i][o]);
-        }
+  for (int64_t i = 0; i < kTileInputs; ++i) {
+    switch (type) {
+      case WeightType::kF32:
+        std::memcpy(out + i * row_step, values[i], sizeof(values[i]));
+        break;
+      case WeightType::kF16: {
+        auto* halves = reinterpret_cast<uint16_t*>(out + i * row_step);
+        for (int64_t o = 0; o < kTileOutputs; ++o) halves[o] = small_f16_bits(values[i][o]);
+        break;
       }
-      break;
-    }
-    case WeightType::kBF16: {
-      auto* pairs = reinterpret_cast<uint32_t*>(out);
-      for (int64_t i = 0; i < kTileInputs; i += 2) {
+      case WeightType::kBF16: {
+        if (i % 2 != 0) break;
+        auto* pairs = reinterpret_cast<uint32_t*>(out + i / 2 * row_step);
         for (int64_t o = 0; o < kTileOutputs; ++o) {
-          pairs[i / 2 * kTileOutputs + o] = bf16_bits(values[i][o]) | bf16_bits(values[i + 1][o])
-                                                                          << 16;
+          pairs[o] = bf16_bits(values[i][o]) | bf16_bits(values[i + 1][o]) << 16;
         }
+        break;
       }
-      break;
     }
   }
 }

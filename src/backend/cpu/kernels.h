@@ -5,12 +5,14 @@
 // and an inline function that the linker shared between them could run AVX-512 on a machine that
 // lacks it.
 //
-// Packed weights are tiles of 16 outputs x 32 inputs, four tiles (64 outputs) side by side in a
-// panel, blocks of 32 inputs one after the other:
-//   [panel][block of 32 inputs][tile 0..3][...]
-// bf16 tiles are [16 input pairs][16 outputs][2], which is an AMX B tile and feeds VDPBF16PS with
-// a broadcast activation pair; f32 and f16 tiles are [32 inputs][16 outputs]. A thread that walks
-// one panel reads memory in ascending order, and no kernel needs a horizontal sum.
+// Packed weights are panels of 64 outputs, in blocks of 32 inputs one after the other:
+//   [panel][block of 32 inputs][...]
+// A block is [16 input pairs][64 outputs][2] in bf16, [32 inputs][64 outputs] in f32 and f16: the
+// order in which vectors read it, to the byte, which is what hardware prefetchers follow (a thread
+// that reads four tiles side by side gets half the bandwidth on Zen 4). Where bf16 products run on
+// AMX tiles a block is instead [tile 0..3][16 input pairs][16 outputs][2], each an AMX B tile: tile
+// loads want their 16 lines in a row (a stride costs them a tenth of the bandwidth). No kernel
+// needs a horizontal sum.
 
 #include <cstddef>
 #include <cstdint>
@@ -81,10 +83,11 @@ struct KernelTable {
   void (*round_rows)(const float* x, const int32_t* index, int64_t first, int64_t rows, int64_t k,
                      std::byte* out, const ActivationLayout& layout) = nullptr;
 
-  /// Writes one tile of dummy weights: output o of the 16 has row key keys[o] (dummy_inl.h);
-  /// outputs from `outputs` and inputs from `inputs` on are zero.
+  /// Writes 16 outputs of a block of dummy weights, its rows (inputs, in bf16 pairs) `row_step`
+  /// bytes apart: output o has row key keys[o] (dummy_inl.h); outputs from `outputs` and inputs
+  /// from `inputs` on are zero.
   void (*dummy_tile)(WeightType type, const uint32_t* keys, int64_t outputs, int64_t first_input,
-                     int64_t inputs, std::byte* out) = nullptr;
+                     int64_t inputs, int64_t row_step, std::byte* out) = nullptr;
 
   /// Runs the best arithmetic loop there is for `type` and returns the operations done (a
   /// multiply-add counts as two).

@@ -10,7 +10,26 @@
 namespace moesaic::backend::cpu {
 namespace {
 
-constexpr int64_t kBlockElements = kTileOutputs * kTileInputs;
+/// Where the four tiles of a block and their rows (inputs, in bf16 pairs) lie, in bytes.
+struct BlockLayout {
+  WeightType type;
+  int64_t row_step;
+  int64_t tile_step;
+
+  BlockLayout(const KernelTable& kernels, WeightType weight) : type(weight) {
+    const int64_t tile_row = kTileOutputs * (type == WeightType::kF16 ? 2 : 4);
+    const bool tiles = type == WeightType::kBF16 && kernels.row_tiles;
+    row_step = tiles ? tile_row : kPanelTiles * tile_row;
+    tile_step = tiles ? kTileInputs / 2 * tile_row : tile_row;
+  }
+  int64_t rows() const { return type == WeightType::kBF16 ? kTileInputs / 2 : kTileInputs; }
+  /// Position of (output, input) from its tile's first element on, in elements.
+  int64_t element(int64_t output, int64_t input) const {
+    if (type == WeightType::kF32) return input * row_step / 4 + output;
+    if (type == WeightType::kF16) return input * row_step / 2 + output;
+    return input / 2 * row_step / 2 + output * 2 + input % 2;
+  }
+};
 
 /// Sixteen rows of one tile, as far as they exist.
 struct TileRows {
@@ -28,41 +47,41 @@ struct TileRows {
   }
 };
 
-/// Position of (output, input) in a tile, in elements.
-int64_t tile_element(WeightType type, int64_t output, int64_t input) {
-  if (type == WeightType::kBF16) return (input / 2 * kTileOutputs + output) * 2 + input % 2;
-  return input * kTileOutputs + output;
-}
-
-/// Same bits, reordered: rows of T to [input][output].
+/// Same bits, reordered: rows of T to [row of the block][output].
 template <typename T>
-void copy_tile(const TileRows& from, int64_t first_input, int64_t inputs, std::byte* out) {
+void copy_tile(const BlockLayout& layout, const TileRows& from, int64_t first_row, int64_t rows,
+               std::byte* out) {
+  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
   for (int64_t o = 0; o < kTileOutputs; ++o) {
     const std::byte* row = from.rows[static_cast<size_t>(o)];
     if (row == nullptr) continue;
-    const std::byte* at = row + first_input * static_cast<int64_t>(sizeof(T));
-    for (int64_t i = 0; i < inputs; ++i) {
-      std::memcpy(out + (i * kTileOutputs + o) * static_cast<int64_t>(sizeof(T)),
-                  at + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
+    for (int64_t i = 0; i < rows; ++i) {
+      std::memcpy(out + i * layout.row_step + o * kSize, row + (first_row + i) * kSize, sizeof(T));
     }
   }
 }
 
-void pack_tile(WeightType type, DType to, const TileRows& from, int64_t first_input, int64_t inputs,
-               std::byte* out) {
-  const auto bytes = static_cast<size_t>(kBlockElements) * tensor::size_of(to);
-  if (inputs < kTileInputs || !from.all_exist()) std::memset(out, 0, bytes);
+void clear_tile(const BlockLayout& layout, std::byte* out) {
+  const auto bytes = static_cast<size_t>(kTileOutputs * (layout.type == WeightType::kF16 ? 2 : 4));
+  for (int64_t row = 0; row < layout.rows(); ++row) {
+    std::memset(out + row * layout.row_step, 0, bytes);
+  }
+}
+
+void pack_tile(const BlockLayout& layout, DType to, const TileRows& from, int64_t first_input,
+               int64_t inputs, std::byte* out) {
+  if (inputs < kTileInputs || !from.all_exist()) clear_tile(layout, out);
   const bool same = from.all_are(to);
-  if (same && type == WeightType::kBF16 && inputs % 2 == 0) {
-    copy_tile<std::array<uint16_t, 2>>(from, first_input / 2, inputs / 2, out);
+  if (same && layout.type == WeightType::kBF16 && inputs % 2 == 0) {
+    copy_tile<std::array<uint16_t, 2>>(layout, from, first_input / 2, inputs / 2, out);
     return;
   }
-  if (same && type == WeightType::kF16) {
-    copy_tile<uint16_t>(from, first_input, inputs, out);
+  if (same && layout.type == WeightType::kF16) {
+    copy_tile<uint16_t>(layout, from, first_input, inputs, out);
     return;
   }
-  if (same && type == WeightType::kF32) {
-    copy_tile<float>(from, first_input, inputs, out);
+  if (same && layout.type == WeightType::kF32) {
+    copy_tile<float>(layout, from, first_input, inputs, out);
     return;
   }
   for (int64_t o = 0; o < kTileOutputs; ++o) {
@@ -70,7 +89,7 @@ void pack_tile(WeightType type, DType to, const TileRows& from, int64_t first_in
     if (row == nullptr) continue;
     for (int64_t i = 0; i < inputs; ++i) {
       tensor::store_float(
-          to, out, tile_element(type, o, i),
+          to, out, layout.element(o, i),
           tensor::load_float(from.dtypes[static_cast<size_t>(o)], row, first_input + i));
     }
   }
@@ -110,34 +129,35 @@ DummyRows dummy_rows(uint64_t seed, int64_t first, int64_t n) {
 
 /// Writes one panel, tile by tile: tile(t, first_input, inputs, out).
 template <typename Tile>
-void pack_panel(const PanelShape& shape, int64_t panel, int64_t k, std::byte* destination,
-                const Tile& tile) {
+void pack_panel(const BlockLayout& layout, const PanelShape& shape, int64_t panel, int64_t k,
+                std::byte* destination, const Tile& tile) {
   std::byte* out = destination + panel * shape.panel_bytes();
-  for (int64_t block = 0; block < shape.blocks; ++block) {
+  for (int64_t block = 0; block < shape.blocks; ++block, out += shape.block_bytes) {
     const int64_t first_input = block * kTileInputs;
     const int64_t inputs = std::min(kTileInputs, k - first_input);
-    for (int64_t t = 0; t < kPanelTiles; ++t, out += shape.tile_bytes) {
-      tile(t, first_input, inputs, out);
+    for (int64_t t = 0; t < kPanelTiles; ++t) {
+      tile(t, first_input, inputs, out + t * layout.tile_step);
     }
   }
 }
 
-void pack_dummy_panel(const KernelTable& kernels, WeightType type, const PanelShape& shape,
-                      int64_t panel, int64_t k, std::byte* destination,
+void pack_dummy_panel(const KernelTable& kernels, const BlockLayout& layout,
+                      const PanelShape& shape, int64_t panel, int64_t k, std::byte* destination,
                       const std::array<DummyRows, kPanelTiles>& rows) {
-  pack_panel(shape, panel, k, destination,
+  pack_panel(layout, shape, panel, k, destination,
              [&](int64_t t, int64_t first_input, int64_t inputs, std::byte* out) {
                const DummyRows& tile = rows[static_cast<size_t>(t)];
-               kernels.dummy_tile(type, tile.keys.data(), tile.outputs, first_input, inputs, out);
+               kernels.dummy_tile(layout.type, tile.keys.data(), tile.outputs, first_input, inputs,
+                                  layout.row_step, out);
              });
 }
 
-void pack_view_panel(WeightType type, DType dtype, const PanelShape& shape, int64_t panel,
+void pack_view_panel(const BlockLayout& layout, DType dtype, const PanelShape& shape, int64_t panel,
                      int64_t k, std::byte* destination,
                      const std::array<TileRows, kPanelTiles>& rows) {
-  pack_panel(shape, panel, k, destination,
+  pack_panel(layout, shape, panel, k, destination,
              [&](int64_t t, int64_t first_input, int64_t inputs, std::byte* out) {
-               pack_tile(type, dtype, rows[static_cast<size_t>(t)], first_input, inputs, out);
+               pack_tile(layout, dtype, rows[static_cast<size_t>(t)], first_input, inputs, out);
              });
 }
 
@@ -160,7 +180,7 @@ WeightType weight_type(DType dtype) {
 PanelShape::PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, DType dtype)
     : panels(ceil_div(outputs, outputs_per_panel)),
       blocks(ceil_div(k, kTileInputs)),
-      tile_bytes(kBlockElements * static_cast<int64_t>(tensor::size_of(dtype))) {}
+      block_bytes(kPanelOutputs * kTileInputs * static_cast<int64_t>(tensor::size_of(dtype))) {}
 
 PanelShape matrix_shape(const MatrixDesc& desc) {
   return {desc.n, kPanelOutputs, desc.k, desc.dtype};
@@ -173,27 +193,27 @@ ExpertShape::ExpertShape(const ExpertsDesc& desc)
 void pack_matrix(const KernelTable& kernels, const MatrixDesc& desc, const MatrixSource& source,
                  int64_t unit, std::byte* destination) {
   const PanelShape shape = matrix_shape(desc);
-  const WeightType type = weight_type(desc.dtype);
+  const BlockLayout layout(kernels, weight_type(desc.dtype));
   const int64_t first = unit * kPanelOutputs;
   if (source.dummy) {
     std::array<DummyRows, kPanelTiles> rows;
     for (int64_t t = 0; t < kPanelTiles; ++t) {
       rows[static_cast<size_t>(t)] = dummy_rows(source.seed, first + t * kTileOutputs, desc.n);
     }
-    pack_dummy_panel(kernels, type, shape, unit, desc.k, destination, rows);
+    pack_dummy_panel(kernels, layout, shape, unit, desc.k, destination, rows);
     return;
   }
   std::array<TileRows, kPanelTiles> rows;
   for (int64_t t = 0; t < kPanelTiles; ++t) {
     rows[static_cast<size_t>(t)] = rows_of(source.parts, first + t * kTileOutputs, desc.k);
   }
-  pack_view_panel(type, desc.dtype, shape, unit, desc.k, destination, rows);
+  pack_view_panel(layout, desc.dtype, shape, unit, desc.k, destination, rows);
 }
 
 void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const ExpertsSource& source,
                   int64_t unit, std::byte* destination) {
   const ExpertShape shape(desc);
-  const WeightType type = weight_type(desc.dtype);
+  const BlockLayout layout(kernels, weight_type(desc.dtype));
   const int64_t expert = unit / shape.units();
   int64_t panel = unit % shape.units();
   const bool gated = panel < shape.gate_up.panels;
@@ -215,7 +235,7 @@ void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const Exp
       const auto seed = source.seed + static_cast<uint64_t>(3 * expert + matrix_of(t));
       rows[static_cast<size_t>(t)] = dummy_rows(seed, first_of(t), n);
     }
-    pack_dummy_panel(kernels, type, part, panel, k, destination, rows);
+    pack_dummy_panel(kernels, layout, part, panel, k, destination, rows);
     return;
   }
   const std::array<const std::vector<tensor::View>*, 3> matrices = {&source.gate, &source.up,
@@ -225,22 +245,21 @@ void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const Exp
     const auto& views = *matrices[static_cast<size_t>(matrix_of(t))];
     rows[static_cast<size_t>(t)] = rows_of({views[static_cast<size_t>(expert)]}, first_of(t), k);
   }
-  pack_view_panel(type, desc.dtype, part, panel, k, destination, rows);
+  pack_view_panel(layout, desc.dtype, part, panel, k, destination, rows);
 }
 
-void unpack_row(const Matrix& matrix, int64_t row, float* out) {
+void unpack_row(const KernelTable& kernels, const Matrix& matrix, int64_t row, float* out) {
   const PanelShape shape = matrix_shape(matrix.desc);
-  const WeightType type = weight_type(matrix.desc.dtype);
+  const BlockLayout layout(kernels, weight_type(matrix.desc.dtype));
   const int64_t tile = row % kPanelOutputs / kTileOutputs;
   const std::byte* at =
-      matrix.packed + row / kPanelOutputs * shape.panel_bytes() + tile * shape.tile_bytes;
+      matrix.packed + row / kPanelOutputs * shape.panel_bytes() + tile * layout.tile_step;
   for (int64_t k = 0; k < matrix.desc.k; k += kTileInputs) {
     const int64_t inputs = std::min(kTileInputs, matrix.desc.k - k);
     for (int64_t i = 0; i < inputs; ++i) {
-      out[k + i] =
-          tensor::load_float(matrix.desc.dtype, at, tile_element(type, row % kTileOutputs, i));
+      out[k + i] = tensor::load_float(matrix.desc.dtype, at, layout.element(row % kTileOutputs, i));
     }
-    at += kPanelTiles * shape.tile_bytes;
+    at += shape.block_bytes;
   }
 }
 

@@ -13,8 +13,10 @@
 
 namespace moesaic::backend::cpu {
 
-/// Names this layout; it is the same for all instruction sets.
-inline constexpr std::string_view kLayoutId = "cpu-tiles-1";
+/// Names the layout that an instruction set reads.
+inline std::string_view layout_id(const KernelTable& kernels) {
+  return kernels.row_tiles ? "cpu-tiles-2" : "cpu-rows-2";
+}
 
 /// Columns of the width that one gate/up panel covers.
 inline constexpr int64_t kGatedOutputs = kPanelOutputs / 2;
@@ -29,10 +31,10 @@ WeightType weight_type(DType dtype);
 struct PanelShape {
   int64_t panels = 0;
   int64_t blocks = 0;  ///< of 32 inputs
-  int64_t tile_bytes = 0;
+  int64_t block_bytes = 0;
 
   PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, DType dtype);
-  int64_t panel_bytes() const { return blocks * kPanelTiles * tile_bytes; }
+  int64_t panel_bytes() const { return blocks * block_bytes; }
   int64_t bytes() const { return panels * panel_bytes(); }
 };
 
@@ -53,6 +55,6 @@ void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const Exp
                   int64_t unit, std::byte* destination);
 
 /// out [k] = row `row` of a packed matrix.
-void unpack_row(const Matrix& matrix, int64_t row, float* out);
+void unpack_row(const KernelTable& kernels, const Matrix& matrix, int64_t row, float* out);
 
 }  // namespace moesaic::backend::cpu

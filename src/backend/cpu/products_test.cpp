@@ -374,7 +374,7 @@ TEST(Layout, DummyWeightsAreDummyValueOnEveryInstructionSet) {
       const PackedMatrix packed(*target.kernels, desc, {.parts = {}, .dummy = true, .seed = 99});
       std::vector<float> row(75);
       for (int64_t o = 0; o < desc.n; ++o) {
-        unpack_row(packed.matrix, o, row.data());
+        unpack_row(*target.kernels, packed.matrix, o, row.data());
         for (int64_t i = 0; i < desc.k; ++i) {
           ASSERT_EQ(row[static_cast<size_t>(i)], rounded(dtype, dummy_value(99, o, i)))
               << target.name << " " << tensor::to_string(dtype) << " " << o << "," << i;
@@ -412,18 +412,20 @@ TEST(Layout, PartsOfDifferentTypesAreStackedAndConverted) {
   }
   const MatrixSource source{
       .parts = {view(values, 10, 9), {DType::kF16, {40, 9}, half.data()}, view(values, 25, 9)}};
-  for (DType dtype : kDTypes) {
-    const PackedMatrix packed(kKernelsBaseline, {75, 9, dtype}, source);
-    std::vector<float> row(9);
-    for (int64_t o = 0; o < 75; ++o) {
-      unpack_row(packed.matrix, o, row.data());
-      const bool from_half = o >= 10 && o < 50;
-      const int64_t source_row = o < 10 ? o : o < 50 ? o - 10 : o - 50;
-      for (int64_t i = 0; i < 9; ++i) {
-        const float value = values[static_cast<size_t>(source_row * 9 + i)];
-        ASSERT_EQ(row[static_cast<size_t>(i)],
-                  rounded(dtype, from_half ? rounded(DType::kF16, value) : value))
-            << o;
+  for (const Target& target : targets()) {
+    for (DType dtype : kDTypes) {
+      const PackedMatrix packed(*target.kernels, {75, 9, dtype}, source);
+      std::vector<float> row(9);
+      for (int64_t o = 0; o < 75; ++o) {
+        unpack_row(*target.kernels, packed.matrix, o, row.data());
+        const bool from_half = o >= 10 && o < 50;
+        const int64_t source_row = o < 10 ? o : o < 50 ? o - 10 : o - 50;
+        for (int64_t i = 0; i < 9; ++i) {
+          const float value = values[static_cast<size_t>(source_row * 9 + i)];
+          ASSERT_EQ(row[static_cast<size_t>(i)],
+                    rounded(dtype, from_half ? rounded(DType::kF16, value) : value))
+              << target.name << " " << o;
+        }
       }
     }
   }

@@ -12,8 +12,8 @@ namespace moesaic::backend::cpu {
 namespace {
 
 constexpr int64_t kRowsPerTile = 16;
-constexpr int64_t kWeightTile = kTileBytes<WeightBF16Dot>;
 constexpr int64_t kWeightBlock = kBlockBytes<WeightBF16Dot>;
+constexpr int64_t kWeightTile = kWeightBlock / kPanelTiles;
 constexpr int64_t kTileStride = 64;
 constexpr int64_t kSumStride = kPanelOutputs * 4;
 
