@@ -60,8 +60,14 @@ bool EngineCore::fits(const EngineOptions& options, const Request& request) {
   return (longest + options.block_size - 1) / options.block_size <= options.num_blocks;
 }
 
+bool EngineCore::knows_tokens(int64_t vocab_size, const Request& request) {
+  return std::all_of(request.prompt.begin(), request.prompt.end(),
+                     [&](int32_t id) { return id >= 0 && id < vocab_size; });
+}
+
 void EngineCore::add(Request request) {
   MOESAIC_ASSERT(fits(options_, request));
+  MOESAIC_ASSERT(knows_tokens(executor_.vocab_size(), request));
   MOESAIC_ASSERT(!requests_.contains(request.id));
   auto live = std::make_unique<LiveRequest>();
   live->arrival = arrivals_++;

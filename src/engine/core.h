@@ -23,7 +23,10 @@ class EngineCore {
   /// Whether a request can ever run: its longest possible sequence fits the context and the pool.
   static bool fits(const EngineOptions& options, const Request& request);
 
-  /// Takes a request that fits().
+  /// Whether the model has an embedding for every token of the prompt.
+  static bool knows_tokens(int64_t vocab_size, const Request& request);
+
+  /// Takes a request that fits() and whose tokens the model knows.
   void add(Request request);
   /// Ends sequence `index`, or all with -1, with `reason`. False when the request is unknown.
   bool finish(RequestId id, int32_t index, FinishReason reason);

@@ -196,6 +196,9 @@ Engine::~Engine() = default;
 
 Refusal Engine::submit(Request request) {
   if (!EngineCore::fits(impl_->options, request)) return Refusal::kTooLong;
+  if (!EngineCore::knows_tokens(impl_->executor->vocab_size(), request)) {
+    return Refusal::kUnknownToken;
+  }
   {
     std::lock_guard lock(impl_->mutex);
     if (impl_->dead) return Refusal::kDead;

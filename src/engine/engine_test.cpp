@@ -246,6 +246,16 @@ TEST_F(EngineTest, RefusesWhatCanNeverFit) {
   EXPECT_EQ(ask(std::vector<int32_t>(99, 1), 4)->wait(), FinishReason::kLength);
 }
 
+TEST_F(EngineTest, RefusesTokensWithoutAnEmbedding) {
+  start();
+  const auto beside = ask({1}, 8);
+  for (const int32_t id : {-1, static_cast<int32_t>(kVocab), INT32_MIN, INT32_MAX}) {
+    ask({1, id}, 4, Refusal::kUnknownToken);
+  }
+  EXPECT_EQ(beside->wait(), FinishReason::kStop);
+  EXPECT_TRUE(engine_->stats().alive);
+}
+
 TEST_F(EngineTest, BoundsTheQueue) {
   start(2);
   script_->set_closed(true);

@@ -119,6 +119,10 @@ std::vector<std::vector<int32_t>> Api::bad_word_ids(const std::vector<std::strin
     const text::Tokenizer& codec = tokenizer("bad_words");
     auto plain = codec.encode(bare, false, text::Tokenizer::Specials::kAsText);
     auto spaced = codec.encode(" " + bare, false, text::Tokenizer::Specials::kAsText);
+    // Text can have tokens that the model does not know: the tokenizer may be the larger one.
+    for (const auto* ids : {&plain, &spaced}) {
+      check_token_ids(*ids, "bad_words", limits_.vocab_size);
+    }
     const bool other =
         !spaced.empty() && !plain.empty() && spaced[0] != plain[0] && spaced.size() == plain.size();
     if (!plain.empty()) out.push_back(std::move(plain));
@@ -131,6 +135,7 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
                         GenerationPlan::Prompt prompt, const char* field) const {
   truncate(request, limits_.max_model_len, prompt.ids);
   if (prompt.ids.empty()) value_error(field, fmt::format("{} has no tokens", field));
+  check_token_ids(prompt.ids, field, limits_.vocab_size);
   const auto size = static_cast<int64_t>(prompt.ids.size());
   const int64_t room = limits_.max_model_len - size;
   if (room < 1) {
@@ -280,7 +285,10 @@ Response Api::tokenize_now(const json::object& body) const {
 Response Api::detokenize_now(const json::object& body) const {
   const Fields fields(body);
   if (const auto model = fields.name("model")) check_model(*model);
-  const auto ids = fields.token_ids("tokens", limits_.vocab_size);
+  // Not only what the model knows: /tokenize gives what the tokenizer knows, and this undoes it.
+  const int64_t known =
+      std::max(limits_.vocab_size, model_.tokenizer ? model_.tokenizer->vocab_size() : 0);
+  const auto ids = fields.token_ids("tokens", known);
   if (!ids) schema_error("tokens", "is required");
   JsonWriter json;
   json.begin_object().member("prompt", tokenizer("tokens").decode(*ids, false)).end_object();

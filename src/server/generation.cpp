@@ -343,6 +343,9 @@ Response refusal_response(engine::Refusal refusal) {
       return error_response(400, "BadRequestError",
                             "the request can never fit the KV cache or the model's maximum context "
                             "length; shorten the prompt or lower max_tokens or n");
+    case engine::Refusal::kUnknownToken:
+      return error_response(400, "BadRequestError",
+                            "the prompt has a token for which the model has no embedding");
     case engine::Refusal::kQueueFull:
       response = error_response(503, "ServiceUnavailableError",
                                 "the queue is full (--max-num-queued-reqs); try again later");

@@ -69,8 +69,8 @@ void parse_logit_bias(const Fields& fields, const RequestLimits& limits,
       value_error("logit_bias", "a key of logit_bias is not a token id");
     }
     if (id < 0 || id >= limits.vocab_size) {
-      value_error("logit_bias", fmt::format("token id {} in logit_bias is outside the vocabulary "
-                                            "of {} ids",
+      value_error("logit_bias", fmt::format("logit_bias: token id {} is outside the model's "
+                                            "vocabulary of {} ids",
                                             id, limits.vocab_size));
     }
     if (!value.is_number()) schema_error("logit_bias", "values must be numbers");
