@@ -59,6 +59,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPla
   const text::Tokenizer* tokenizer = context_->tokenizer.get();
   format_ = plan_.chat ? chat_format(plan_, tokenizer) : completion_format(plan_, tokenizer);
   prompts_.resize(plan_.prompts.size());
+  const StopStrings stops = stop_strings(plan_.stop);
   for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
     const std::vector<int32_t>& ids = plan_.prompts[prompt].ids;
     const std::span<const int32_t> tail = std::span(ids).last(std::min(ids.size(), kPromptTail));
@@ -67,7 +68,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPla
       choice.index = static_cast<int32_t>(choices_.size());
       choice.prompt = static_cast<int32_t>(prompt);
       choices_.push_back(std::move(choice));
-      Voice voice{std::nullopt, StopMatcher(plan_.stop, plan_.include_stop)};
+      Voice voice{std::nullopt, StopMatcher(stops, plan_.include_stop)};
       if (tokenizer != nullptr) {
         voice.decoder.emplace(context_->tokenizer, tail, plan_.skip_special);
       }
