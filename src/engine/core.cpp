@@ -17,7 +17,22 @@ double seconds_between(TimePoint from, TimePoint to) {
 }
 
 bool counts_output(const SamplingParams& params) {
-  return params.presence_penalty != 0 || params.frequency_penalty != 0;
+  return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
+         params.repetition_penalty != 1.0f;
+}
+
+/// Whether the longest possible sequence fits the context and the pool.
+bool fits(const EngineOptions& options, const Request& request) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0 || prompt >= options.max_model_len) return false;
+  const int64_t longest =
+      std::min(options.max_model_len, prompt + std::max(request.sampling.max_tokens, 1));
+  return (longest + options.block_size - 1) / options.block_size <= options.num_blocks;
+}
+
+bool knows_tokens(int64_t vocab_size, const Request& request) {
+  return std::all_of(request.prompt.begin(), request.prompt.end(),
+                     [&](int32_t id) { return id >= 0 && id < vocab_size; });
 }
 
 }  // namespace
@@ -52,22 +67,21 @@ EngineCore::EngineCore(const EngineOptions& options, Executor& executor, EngineO
 
 EngineCore::~EngineCore() = default;
 
-bool EngineCore::fits(const EngineOptions& options, const Request& request) {
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  if (prompt == 0 || prompt >= options.max_model_len) return false;
-  const int64_t longest =
-      std::min(options.max_model_len, prompt + std::max(request.sampling.max_tokens, 1));
-  return (longest + options.block_size - 1) / options.block_size <= options.num_blocks;
-}
-
-bool EngineCore::knows_tokens(int64_t vocab_size, const Request& request) {
-  return std::all_of(request.prompt.begin(), request.prompt.end(),
-                     [&](int32_t id) { return id >= 0 && id < vocab_size; });
+Refusal EngineCore::admit(const EngineOptions& options, int64_t vocab_size, Request& request) {
+  if (!fits(options, request)) return Refusal::kTooLong;
+  if (!knows_tokens(vocab_size, request)) return Refusal::kUnknownToken;
+  if (request.sampling.repetition_penalty != 1.0f) {
+    request.prompt_ids = request.prompt;
+    std::sort(request.prompt_ids.begin(), request.prompt_ids.end());
+    const auto end = std::unique(request.prompt_ids.begin(), request.prompt_ids.end());
+    request.prompt_ids.erase(end, request.prompt_ids.end());
+    request.prompt_ids.shrink_to_fit();
+  }
+  return Refusal::kNone;
 }
 
 void EngineCore::add(Request request) {
-  MOESAIC_ASSERT(fits(options_, request));
-  MOESAIC_ASSERT(knows_tokens(executor_.vocab_size(), request));
+  MOESAIC_ASSERT(fits(options_, request) && knows_tokens(executor_.vocab_size(), request));
   MOESAIC_ASSERT(!requests_.contains(request.id));
   auto live = std::make_unique<LiveRequest>();
   live->arrival = arrivals_++;
@@ -206,8 +220,8 @@ void EngineCore::take_row(const Step& step, int64_t row, std::span<float> logits
   const auto prompt = static_cast<size_t>(sequence.request->prompt_size());
   SamplingContext context;
   context.params = &params;
-  context.prompt = tokens.first(prompt);
   context.output = tokens.subspan(prompt);
+  context.prompt_ids = sequence.request->request.prompt_ids;
   context.output_counts = &sequence.output_counts;
   context.eos_ids = options_.eos_ids;
   context.seed = sequence.seed;
@@ -230,13 +244,14 @@ FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
                                         std::optional<int32_t>& stop_token) const {
   const LiveRequest& request = *sequence.request;
   const SamplingParams& params = request.request.sampling;
-  const auto contains = [token](const std::vector<int32_t>& ids) {
-    return std::find(ids.begin(), ids.end(), token) != ids.end();
-  };
   const int64_t generated = sequence.size() - request.prompt_size();
   if (generated >= params.min_tokens) {
-    if (!params.ignore_eos && contains(options_.eos_ids)) return FinishReason::kStop;
-    if (contains(params.stop_token_ids)) {
+    const std::vector<int32_t>& eos = options_.eos_ids;
+    if (!params.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
+      return FinishReason::kStop;
+    }
+    const std::vector<int32_t>& stops = params.rules->stop_token_ids;
+    if (std::binary_search(stops.begin(), stops.end(), token)) {
       stop_token = token;
       return FinishReason::kStop;
     }
