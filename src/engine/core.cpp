@@ -93,7 +93,6 @@ void EngineCore::add(Request request) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request = live.get();
     sequence->index = i;
-    sequence->tokens = request.prompt;
     sequence->seed = sequence_seed(seed, i);
     live->sequences.push_back(std::move(sequence));
   }
@@ -183,7 +182,7 @@ void EngineCore::build(Step& step) const {
     const int64_t end = sequence.computed + chunk.rows;
     const LiveRequest& request = *sequence.request;
     const bool prompt_logprobs = request.request.sampling.prompt_logprobs >= 0 &&
-                                 sequence.index == 0 && sequence.size() == request.prompt_size();
+                                 sequence.index == 0 && sequence.output.empty();
     for (int64_t p = sequence.computed; p < end; ++p) {
       const bool last = p + 1 == sequence.size();
       // Rows whose next token is the prompt's own; done once, even if the request is recomputed.
@@ -193,7 +192,7 @@ void EngineCore::build(Step& step) const {
         batch.logit_rows.push_back(static_cast<int32_t>(batch.token_ids.size()));
         step.wanted.push_back({c, p});
       }
-      batch.token_ids.push_back(sequence.tokens[static_cast<size_t>(p)]);
+      batch.token_ids.push_back(sequence.token(p));
       batch.positions.push_back(static_cast<int32_t>(p));
       batch.slots.push_back(sequence.blocks[static_cast<size_t>(p / size)] * size + p % size);
     }
@@ -212,15 +211,13 @@ void EngineCore::take_row(const Step& step, int64_t row, std::span<float> logits
   const Sequence& sequence = *step.plan.chunks[wanted.chunk].sequence;
   const SamplingParams& params = sequence.request->request.sampling;
   if (wanted.position + 1 < sequence.size()) {
-    result.prompt = logprobs_of(logits, sequence.tokens[static_cast<size_t>(wanted.position + 1)],
-                                params.prompt_logprobs);
+    result.prompt =
+        logprobs_of(logits, sequence.token(wanted.position + 1), params.prompt_logprobs);
     return;
   }
-  const std::span<const int32_t> tokens(sequence.tokens);
-  const auto prompt = static_cast<size_t>(sequence.request->prompt_size());
   SamplingContext context;
   context.params = &params;
-  context.output = tokens.subspan(prompt);
+  context.output = sequence.output;
   context.prompt_ids = sequence.request->request.prompt_ids;
   context.output_counts = &sequence.output_counts;
   context.eos_ids = options_.eos_ids;
@@ -244,7 +241,7 @@ FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
                                         std::optional<int32_t>& stop_token) const {
   const LiveRequest& request = *sequence.request;
   const SamplingParams& params = request.request.sampling;
-  const int64_t generated = sequence.size() - request.prompt_size();
+  const auto generated = static_cast<int64_t>(sequence.output.size());
   if (generated >= params.min_tokens) {
     const std::vector<int32_t>& eos = options_.eos_ids;
     if (!params.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
@@ -273,10 +270,10 @@ bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
     request.has_first_token = true;
     request.first_token = now;
     observer_.on_first_token(seconds_between(request.arrived, now));
-  } else if (sequence.size() > request.prompt_size()) {
+  } else if (!sequence.output.empty()) {
     observer_.on_token(seconds_between(sequence.last_token, now));
   }
-  if (sequence.size() == request.prompt_size()) {
+  if (sequence.output.empty()) {
     output.cached_prompt_tokens = static_cast<int32_t>(request.cached_tokens);
     if (sequence.index == 0) output.prompt_logprobs = std::move(request.prompt_logprobs);
   }
@@ -287,7 +284,7 @@ bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
     return true;
   }
   const int32_t token = result.sampled->token;
-  sequence.tokens.push_back(token);
+  sequence.output.push_back(token);
   if (counts_output(params)) ++sequence.output_counts[token];
   ++request.generated;
   ++stats_.generated_tokens;

@@ -55,9 +55,10 @@ bool Scheduler::publishes(const Sequence& sequence) const {
 
 void Scheduler::extend_keys(Sequence& sequence, int64_t blocks) const {
   const int64_t size = pool_.block_size();
+  std::vector<int32_t> scratch;
   for (auto b = static_cast<int64_t>(sequence.keys.size()); b < blocks; ++b) {
     const BlockKey parent = b == 0 ? BlockKey{} : sequence.keys.back();
-    sequence.keys.push_back(chain_key(parent, sequence.tokens.data() + b * size, size));
+    sequence.keys.push_back(chain_key(parent, sequence.tokens(b * size, size, scratch), size));
   }
 }
 
@@ -70,9 +71,10 @@ std::vector<BlockId> Scheduler::find_reusable(Sequence& sequence) const {
   const int64_t most = (sequence.size() - 1) / size;
   extend_keys(sequence, most);
   Content parent;
+  std::vector<int32_t> scratch;
   for (int64_t b = 0; b < most; ++b) {
     const auto found = pool_.find(sequence.keys[static_cast<size_t>(b)], parent,
-                                  sequence.tokens.data() + b * size);
+                                  sequence.tokens(b * size, size, scratch));
     if (!found) break;
     parent = *found;
     blocks.push_back(found->block);
@@ -250,13 +252,14 @@ void Scheduler::computed(const Chunk& chunk) {
   Sequence& sequence = *chunk.sequence;
   sequence.computed += chunk.rows;
   if (!publishes(sequence)) return;
-  const int64_t full = sequence.computed / pool_.block_size();
+  const int64_t size = pool_.block_size();
+  const int64_t full = sequence.computed / size;
+  std::vector<int32_t> scratch;
   extend_keys(sequence, full);
   for (; sequence.published < full && !sequence.chain_broken; ++sequence.published) {
     const auto b = static_cast<size_t>(sequence.published);
-    const auto stands =
-        pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end,
-                      sequence.tokens.data() + sequence.published * pool_.block_size());
+    const auto stands = pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end,
+                                      sequence.tokens(sequence.published * size, size, scratch));
     sequence.chain_broken = !stands;
     if (stands) sequence.chain_end = *stands;
   }

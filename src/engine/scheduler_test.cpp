@@ -27,7 +27,6 @@ class SchedulerTest : public testing::Test {
       auto sequence = std::make_unique<Sequence>();
       sequence->request = &request;
       sequence->index = i;
-      sequence->tokens = prompt;
       request.sequences.push_back(std::move(sequence));
     }
     for (const auto& sequence : request.sequences) scheduler_->add(sequence.get());
@@ -43,7 +42,7 @@ class SchedulerTest : public testing::Test {
     scheduler_->commit(plan);
     for (const Chunk& chunk : plan.chunks) {
       scheduler_->computed(chunk);
-      if (chunk.sequence->uncomputed() == 0) chunk.sequence->tokens.push_back(999);
+      if (chunk.sequence->uncomputed() == 0) chunk.sequence->output.push_back(999);
     }
     pool_->check_invariants();
     return plan;
@@ -175,7 +174,8 @@ TEST_F(SchedulerTest, ReusesWhatWasGeneratedToo) {
   start(64);
   Sequence* first = add(prompt(6));
   for (int i = 0; i < 4; ++i) step();
-  std::vector<int32_t> next = first->tokens;
+  std::vector<int32_t> next = prompt(6);
+  next.insert(next.end(), first->output.begin(), first->output.end());
   scheduler_->remove(first);
   next.push_back(5);
   add(next);
