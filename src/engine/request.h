@@ -91,6 +91,9 @@ class OutputSink {
 
 struct Request {
   RequestId id = 0;
+  /// Requests of one group take turns with those of other groups as one (docs/engine.md); the
+  /// prompts of one client request are a group. They have one priority. 0 = a group of its own.
+  uint64_t group = 0;
   std::vector<int32_t> prompt;
   std::vector<int32_t> prompt_ids;  ///< those of `prompt`, ascending; set by EngineCore::admit()
   SamplingParams sampling;

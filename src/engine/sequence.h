@@ -3,6 +3,7 @@
 // What the engine knows of a request and its sequences while they live.
 
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 #include "engine/block_pool.h"
@@ -10,6 +11,7 @@
 
 namespace moesaic::engine {
 
+struct Group;
 struct LiveRequest;
 
 /// One stream of tokens. It runs when it holds blocks or is in the running list, else it waits.
@@ -40,7 +42,8 @@ struct Sequence {
 /// A request between admission and its end.
 struct LiveRequest {
   Request request;
-  uint64_t arrival = 0;  ///< order of arrival
+  Group* group = nullptr;  ///< while the scheduler knows a sequence of it
+  uint64_t arrival = 0;    ///< order of arrival
   TimePoint arrived, started, first_token;
   bool has_started = false, has_first_token = false;
   std::vector<std::unique_ptr<Sequence>> sequences;
@@ -88,6 +91,15 @@ struct ServedBefore {
     if (x.arrival != y.arrival) return x.arrival < y.arrival;
     return a->index < b->index;
   }
+};
+
+/// What the scheduler has of the requests that take turns as one.
+struct Group {
+  uint64_t id = 0;
+  int32_t priority = 0;
+  uint64_t arrival = 0;  ///< of its first request
+  int64_t running = 0;   ///< sequences
+  std::set<Sequence*, ServedBefore> waiting;
 };
 
 }  // namespace moesaic::engine

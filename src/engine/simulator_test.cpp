@@ -350,7 +350,9 @@ class Schedule {
     if (chance(5)) params.top_k = 5;
     if (chance(5)) params.logprobs = 2;
     if (chance(6)) params.prompt_logprobs = 1;
-    request.priority = static_cast<int32_t>(between(0, 2));
+    // Requests of a group have one priority.
+    request.group = chance(2) ? static_cast<uint64_t>(1000 + between(0, 2)) : 0;
+    request.priority = static_cast<int32_t>(request.group != 0 ? request.group % 3 : between(0, 2));
     auto collector = std::make_shared<Collector>(request);
     request.sink = collector;
     if (EngineCore::admit(options_, kVocab, request) != Refusal::kNone) return;

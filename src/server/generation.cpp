@@ -88,6 +88,7 @@ bool Generation::submit_all(Response& refusal) {
   for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
     engine::Request request;
     request.id = context_->next_id++;
+    request.group = ids_.empty() ? request.id : ids_.front();
     request.prompt = plan_.prompts[prompt].ids;
     request.sampling = plan_.sampling;
     request.sampling.max_tokens = plan_.prompts[prompt].max_tokens;

@@ -90,6 +90,24 @@ TEST(Life, AReaderThatDoesNotReadIsCutOff) {
   EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }, 1s));
 }
 
+TEST(Life, ASmallRequestBesideAHugeOneIsSoonDone) {
+  Rig rig(TestSettings{{"max-num-seqs", "8"}});
+  rig.knobs->step_microseconds = 1000;
+  json::object body = long_answer(1000);
+  body["prompt"] = json::array(64, "abc");
+  body["n"] = 16;
+  Client huge(rig.server->port());
+  huge.send(post("/v1/completions", json::serialize(body)));
+  ASSERT_TRUE(huge.wait_for("data: "));
+  ASSERT_TRUE(Rig::eventually([&] { return rig.engine->stats().blocks_held >= 8; }));
+  const uint64_t before = rig.engine->stats().steps;
+  EXPECT_TRUE(ask(rig, long_request(5)).body.ends_with("data: [DONE]\n\n"));
+  // Five for its tokens, a few to get in and to be told; 8,000 for a place without turns.
+  EXPECT_LT(rig.engine->stats().steps - before, 100);
+  huge.close();
+  EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }));
+}
+
 TEST(Life, ManyStreamsNeedNoThreads) {
   Rig rig;
   const auto threads = [] {
