@@ -75,6 +75,8 @@ constexpr SettingRow kRows[] = {
     {"max-stop-sequences", kInt, "4", "1..1024", kLimits, "", "MAX_STOP_SEQUENCES", kActive, "Stop strings of a request."},
     {"max-stop-bytes", kInt, "4K", "1..1M", kLimits, "", "", kActive, "Length of one stop string."},
     {"max-logit-bias", kInt, "300", "1..1000000", kLimits, "", "", kActive, "Entries of logit_bias."},
+    {"max-bad-words", kInt, "1024", "1..65536", kLimits, "", "", kActive, "Entries of bad_words."},
+    {"max-bad-words-bytes", kInt, "64K", "1..1M", kLimits, "", "", kActive, "Text of all bad_words of a request together."},
     {"max-logprobs", kInt, "20", "0..1000", kLimits, "--max-top-n-tokens", "MAX_TOP_N_TOKENS", kActive, "Largest logprobs, top_logprobs and prompt_logprobs."},
     {"h11-max-incomplete-event-size", kInt, "4194304", "", kLimits, "", "", kNoop, "See --max-header-bytes, --max-header-line and --max-body-bytes."},
 

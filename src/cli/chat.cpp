@@ -11,6 +11,7 @@
 #include <deque>
 #include <iostream>
 #include <mutex>
+#include <optional>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -66,7 +67,7 @@ class Conversation {
   Conversation(LoadedModel& model, const Invocation& invocation)
       : model_(model),
         settings_(invocation.settings),
-        tokenizer_(load_tokenizer(model.folder, settings_)),
+        tokenizer_(load_tokenizer(model, settings_)),
         template_(tokenizer_ ? text::ChatTemplate::load(model.folder,
                                                         settings_.get_string("chat-template"))
                              : nullptr),
@@ -104,16 +105,20 @@ class Conversation {
       messages_.pop_back();
       return;
     }
-    const std::string answer = stream(std::move(request));
-    messages_.push_back({{"role", "assistant"}, {"content", answer}});
+    if (const auto answer = stream(std::move(request))) {
+      messages_.push_back({{"role", "assistant"}, {"content", *answer}});
+    } else {
+      messages_.pop_back();
+    }
   }
 
  private:
-  std::string stream(engine::Request request) {
+  /// The answer; none when the engine cannot take the request, and the user has been told why.
+  std::optional<std::string> stream(engine::Request request) {
     const auto room = model_.max_model_len - static_cast<int64_t>(request.prompt.size());
     if (room < 1) {
       std::cout << "(the conversation fills the context; /reset starts anew)\n";
-      return "";
+      return std::nullopt;
     }
     const auto mailbox = std::make_shared<Mailbox>();
     text::StreamDecoder decoder(tokenizer_, request.prompt, true);
@@ -123,7 +128,12 @@ class Conversation {
         static_cast<int32_t>(std::min<int64_t>(room, sampling_.max_tokens));
     request.sink = mailbox;
     const engine::RequestId id = request.id;
-    if (engine_->submit(std::move(request)) != engine::Refusal::kNone) {
+    const engine::Refusal refusal = engine_->submit(std::move(request));
+    if (refusal == engine::Refusal::kUnknownToken) {
+      std::cout << "(the text has a token for which the model has no embedding; leave it out)\n";
+      return std::nullopt;
+    }
+    if (refusal != engine::Refusal::kNone) {
       throw base::UnavailableError("the engine refused the request; its KV cache is too small");
     }
     std::string answer;

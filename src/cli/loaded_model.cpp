@@ -314,16 +314,39 @@ std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Set
   return std::make_shared<engine::Engine>(options, std::move(executor), std::move(observer));
 }
 
-std::shared_ptr<const text::Tokenizer> load_tokenizer(const fs::path& folder,
+namespace {
+
+/// Fine-tunes often add a token (for padding, say) and leave the embedding as it was.
+void warn_of_unknown_tokens(const text::Tokenizer& tokenizer, int64_t rows) {
+  constexpr size_t kShown = 5;
+  std::vector<std::string> tokens;
+  size_t count = 0;
+  for (int64_t id = rows; id < tokenizer.vocab_size(); ++id) {
+    std::string text = tokenizer.token_text(static_cast<int32_t>(id));
+    if (text.empty()) continue;
+    if (count++ < kShown) tokens.push_back(fmt::format("{} ({})", text, id));
+  }
+  if (count == 0) return;
+  spdlog::warn(
+      "the tokenizer has {} tokens for which the model has no embedding (its {} rows end at id "
+      "{}), such as {}; requests whose prompt has one of them are refused",
+      count, rows, rows - 1, fmt::join(tokens, ", "));
+}
+
+}  // namespace
+
+std::shared_ptr<const text::Tokenizer> load_tokenizer(const LoadedModel& model,
                                                       const base::Settings& settings) {
   if (settings.get_bool("skip-tokenizer-init")) return nullptr;
   const std::string other = settings.get_string("tokenizer");
-  const fs::path place = other.empty() ? folder : fs::path(other);
+  const fs::path place = other.empty() ? model.folder : fs::path(other);
   if (settings.get_string("load-format") == "dummy" && !fs::exists(place / "tokenizer.json")) {
     spdlog::warn("no tokenizer.json in {}; prompts must be token ids", place.string());
     return nullptr;
   }
-  return text::Tokenizer::load(place);
+  auto tokenizer = text::Tokenizer::load(place);
+  warn_of_unknown_tokens(*tokenizer, model.spec.vocab_size);
+  return tokenizer;
 }
 
 }  // namespace moesaic::cli

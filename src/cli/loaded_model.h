@@ -77,8 +77,8 @@ std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Set
                                              std::shared_ptr<engine::EngineObserver> observer);
 
 /// The tokenizer of --tokenizer or the model's folder; null with --skip-tokenizer-init, or for
-/// dummy weights when there is none.
-std::shared_ptr<const text::Tokenizer> load_tokenizer(const std::filesystem::path& folder,
+/// dummy weights when there is none. Warns of tokens for which the model has no embedding.
+std::shared_ptr<const text::Tokenizer> load_tokenizer(const LoadedModel& model,
                                                       const base::Settings& settings);
 
 }  // namespace moesaic::cli

@@ -82,7 +82,7 @@ int run_serve(const Invocation& invocation) {
   served.root = path.string();
   served.max_model_len = model->max_model_len;
   served.spec = model->spec;
-  served.tokenizer = load_tokenizer(model->folder, settings);
+  served.tokenizer = load_tokenizer(*model, settings);
   if (served.tokenizer) {
     served.chat_template =
         text::ChatTemplate::load(model->folder, settings.get_string("chat-template"));

@@ -17,7 +17,22 @@ double seconds_between(TimePoint from, TimePoint to) {
 }
 
 bool counts_output(const SamplingParams& params) {
-  return params.presence_penalty != 0 || params.frequency_penalty != 0;
+  return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
+         params.repetition_penalty != 1.0f;
+}
+
+/// Whether the longest possible sequence fits the context and the pool.
+bool fits(const EngineOptions& options, const Request& request) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0 || prompt >= options.max_model_len) return false;
+  const int64_t longest =
+      std::min(options.max_model_len, prompt + std::max(request.sampling.max_tokens, 1));
+  return (longest + options.block_size - 1) / options.block_size <= options.num_blocks;
+}
+
+bool knows_tokens(int64_t vocab_size, const Request& request) {
+  return std::all_of(request.prompt.begin(), request.prompt.end(),
+                     [&](int32_t id) { return id >= 0 && id < vocab_size; });
 }
 
 }  // namespace
@@ -52,16 +67,21 @@ EngineCore::EngineCore(const EngineOptions& options, Executor& executor, EngineO
 
 EngineCore::~EngineCore() = default;
 
-bool EngineCore::fits(const EngineOptions& options, const Request& request) {
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  if (prompt == 0 || prompt >= options.max_model_len) return false;
-  const int64_t longest =
-      std::min(options.max_model_len, prompt + std::max(request.sampling.max_tokens, 1));
-  return (longest + options.block_size - 1) / options.block_size <= options.num_blocks;
+Refusal EngineCore::admit(const EngineOptions& options, int64_t vocab_size, Request& request) {
+  if (!fits(options, request)) return Refusal::kTooLong;
+  if (!knows_tokens(vocab_size, request)) return Refusal::kUnknownToken;
+  if (request.sampling.repetition_penalty != 1.0f) {
+    request.prompt_ids = request.prompt;
+    std::sort(request.prompt_ids.begin(), request.prompt_ids.end());
+    const auto end = std::unique(request.prompt_ids.begin(), request.prompt_ids.end());
+    request.prompt_ids.erase(end, request.prompt_ids.end());
+    request.prompt_ids.shrink_to_fit();
+  }
+  return Refusal::kNone;
 }
 
 void EngineCore::add(Request request) {
-  MOESAIC_ASSERT(fits(options_, request));
+  MOESAIC_ASSERT(fits(options_, request) && knows_tokens(executor_.vocab_size(), request));
   MOESAIC_ASSERT(!requests_.contains(request.id));
   auto live = std::make_unique<LiveRequest>();
   live->arrival = arrivals_++;
@@ -73,7 +93,6 @@ void EngineCore::add(Request request) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request = live.get();
     sequence->index = i;
-    sequence->tokens = request.prompt;
     sequence->seed = sequence_seed(seed, i);
     live->sequences.push_back(std::move(sequence));
   }
@@ -163,7 +182,7 @@ void EngineCore::build(Step& step) const {
     const int64_t end = sequence.computed + chunk.rows;
     const LiveRequest& request = *sequence.request;
     const bool prompt_logprobs = request.request.sampling.prompt_logprobs >= 0 &&
-                                 sequence.index == 0 && sequence.size() == request.prompt_size();
+                                 sequence.index == 0 && sequence.output.empty();
     for (int64_t p = sequence.computed; p < end; ++p) {
       const bool last = p + 1 == sequence.size();
       // Rows whose next token is the prompt's own; done once, even if the request is recomputed.
@@ -173,7 +192,7 @@ void EngineCore::build(Step& step) const {
         batch.logit_rows.push_back(static_cast<int32_t>(batch.token_ids.size()));
         step.wanted.push_back({c, p});
       }
-      batch.token_ids.push_back(sequence.tokens[static_cast<size_t>(p)]);
+      batch.token_ids.push_back(sequence.token(p));
       batch.positions.push_back(static_cast<int32_t>(p));
       batch.slots.push_back(sequence.blocks[static_cast<size_t>(p / size)] * size + p % size);
     }
@@ -192,16 +211,14 @@ void EngineCore::take_row(const Step& step, int64_t row, std::span<float> logits
   const Sequence& sequence = *step.plan.chunks[wanted.chunk].sequence;
   const SamplingParams& params = sequence.request->request.sampling;
   if (wanted.position + 1 < sequence.size()) {
-    result.prompt = logprobs_of(logits, sequence.tokens[static_cast<size_t>(wanted.position + 1)],
-                                params.prompt_logprobs);
+    result.prompt =
+        logprobs_of(logits, sequence.token(wanted.position + 1), params.prompt_logprobs);
     return;
   }
-  const std::span<const int32_t> tokens(sequence.tokens);
-  const auto prompt = static_cast<size_t>(sequence.request->prompt_size());
   SamplingContext context;
   context.params = &params;
-  context.prompt = tokens.first(prompt);
-  context.output = tokens.subspan(prompt);
+  context.output = sequence.output;
+  context.prompt_ids = sequence.request->request.prompt_ids;
   context.output_counts = &sequence.output_counts;
   context.eos_ids = options_.eos_ids;
   context.seed = sequence.seed;
@@ -224,13 +241,14 @@ FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
                                         std::optional<int32_t>& stop_token) const {
   const LiveRequest& request = *sequence.request;
   const SamplingParams& params = request.request.sampling;
-  const auto contains = [token](const std::vector<int32_t>& ids) {
-    return std::find(ids.begin(), ids.end(), token) != ids.end();
-  };
-  const int64_t generated = sequence.size() - request.prompt_size();
+  const auto generated = static_cast<int64_t>(sequence.output.size());
   if (generated >= params.min_tokens) {
-    if (!params.ignore_eos && contains(options_.eos_ids)) return FinishReason::kStop;
-    if (contains(params.stop_token_ids)) {
+    const std::vector<int32_t>& eos = options_.eos_ids;
+    if (!params.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
+      return FinishReason::kStop;
+    }
+    const std::vector<int32_t>& stops = params.rules->stop_token_ids;
+    if (std::binary_search(stops.begin(), stops.end(), token)) {
       stop_token = token;
       return FinishReason::kStop;
     }
@@ -252,10 +270,10 @@ bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
     request.has_first_token = true;
     request.first_token = now;
     observer_.on_first_token(seconds_between(request.arrived, now));
-  } else if (sequence.size() > request.prompt_size()) {
+  } else if (!sequence.output.empty()) {
     observer_.on_token(seconds_between(sequence.last_token, now));
   }
-  if (sequence.size() == request.prompt_size()) {
+  if (sequence.output.empty()) {
     output.cached_prompt_tokens = static_cast<int32_t>(request.cached_tokens);
     if (sequence.index == 0) output.prompt_logprobs = std::move(request.prompt_logprobs);
   }
@@ -266,7 +284,7 @@ bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
     return true;
   }
   const int32_t token = result.sampled->token;
-  sequence.tokens.push_back(token);
+  sequence.output.push_back(token);
   if (counts_output(params)) ++sequence.output_counts[token];
   ++request.generated;
   ++stats_.generated_tokens;

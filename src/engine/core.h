@@ -20,10 +20,12 @@ class EngineCore {
              std::function<TimePoint()> clock);
   ~EngineCore();
 
-  /// Whether a request can ever run: its longest possible sequence fits the context and the pool.
-  static bool fits(const EngineOptions& options, const Request& request);
+  /// Refuses a request that can never run: its longest possible sequence does not fit the context
+  /// or the pool, or its prompt has ids outside the vocabulary. Else makes it ready for add(); what
+  /// that costs is paid here, by the caller's thread.
+  static Refusal admit(const EngineOptions& options, int64_t vocab_size, Request& request);
 
-  /// Takes a request that fits().
+  /// Takes a request that admit() has let through.
   void add(Request request);
   /// Ends sequence `index`, or all with -1, with `reason`. False when the request is unknown.
   bool finish(RequestId id, int32_t index, FinishReason reason);

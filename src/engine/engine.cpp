@@ -195,7 +195,8 @@ Engine::Engine(const EngineOptions& options, std::unique_ptr<Executor> executor,
 Engine::~Engine() = default;
 
 Refusal Engine::submit(Request request) {
-  if (!EngineCore::fits(impl_->options, request)) return Refusal::kTooLong;
+  const Refusal refusal = EngineCore::admit(impl_->options, impl_->executor->vocab_size(), request);
+  if (refusal != Refusal::kNone) return refusal;
   {
     std::lock_guard lock(impl_->mutex);
     if (impl_->dead) return Refusal::kDead;

@@ -30,7 +30,8 @@ struct EngineOptions {
 /// Why a request was refused; kNone means it is in.
 enum class Refusal : uint8_t {
   kNone,
-  kTooLong,  ///< can never fit max_model_len or the block pool
+  kTooLong,       ///< can never fit max_model_len or the block pool
+  kUnknownToken,  ///< a prompt token for which the model has no embedding
   kQueueFull,
   kDraining,
   kDead,  ///< the engine thread has failed

@@ -126,10 +126,12 @@ class EngineTest : public testing::Test {
     engine_ = std::make_unique<Engine>(options, std::move(script), notes_);
   }
   std::shared_ptr<Waiter> ask(std::vector<int32_t> prompt, int32_t max_tokens = 4,
-                              Refusal expected = Refusal::kNone, int32_t n = 1) {
+                              Refusal expected = Refusal::kNone, int32_t n = 1,
+                              uint64_t group = 0) {
     auto waiter = std::make_shared<Waiter>();
     Request request;
     request.id = last_id_ = next_id_++;
+    request.group = group;
     request.prompt = std::move(prompt);
     request.sampling.temperature = 0;
     request.sampling.max_tokens = max_tokens;
@@ -217,6 +219,19 @@ TEST_F(EngineTest, OneSequenceStopsAndTheOthersGoOn) {
   EXPECT_EQ(engine_->stats().finished[static_cast<size_t>(FinishReason::kLength)], 1u);
 }
 
+TEST_F(EngineTest, ASmallRequestBesideAHugeOneIsSoonDone) {
+  start(0, 4);
+  script_->set_closed(true);
+  std::vector<std::shared_ptr<Waiter>> huge;
+  for (int i = 0; i < 20; ++i) huge.push_back(ask({1, 2}, 80, Refusal::kNone, 1, 1));
+  const auto small = ask({3}, 5);
+  const int before = script_->steps;
+  script_->set_closed(false);
+  EXPECT_EQ(small->wait(), FinishReason::kLength);
+  EXPECT_LT(script_->steps - before, 20);
+  for (const auto& one : huge) one->wait();
+}
+
 TEST_F(EngineTest, OneRequestsNanIsItsOwn) {
   start();
   const auto good = ask({1}, 8);
@@ -244,6 +259,16 @@ TEST_F(EngineTest, RefusesWhatCanNeverFit) {
   ask({}, 4, Refusal::kTooLong);
   ask(std::vector<int32_t>(100, 1), 4, Refusal::kTooLong);
   EXPECT_EQ(ask(std::vector<int32_t>(99, 1), 4)->wait(), FinishReason::kLength);
+}
+
+TEST_F(EngineTest, RefusesTokensWithoutAnEmbedding) {
+  start();
+  const auto beside = ask({1}, 8);
+  for (const int32_t id : {-1, static_cast<int32_t>(kVocab), INT32_MIN, INT32_MAX}) {
+    ask({1, id}, 4, Refusal::kUnknownToken);
+  }
+  EXPECT_EQ(beside->wait(), FinishReason::kStop);
+  EXPECT_TRUE(engine_->stats().alive);
 }
 
 TEST_F(EngineTest, BoundsTheQueue) {

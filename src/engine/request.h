@@ -17,24 +17,33 @@ using RequestId = uint64_t;
 /// Monotonic time; the engine never reads a wall clock.
 using TimePoint = std::chrono::steady_clock::time_point;
 
+/// What a request says of single tokens, made ready for the sampler by token_rules(). One object
+/// for all sequences of a client's request, so that long lists are neither copied nor sorted again.
+struct TokenRules {
+  std::vector<std::pair<int32_t, float>> logit_bias;
+  std::vector<int32_t> allowed_token_ids;       ///< ascending; empty = all
+  std::vector<std::vector<int32_t>> bad_words;  ///< token sequences never produced
+  std::vector<int32_t> stop_token_ids;          ///< ascending
+};
+
+/// Sorts the lists and drops what is in them twice.
+std::shared_ptr<const TokenRules> token_rules(TokenRules lists);
+
 /// How to choose tokens. Ranges are validated before a request reaches the engine.
 struct SamplingParams {
   float temperature = 1.0f;  ///< 0 = greedy
   float top_p = 1.0f;
   int32_t top_k = 0;  ///< 0 or -1 = off
   float min_p = 0.0f;
-  float presence_penalty = 0.0f;    ///< over output tokens
-  float frequency_penalty = 0.0f;   ///< over output tokens
-  float repetition_penalty = 1.0f;  ///< over prompt and output tokens
-  std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<int32_t> allowed_token_ids;       ///< empty = all
-  std::vector<std::vector<int32_t>> bad_words;  ///< token sequences never produced
-  std::optional<uint64_t> seed;                 ///< none = the engine draws one
-  int32_t n = 1;                                ///< sequences of one request
+  float presence_penalty = 0.0f;                              ///< over output tokens
+  float frequency_penalty = 0.0f;                             ///< over output tokens
+  float repetition_penalty = 1.0f;                            ///< over prompt and output tokens
+  std::shared_ptr<const TokenRules> rules = token_rules({});  ///< never null
+  std::optional<uint64_t> seed;                               ///< none = the engine draws one
+  int32_t n = 1;                                              ///< sequences of one request
   int32_t max_tokens = 16;
   int32_t min_tokens = 0;  ///< EOS and stop ids are masked before
   bool ignore_eos = false;
-  std::vector<int32_t> stop_token_ids;
   int32_t logprobs = -1;         ///< -1 = none; k = the sampled token and the k best
   int32_t prompt_logprobs = -1;  ///< -1 = none; needs logits of every prompt row
 };
@@ -82,7 +91,11 @@ class OutputSink {
 
 struct Request {
   RequestId id = 0;
+  /// Requests of one group take turns with those of other groups as one (docs/engine.md); the
+  /// prompts of one client request are a group. They have one priority. 0 = a group of its own.
+  uint64_t group = 0;
   std::vector<int32_t> prompt;
+  std::vector<int32_t> prompt_ids;  ///< those of `prompt`, ascending; set by EngineCore::admit()
   SamplingParams sampling;
   int32_t priority = 0;  ///< lower runs first with --scheduling-policy priority
   std::shared_ptr<OutputSink> sink;

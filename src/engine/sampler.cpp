@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/error.h"
 #include "engine/row_math.h"
 
 namespace moesaic::engine {
@@ -51,23 +52,31 @@ std::vector<Candidate> best_of(std::span<const float> logits, size_t k) {
   return heap;
 }
 
-/// Forbids an id; ids that the row does not have are none to forbid.
-void forbid(std::span<float> logits, int32_t id) {
-  if (id >= 0 && static_cast<size_t>(id) < logits.size()) logits[static_cast<size_t>(id)] = kNever;
+bool in_row(std::span<const float> logits, int32_t id) {
+  return id >= 0 && static_cast<size_t>(id) < logits.size();
 }
 
-void keep_only(std::span<float> logits, std::vector<int32_t> allowed) {
-  std::sort(allowed.begin(), allowed.end());
-  size_t next = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    while (next < allowed.size() && allowed[next] < static_cast<int64_t>(i)) ++next;
-    if (next == allowed.size() || allowed[next] != static_cast<int64_t>(i)) logits[i] = kNever;
+/// Forbids an id; ids that the row does not have are none to forbid.
+void forbid(std::span<float> logits, int32_t id) {
+  if (in_row(logits, id)) logits[static_cast<size_t>(id)] = kNever;
+}
+
+/// `allowed` is ascending.
+void keep_only(std::span<float> logits, std::span<const int32_t> allowed) {
+  auto from = logits.begin();
+  for (const int32_t id : allowed) {
+    if (!in_row(logits, id)) continue;
+    const auto kept = logits.begin() + id;
+    MOESAIC_ASSERT(from <= kept);
+    std::fill(from, kept, kNever);
+    from = kept + 1;
   }
+  std::fill(from, logits.end(), kNever);
 }
 
 /// Forbids the last token of each bad word whose beginning the output ends with.
 void forbid_bad_words(std::span<float> logits, const SamplingContext& context) {
-  for (const std::vector<int32_t>& word : context.params->bad_words) {
+  for (const std::vector<int32_t>& word : context.params->rules->bad_words) {
     if (word.empty() || word.size() - 1 > context.output.size()) continue;
     const auto tail = context.output.last(word.size() - 1);
     if (std::equal(tail.begin(), tail.end(), word.begin())) forbid(logits, word.back());
@@ -81,35 +90,37 @@ bool young(const SamplingContext& context) {
 /// Whether anything is to change the logits before the choice.
 bool changes_logits(const SamplingContext& context) {
   const SamplingParams& params = *context.params;
-  return !params.allowed_token_ids.empty() || !params.bad_words.empty() ||
-         !params.logit_bias.empty() || young(context) || params.repetition_penalty != 1.0f ||
+  const TokenRules& rules = *params.rules;
+  return !rules.allowed_token_ids.empty() || !rules.bad_words.empty() ||
+         !rules.logit_bias.empty() || young(context) || params.repetition_penalty != 1.0f ||
          params.presence_penalty != 0 || params.frequency_penalty != 0;
 }
 
 void apply_masks(std::span<float> logits, const SamplingContext& context) {
-  const SamplingParams& params = *context.params;
-  if (!params.allowed_token_ids.empty()) keep_only(logits, params.allowed_token_ids);
+  const TokenRules& rules = *context.params->rules;
+  if (!rules.allowed_token_ids.empty()) keep_only(logits, rules.allowed_token_ids);
   forbid_bad_words(logits, context);
   if (young(context)) {
     for (int32_t id : context.eos_ids) forbid(logits, id);
-    for (int32_t id : params.stop_token_ids) forbid(logits, id);
+    for (int32_t id : rules.stop_token_ids) forbid(logits, id);
   }
-  for (const auto& [id, bias] : params.logit_bias) {
-    if (id >= 0 && static_cast<size_t>(id) < logits.size()) logits[static_cast<size_t>(id)] += bias;
+  for (const auto& [id, bias] : rules.logit_bias) {
+    if (in_row(logits, id)) logits[static_cast<size_t>(id)] += bias;
   }
 }
 
 /// Each token that the prompt or the output holds is weakened once.
 void apply_repetition_penalty(std::span<float> logits, const SamplingContext& context) {
   const float penalty = context.params->repetition_penalty;
-  std::vector<bool> weakened(logits.size());
-  for (const std::span<const int32_t> tokens : {context.prompt, context.output}) {
-    for (int32_t id : tokens) {
-      const auto i = static_cast<size_t>(id);
-      if (id < 0 || i >= logits.size() || weakened[i]) continue;
-      weakened[i] = true;
-      logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
-    }
+  const auto weaken = [&](int32_t id) {
+    if (!in_row(logits, id)) return;
+    float& logit = logits[static_cast<size_t>(id)];
+    logit = logit > 0 ? logit / penalty : logit * penalty;
+  };
+  const std::span<const int32_t> prompt = context.prompt_ids;
+  for (const int32_t id : prompt) weaken(id);
+  for (const auto& [id, count] : *context.output_counts) {
+    if (!std::binary_search(prompt.begin(), prompt.end(), id)) weaken(id);
   }
 }
 

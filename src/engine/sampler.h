@@ -15,8 +15,9 @@ namespace moesaic::engine {
 /// What a sequence brings to the choice of its next token.
 struct SamplingContext {
   const SamplingParams* params = nullptr;
-  std::span<const int32_t> prompt;
   std::span<const int32_t> output;
+  /// The prompt's ids, ascending, each once; needed only with a repetition penalty.
+  std::span<const int32_t> prompt_ids;
   /// Occurrences in `output`; needed only with presence, frequency or repetition penalty.
   const std::unordered_map<int32_t, int32_t>* output_counts = nullptr;
   std::span<const int32_t> eos_ids;

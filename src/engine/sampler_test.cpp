@@ -6,21 +6,28 @@
 #include <limits>
 #include <map>
 #include <random>
+#include <set>
 
 namespace moesaic::engine {
 namespace {
 
 struct Case {
   SamplingParams params;
+  TokenRules rules;
   std::vector<int32_t> prompt, output, eos;
-  std::unordered_map<int32_t, int32_t> counts;
   uint64_t seed = 1;
 
   std::optional<Sampled> operator()(std::vector<float> logits) const {
+    SamplingParams ready = params;
+    ready.rules = token_rules(rules);
+    const std::set<int32_t> distinct(prompt.begin(), prompt.end());
+    const std::vector<int32_t> prompt_ids(distinct.begin(), distinct.end());
+    std::unordered_map<int32_t, int32_t> counts;
+    for (int32_t id : output) ++counts[id];
     SamplingContext context;
-    context.params = &params;
-    context.prompt = prompt;
+    context.params = &ready;
     context.output = output;
+    context.prompt_ids = prompt_ids;
     context.output_counts = &counts;
     context.eos_ids = eos;
     context.seed = seed;
@@ -105,7 +112,6 @@ TEST(Sampler, PenaltiesActAsDocumented) {
   frequent.params.temperature = 0;
   frequent.params.frequency_penalty = 0.5f;
   frequent.output = {0, 0, 0};
-  frequent.counts = {{0, 3}};
   EXPECT_EQ(frequent({1.4f, 0})->token, 1);
   EXPECT_EQ(frequent({1.6f, 0})->token, 0);
   frequent.params.presence_penalty = 0.5f;
@@ -114,26 +120,70 @@ TEST(Sampler, PenaltiesActAsDocumented) {
 
 TEST(Sampler, MasksAndBias) {
   Case allowed;
-  allowed.params.allowed_token_ids = {2, 0};
+  allowed.rules.allowed_token_ids = {2, 0};
   EXPECT_EQ(shares(allowed, {0, 9, 0}, 500).size(), 2u);
   Case biased;
   biased.params.temperature = 0;
-  biased.params.logit_bias = {{2, 100.0f}};
+  biased.rules.logit_bias = {{2, 100.0f}};
   EXPECT_EQ(biased({0, 9, 0})->token, 2);
   Case bad;
   bad.params.temperature = 0;
-  bad.params.bad_words = {{1}, {0, 2}};
+  bad.rules.bad_words = {{1}, {0, 2}};
   bad.output = {0};
   EXPECT_EQ(bad({1, 9, 8})->token, 0);
   Case young;
   young.params.temperature = 0;
   young.params.min_tokens = 2;
-  young.params.stop_token_ids = {1};
+  young.rules.stop_token_ids = {1};
   young.eos = {0};
   young.output = {2};
   EXPECT_EQ(young({9, 8, 1})->token, 2);
   young.output = {2, 2};
   EXPECT_EQ(young({9, 8, 1})->token, 0);
+}
+
+TEST(Sampler, RulesAreSortedAndHaveNothingTwice) {
+  const auto rules = token_rules({.logit_bias = {},
+                                  .allowed_token_ids = {5, 1, 5, 3, 1},
+                                  .bad_words = {{2, 1}, {1}, {2, 1}},
+                                  .stop_token_ids = {9, 9, 4}});
+  EXPECT_EQ(rules->allowed_token_ids, (std::vector<int32_t>{1, 3, 5}));
+  EXPECT_EQ(rules->bad_words, (std::vector<std::vector<int32_t>>{{1}, {2, 1}}));
+  EXPECT_EQ(rules->stop_token_ids, (std::vector<int32_t>{4, 9}));
+}
+
+TEST(Sampler, AllowedIdsAreAllThatCanBeChosen) {
+  std::mt19937 random(11);
+  const std::vector<float> logits(70, 1.0f);
+  for (int round = 0; round < 200; ++round) {
+    Case chooser;
+    std::set<int32_t> allowed;
+    for (size_t i = 0; i <= random() % 20; ++i) {
+      const auto id = static_cast<int32_t>(random() % logits.size());
+      allowed.insert(id);
+      for (size_t twice = 0; twice <= random() % 3; ++twice) {
+        chooser.rules.allowed_token_ids.push_back(id);
+      }
+    }
+    std::set<int32_t> chosen;
+    for (const auto& [id, share] : shares(chooser, logits, 600)) chosen.insert(id);
+    EXPECT_EQ(chosen, allowed);
+  }
+}
+
+TEST(Sampler, EachTokenIsWeakenedOnceWhereverItIs) {
+  // 0 twice in the prompt, 1 twice in the output, 2 in both, 3 in neither.
+  Case penal;
+  penal.params.temperature = 0;
+  penal.params.repetition_penalty = 2;
+  penal.prompt = {2, 0, 0};
+  penal.output = {1, 2, 1};
+  EXPECT_EQ(penal({9, 0, 0, 4})->token, 0);     // 9 / 2 > 4
+  EXPECT_EQ(penal({9, 0, 0, 4.6f})->token, 3);  // 9 / 2 < 4.6
+  EXPECT_EQ(penal({0, 9, 0, 4})->token, 1);
+  EXPECT_EQ(penal({0, 9, 0, 4.6f})->token, 3);
+  EXPECT_EQ(penal({0, 0, 9, 4})->token, 2);
+  EXPECT_EQ(penal({0, 0, 9, 4.6f})->token, 3);
 }
 
 TEST(Sampler, BrokenLogitsFailTheRow) {
@@ -143,7 +193,7 @@ TEST(Sampler, BrokenLogitsFailTheRow) {
   EXPECT_FALSE(Case{}({0, infinity, 1}));
   EXPECT_FALSE(Case{}({-infinity, -infinity}));
   Case nothing;
-  nothing.params.allowed_token_ids = {1};
+  nothing.rules.allowed_token_ids = {1};
   EXPECT_FALSE(nothing({0, -infinity}));
   EXPECT_TRUE(Case{}({0, -infinity}));
 }
@@ -156,7 +206,7 @@ TEST(Sampler, LogprobsAreOfTheRawLogits) {
   Case chooser;
   chooser.params.temperature = 0.3f;
   chooser.params.logprobs = 5;
-  chooser.params.logit_bias = {{7, 50.0f}};
+  chooser.rules.logit_bias = {{7, 50.0f}};
   const auto got = chooser(logits);
   EXPECT_EQ(got->token, 7);
   double sum = 0;
@@ -271,12 +321,12 @@ TEST(Sampler, ASeedMeansTheSameTokensOnEveryMachine) {
 TEST(Sampler, IdsThatTheRowDoesNotHaveAreHarmless) {
   Case odd;
   odd.params.temperature = 0;
-  odd.params.logit_bias = {{-1, 5.0f}, {3, 5.0f}, {1 << 30, 5.0f}};
-  odd.params.bad_words = {{-7}, {99}};
-  odd.params.allowed_token_ids = {-5, 1, 2, 3, 1 << 30};
+  odd.rules.logit_bias = {{-1, 5.0f}, {3, 5.0f}, {1 << 30, 5.0f}};
+  odd.rules.bad_words = {{-7}, {99}};
+  odd.rules.allowed_token_ids = {-5, 1, 2, 3, 1 << 30};
   odd.params.repetition_penalty = 1.5f;
   odd.params.min_tokens = 5;
-  odd.params.stop_token_ids = {77};
+  odd.rules.stop_token_ids = {77};
   odd.eos = {-1, 50};
   odd.prompt = {-3, 9, 2};
   EXPECT_EQ(odd({9, 1, 1.2f})->token, 1);

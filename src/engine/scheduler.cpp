@@ -1,6 +1,8 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -10,13 +12,49 @@ Scheduler::Scheduler(const EngineOptions& options, BlockPool& pool)
     : options_(options),
       pool_(pool),
       order_{options.priority_scheduling},
-      waiting_(ServedBefore{options.priority_scheduling}) {}
+      turns_(TurnBefore{options.priority_scheduling}) {}
 
 int64_t Scheduler::blocks_for(int64_t tokens) const {
   return (tokens + pool_.block_size() - 1) / pool_.block_size();
 }
 
-void Scheduler::add(Sequence* sequence) { waiting_.insert(sequence); }
+int64_t Scheduler::waiting() const {
+  size_t count = 0;
+  for (const auto& [id, group] : groups_) count += group.waiting.size();
+  return static_cast<int64_t>(count);
+}
+
+void Scheduler::add(Sequence* sequence) {
+  LiveRequest& request = *sequence->request;
+  const uint64_t id = request.request.group != 0 ? request.request.group : request.request.id;
+  const auto [entry, fresh] =
+      groups_.try_emplace(id, Group{id, request.request.priority, request.arrival, 0,
+                                    std::set<Sequence*, ServedBefore>(order_)});
+  request.group = &entry->second;
+  try {
+    if (fresh) turns_.insert({request.group, 0});
+    request.group->waiting.insert(sequence);
+  } catch (...) {
+    forget_if_empty(request);
+    throw;
+  }
+}
+
+/// Moves a group to its new place among the turns; takes no memory.
+void Scheduler::count_running(Group& group, int64_t change) {
+  auto turn = turns_.extract({&group, group.running});
+  group.running += change;
+  turn.value().running = group.running;
+  turns_.insert(std::move(turn));
+}
+
+void Scheduler::forget_if_empty(LiveRequest& request) {
+  const Group& group = *request.group;
+  if (group.running > 0 || !group.waiting.empty()) return;
+  turns_.erase({request.group, 0});
+  groups_.erase(group.id);
+  request.group = nullptr;
+}
 
 void Scheduler::give_back(Sequence& sequence) {
   // Last block first: the beginning of a prompt is what others share, so it is evicted last.
@@ -32,12 +70,16 @@ void Scheduler::give_back(Sequence& sequence) {
 }
 
 void Scheduler::remove(Sequence* sequence) {
+  LiveRequest& request = *sequence->request;
+  if (request.group == nullptr) return;  // there was no memory to add() it
   if (sequence->running) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
     give_back(*sequence);
+    count_running(*request.group, -1);
   } else {
-    waiting_.erase(sequence);
+    request.group->waiting.erase(sequence);
   }
+  forget_if_empty(request);
 }
 
 /// Requests that want log-probabilities of their prompt must compute every row of it once. The
@@ -55,9 +97,10 @@ bool Scheduler::publishes(const Sequence& sequence) const {
 
 void Scheduler::extend_keys(Sequence& sequence, int64_t blocks) const {
   const int64_t size = pool_.block_size();
+  std::vector<int32_t> scratch;
   for (auto b = static_cast<int64_t>(sequence.keys.size()); b < blocks; ++b) {
     const BlockKey parent = b == 0 ? BlockKey{} : sequence.keys.back();
-    sequence.keys.push_back(chain_key(parent, sequence.tokens.data() + b * size, size));
+    sequence.keys.push_back(chain_key(parent, sequence.tokens(b * size, size, scratch), size));
   }
 }
 
@@ -70,9 +113,10 @@ std::vector<BlockId> Scheduler::find_reusable(Sequence& sequence) const {
   const int64_t most = (sequence.size() - 1) / size;
   extend_keys(sequence, most);
   Content parent;
+  std::vector<int32_t> scratch;
   for (int64_t b = 0; b < most; ++b) {
     const auto found = pool_.find(sequence.keys[static_cast<size_t>(b)], parent,
-                                  sequence.tokens.data() + b * size);
+                                  sequence.tokens(b * size, size, scratch));
     if (!found) break;
     parent = *found;
     blocks.push_back(found->block);
@@ -106,7 +150,29 @@ class Scheduler::Draft {
     return std::find(running_.begin(), running_.end(), sequence) != running_.end();
   }
 
-  /// Gives a running sequence its rows, preempting younger ones for blocks if it must.
+  int64_t running(const Group& group) const {
+    const auto gone = preempted_.find(&group);
+    return group.running - (gone == preempted_.end() ? 0 : gone->second);
+  }
+
+  /// Who gives way first, among sequences of `priority` and worse: the youngest of the group that
+  /// runs most, so that a client with many does so before one with few. Never the oldest of all
+  /// while there is another.
+  Sequence* first_to_yield(int32_t priority) const {
+    Sequence* found = nullptr;
+    int64_t most = 0;
+    for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+      const LiveRequest& request = *(*it)->request;
+      if (scheduler_.order_.by_priority && request.request.priority < priority) break;
+      const int64_t count = running(*request.group);
+      if (count <= most) continue;
+      most = count;
+      found = *it;
+    }
+    return found;
+  }
+
+  /// Gives a running sequence its rows, preempting others for blocks if it must.
   void grow(Sequence* sequence, bool decode) {
     if (budget_ == 0) return;
     if (!plan_.preempted.empty() && !is_running(sequence)) return;
@@ -114,9 +180,9 @@ class Scheduler::Draft {
     const int64_t needed = scheduler_.blocks_for(sequence->computed + rows) -
                            static_cast<int64_t>(sequence->blocks.size());
     while (available_ < needed) {
-      Sequence* youngest = running_.back();
-      preempt(youngest);
-      if (youngest == sequence) return;
+      Sequence* other = first_to_yield(running_.back()->request->request.priority);
+      preempt(other);
+      if (other == sequence) return;
     }
     available_ -= needed;
     budget_ -= rows;
@@ -124,7 +190,8 @@ class Scheduler::Draft {
   }
 
   void preempt(Sequence* sequence) {
-    running_.pop_back();
+    running_.erase(std::find(running_.begin(), running_.end(), sequence));
+    ++preempted_[sequence->request->group];
     plan_.preempted.push_back(sequence);
     const auto planned =
         std::find_if(plan_.chunks.begin(), plan_.chunks.end(),
@@ -155,13 +222,57 @@ class Scheduler::Draft {
     return blocks;
   }
 
+  /// Starts sequences, group by group in turns, until something is used up.
   void start_waiting() {
-    const auto limit = static_cast<size_t>(scheduler_.options_.max_sequences);
-    for (Sequence* sequence : scheduler_.waiting_) {
-      if (budget_ == 0 || running_.size() >= limit) return;
-      if (sequence->index > 0 && !sequence->request->prompt_done()) continue;
-      if (!start(sequence)) return;
+    const TurnBefore before = scheduler_.turns_.key_comp();
+    // Groups that have had a turn in this plan, and what each started last.
+    std::map<Turn, Sequence*, TurnBefore> again(before);
+    bool started = false;
+    auto next = scheduler_.turns_.begin();
+    const auto end = scheduler_.turns_.end();
+    while (next != end || !again.empty()) {
+      Turn turn{};
+      Sequence* last = nullptr;
+      if (again.empty() || (next != end && before(*next, again.begin()->first))) {
+        turn = *next++;
+      } else {
+        std::tie(turn, last) = *again.begin();
+        again.erase(again.begin());
+      }
+      Sequence* sequence = first_ready(*turn.group, last);
+      if (sequence == nullptr) continue;
+      if (full()) {
+        if (turn.running == 0 && !started) make_place(*turn.group);
+        return;
+      }
+      if (budget_ == 0 || !start(sequence)) return;
+      started = true;
+      again[{turn.group, turn.running + 1}] = sequence;
     }
+  }
+
+  /// The first waiting sequence of a group after `last` that does not wait for its prompt; or null.
+  static Sequence* first_ready(const Group& group, Sequence* last) {
+    auto next = last == nullptr ? group.waiting.begin() : group.waiting.upper_bound(last);
+    while (next != group.waiting.end()) {
+      const LiveRequest& request = *(*next)->request;
+      if ((*next)->index == 0 || request.prompt_done()) return *next;
+      next = group.waiting.upper_bound(request.sequences.back().get());
+    }
+    return nullptr;
+  }
+
+  /// Whether another running sequence would have no place or no row.
+  bool full() const {
+    const EngineOptions& options = scheduler_.options_;
+    return static_cast<int64_t>(running_.size()) >=
+           std::min(options.max_sequences, options.max_rows);
+  }
+
+  /// A group with nothing running gets a place, in the next step, where another has several.
+  void make_place(const Group& group) {
+    Sequence* other = first_to_yield(group.priority);
+    if (other != nullptr && running(*other->request->group) > 1) preempt(other);
   }
 
   bool start(Sequence* sequence) {
@@ -197,6 +308,7 @@ class Scheduler::Draft {
   int64_t budget_;
   int64_t available_;
   std::vector<Sequence*> running_;
+  std::unordered_map<const Group*, int64_t> preempted_;
   std::unordered_map<BlockId, int32_t> references_;
   std::set<BlockId> revived_;
   Plan plan_;
@@ -217,9 +329,11 @@ void Scheduler::commit(const Plan& plan) {
   for (Sequence* sequence : plan.preempted) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
     give_back(*sequence);
+    Group& group = *sequence->request->group;
+    count_running(group, -1);
+    group.waiting.insert(returning.extract(sequence));
     ++preemptions_;
   }
-  waiting_.merge(returning);
   // Reused blocks first: a new block must not be one that another chunk is about to reuse.
   for (const Chunk& chunk : plan.chunks) {
     for (BlockId block : chunk.reused) {
@@ -242,7 +356,8 @@ void Scheduler::start(const Chunk& chunk) {
   sequence.computed = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
   sequence.published = static_cast<int64_t>(chunk.reused.size());
   if (!chunk.reused.empty()) sequence.chain_end = pool_.content(chunk.reused.back());
-  waiting_.erase(&sequence);
+  sequence.request->group->waiting.erase(&sequence);
+  count_running(*sequence.request->group, 1);
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, order_), &sequence);
 }
 
@@ -250,13 +365,14 @@ void Scheduler::computed(const Chunk& chunk) {
   Sequence& sequence = *chunk.sequence;
   sequence.computed += chunk.rows;
   if (!publishes(sequence)) return;
-  const int64_t full = sequence.computed / pool_.block_size();
+  const int64_t size = pool_.block_size();
+  const int64_t full = sequence.computed / size;
+  std::vector<int32_t> scratch;
   extend_keys(sequence, full);
   for (; sequence.published < full && !sequence.chain_broken; ++sequence.published) {
     const auto b = static_cast<size_t>(sequence.published);
-    const auto stands =
-        pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end,
-                      sequence.tokens.data() + sequence.published * pool_.block_size());
+    const auto stands = pool_.publish(sequence.blocks[b], sequence.keys[b], sequence.chain_end,
+                                      sequence.tokens(sequence.published * size, size, scratch));
     sequence.chain_broken = !stands;
     if (stands) sequence.chain_end = *stands;
   }

@@ -4,6 +4,7 @@
 // same plans.
 
 #include <set>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/block_pool.h"
@@ -35,13 +36,16 @@ class Scheduler {
   /// Blocks a sequence of `tokens` positions needs.
   int64_t blocks_for(int64_t tokens) const;
 
+  /// Takes a sequence in; without memory for it (std::bad_alloc) nothing has changed.
   void add(Sequence* sequence);
   /// Takes a sequence out, wherever it is, and gives its blocks back.
   void remove(Sequence* sequence);
 
-  /// Decodes first, oldest first; then chunks of prompts under way; then waiting sequences, as far
-  /// as token budget, sequence limit and blocks go. When blocks run out the youngest running
-  /// sequence gives up its own and will be recomputed, so the oldest always goes on.
+  /// Decodes first, oldest first; then the prompt under way; then waiting sequences, as far as
+  /// token budget, sequence limit and blocks go. Groups take turns: next starts the one of which
+  /// the fewest sequences run. Where blocks run out, or a group has no sequence running and there
+  /// is no place left, the youngest sequence of the group that runs most gives up its own and will
+  /// be recomputed. The oldest of all never does, so it always goes on.
   Plan plan() const;
 
   /// Carries a plan out: preempts, starts, allocates.
@@ -51,7 +55,7 @@ class Scheduler {
   void computed(const Chunk& chunk);
 
   const std::vector<Sequence*>& running() const { return running_; }
-  int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t waiting() const;
   /// Requests with a running sequence.
   int64_t running_requests() const;
   uint64_t preemptions() const { return preemptions_; }
@@ -64,12 +68,31 @@ class Scheduler {
   std::vector<BlockId> find_reusable(Sequence& sequence) const;
   void extend_keys(Sequence& sequence, int64_t blocks) const;
   void give_back(Sequence& sequence);
+  void count_running(Group& group, int64_t change);
+  void forget_if_empty(LiveRequest& request);
+
+  /// A group as it would stand with so many sequences running.
+  struct Turn {
+    Group* group;
+    int64_t running;
+  };
+  struct TurnBefore {
+    bool by_priority = false;
+    bool operator()(const Turn& a, const Turn& b) const {
+      if (by_priority && a.group->priority != b.group->priority) {
+        return a.group->priority < b.group->priority;
+      }
+      if (a.running != b.running) return a.running < b.running;
+      return a.group->arrival < b.group->arrival;
+    }
+  };
 
   const EngineOptions& options_;
   BlockPool& pool_;
   ServedBefore order_;
   std::vector<Sequence*> running_;  ///< in serving order
-  std::set<Sequence*, ServedBefore> waiting_;
+  std::unordered_map<uint64_t, Group> groups_;
+  std::set<Turn, TurnBefore> turns_;  ///< of all groups
   uint64_t preemptions_ = 0;
 };
 

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
+#include <map>
+#include <random>
 
 namespace moesaic::engine {
 namespace {
@@ -17,9 +20,12 @@ class SchedulerTest : public testing::Test {
     pool_ = std::make_unique<BlockPool>(blocks, block_size);
     scheduler_ = std::make_unique<Scheduler>(options_, *pool_);
   }
-  Sequence* add(std::vector<int32_t> prompt, int32_t n = 1, int32_t priority = 0) {
+  Sequence* add(std::vector<int32_t> prompt, int32_t n = 1, int32_t priority = 0,
+                uint64_t group = 0) {
     LiveRequest& request = requests_.emplace_back();
     request.arrival = requests_.size();
+    request.request.id = requests_.size();
+    request.request.group = group;
     request.request.prompt = prompt;
     request.request.priority = priority;
     request.request.sampling.n = n;
@@ -27,7 +33,6 @@ class SchedulerTest : public testing::Test {
       auto sequence = std::make_unique<Sequence>();
       sequence->request = &request;
       sequence->index = i;
-      sequence->tokens = prompt;
       request.sequences.push_back(std::move(sequence));
     }
     for (const auto& sequence : request.sequences) scheduler_->add(sequence.get());
@@ -43,7 +48,7 @@ class SchedulerTest : public testing::Test {
     scheduler_->commit(plan);
     for (const Chunk& chunk : plan.chunks) {
       scheduler_->computed(chunk);
-      if (chunk.sequence->uncomputed() == 0) chunk.sequence->tokens.push_back(999);
+      if (chunk.sequence->uncomputed() == 0) chunk.sequence->output.push_back(999);
     }
     pool_->check_invariants();
     return plan;
@@ -175,7 +180,8 @@ TEST_F(SchedulerTest, ReusesWhatWasGeneratedToo) {
   start(64);
   Sequence* first = add(prompt(6));
   for (int i = 0; i < 4; ++i) step();
-  std::vector<int32_t> next = first->tokens;
+  std::vector<int32_t> next = prompt(6);
+  next.insert(next.end(), first->output.begin(), first->output.end());
   scheduler_->remove(first);
   next.push_back(5);
   add(next);
@@ -246,6 +252,184 @@ TEST_F(SchedulerTest, CancellingGivesBlocksBackWherever) {
   EXPECT_EQ(scheduler_->waiting(), 0);
   EXPECT_TRUE(scheduler_->running().empty());
   EXPECT_TRUE(step().chunks.empty());
+}
+
+TEST_F(SchedulerTest, AGroupThatRunsNothingGetsAPlaceOfOneThatRunsSeveral) {
+  options_.max_sequences = 4;
+  start(64);
+  std::vector<Sequence*> many;
+  for (int32_t i = 0; i < 6; ++i) many.push_back(add(prompt(4, 10 * i), 1, 0, 77));
+  step();
+  Sequence* small = add(prompt(3, 500));
+  EXPECT_EQ(step().preempted, std::vector<Sequence*>{many[3]});
+  EXPECT_EQ(step().chunks.back().sequence, small);
+  Sequence* second = add(prompt(3, 600), 2);
+  EXPECT_EQ(step().preempted, std::vector<Sequence*>{many[2]});
+  step();
+  EXPECT_TRUE(second->running);
+  // All groups run something, so nobody is pushed out any more; a place that becomes free goes to
+  // the group with the fewest, of these the one that came first.
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(step().preempted.empty());
+  scheduler_->remove(small);
+  EXPECT_EQ(step().chunks.back().sequence, second->request->sequences[1].get());
+  scheduler_->remove(many[0]);
+  EXPECT_EQ(step().chunks.back().sequence, many[2]);
+  EXPECT_EQ(scheduler_->preemptions(), 2u);
+}
+
+TEST_F(SchedulerTest, WhereRowsAreFewerThanPlacesTheyAreWhatIsShared) {
+  options_.max_sequences = 100;
+  options_.max_rows = 3;
+  start(64);
+  for (int32_t i = 0; i < 6; ++i) add(prompt(1, 10 * i), 1, 0, 77);
+  step();
+  Sequence* small = add(prompt(1, 500));
+  step();
+  step();
+  EXPECT_TRUE(small->running);
+}
+
+TEST_F(SchedulerTest, AGroupAloneHasEverything) {
+  options_.max_sequences = 4;
+  start(64);
+  add(prompt(4), 6, 0, 77);
+  add(prompt(4, 50), 6, 0, 77);
+  for (int i = 0; i < 4; ++i) step();
+  EXPECT_EQ(scheduler_->running().size(), 4u);
+  EXPECT_EQ(scheduler_->preemptions(), 0u);
+}
+
+TEST_F(SchedulerTest, ABetterPriorityGivesNoPlaceAway) {
+  options_.priority_scheduling = true;
+  options_.max_sequences = 3;
+  start(64);
+  for (int32_t i = 0; i < 3; ++i) add(prompt(4, 10 * i), 1, 1, 77);
+  step();
+  add(prompt(3, 500), 1, 2);
+  EXPECT_TRUE(step().preempted.empty());
+  Sequence* urgent = add(prompt(3, 600), 1, 0);
+  EXPECT_EQ(step().preempted.size(), 1u);
+  EXPECT_EQ(step().chunks.back().sequence, urgent);
+}
+
+TEST_F(SchedulerTest, BlocksAreTakenFromTheGroupThatRunsMost) {
+  options_.prefix_caching = false;
+  start(8, 2);
+  std::vector<Sequence*> many;
+  for (int32_t i = 0; i < 3; ++i) many.push_back(add(prompt(3, 10 * i), 1, 0, 77));
+  step();
+  Sequence* small = add(prompt(3, 500));  // the youngest, but alone in its group
+  step();
+  ASSERT_TRUE(small->running);
+  std::vector<Sequence*> preempted;
+  for (int i = 0; i < 8 && preempted.empty(); ++i) preempted = step().preempted;
+  EXPECT_EQ(preempted, std::vector<Sequence*>{many[2]});
+  EXPECT_TRUE(small->running);
+}
+
+/// The rule of turns as docs/engine.md says it, found anew for every start of random schedules.
+class Turns : public SchedulerTest {
+ protected:
+  using Key = uint64_t;
+  static Key key(const Sequence& sequence) {
+    const Request& request = sequence.request->request;
+    return request.group != 0 ? request.group : request.id;
+  }
+  struct Standing {
+    int32_t priority = 0;
+    int64_t running = 0;
+    std::vector<Sequence*> ready;  ///< in serving order
+  };
+  std::map<Key, Standing> standings() {
+    std::map<Key, Standing> result;
+    std::vector<Sequence*> live;
+    for (LiveRequest& request : requests_) {
+      for (const auto& sequence : request.sequences) {
+        if (!sequence->finished) live.push_back(sequence.get());
+      }
+    }
+    std::sort(live.begin(), live.end(), ServedBefore{options_.priority_scheduling});
+    for (Sequence* sequence : live) {
+      Standing& standing = result[key(*sequence)];
+      standing.priority = options_.priority_scheduling ? sequence->request->request.priority : 0;
+      standing.running += sequence->running;
+      const bool ready = sequence->index == 0 || sequence->request->prompt_done();
+      if (!sequence->running && ready) standing.ready.push_back(sequence);
+    }
+    return result;
+  }
+
+  void check_starts(const Plan& plan, std::map<Key, Standing> groups) {
+    for (const Chunk& chunk : plan.chunks) {
+      if (chunk.sequence->running) continue;
+      Standing& own = groups.at(key(*chunk.sequence));
+      for (const auto& [id, other] : groups) {
+        if (other.ready.empty()) continue;
+        EXPECT_LE(std::pair(own.priority, own.running), std::pair(other.priority, other.running))
+            << "another group had the turn";
+      }
+      ASSERT_FALSE(own.ready.empty());
+      EXPECT_EQ(own.ready.front(), chunk.sequence) << "not the group's first";
+      own.ready.erase(own.ready.begin());
+      ++own.running;
+      ++starts_;
+    }
+  }
+
+  void check_preempted(const Plan& plan, const std::map<Key, Standing>& groups) {
+    if (plan.preempted.empty()) return;
+    const Sequence* first = plan.preempted.front();
+    for (const Sequence* other : scheduler_->running()) {
+      if (options_.priority_scheduling &&
+          other->request->request.priority < first->request->request.priority) {
+        continue;
+      }
+      EXPECT_GE(groups.at(key(*first)).running, groups.at(key(*other)).running);
+    }
+    EXPECT_NE(first, scheduler_->running().front());
+  }
+
+  int starts_ = 0;
+};
+
+TEST_F(Turns, AreKeptOverRandomSchedules) {
+  std::mt19937 random(3);
+  const auto between = [&](int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
+  };
+  uint64_t preemptions = 0;
+  for (int round = 0; round < 300; ++round) {
+    SCOPED_TRACE(round);
+    requests_.clear();
+    options_.max_sequences = between(1, 8);
+    options_.max_rows = between(1, 40);
+    options_.priority_scheduling = round % 3 == 0;
+    start(between(12, 60));
+    for (int64_t i = 0; i < 40; ++i) {
+      if (between(1, 3) == 1) {
+        const int64_t group = between(0, 3);
+        add(prompt(between(1, 20), static_cast<int32_t>(100 * i)),
+            static_cast<int32_t>(between(1, 4)), static_cast<int32_t>(group % 2),
+            group == 0 ? 0 : static_cast<uint64_t>(9000 + group));
+      }
+      const auto before = standings();
+      const Plan plan = scheduler_->plan();
+      check_starts(plan, before);
+      check_preempted(plan, before);
+      step();
+      for (LiveRequest& request : requests_) {
+        for (const auto& sequence : request.sequences) {
+          if (sequence->finished || sequence->output.size() < 6) continue;
+          scheduler_->remove(sequence.get());
+          sequence->finished = true;
+        }
+      }
+      ASSERT_FALSE(HasFailure());
+    }
+    preemptions += scheduler_->preemptions();
+  }
+  EXPECT_GT(starts_, 3000);
+  EXPECT_GT(preemptions, 300u);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // What the engine knows of a request and its sequences while they live.
 
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 #include "engine/block_pool.h"
@@ -10,13 +11,14 @@
 
 namespace moesaic::engine {
 
+struct Group;
 struct LiveRequest;
 
 /// One stream of tokens. It runs when it holds blocks or is in the running list, else it waits.
 struct Sequence {
   LiveRequest* request = nullptr;
   int32_t index = 0;
-  std::vector<int32_t> tokens;  ///< prompt, then what was generated
+  std::vector<int32_t> output;  ///< generated; before it stands the prompt, which is the request's
   int64_t computed = 0;         ///< positions whose K and V are in the cache
   std::vector<BlockId> blocks;
   std::vector<BlockKey> keys;  ///< of the full blocks, as far as they were needed
@@ -29,14 +31,19 @@ struct Sequence {
   std::unordered_map<int32_t, int32_t> output_counts;  ///< kept only when a penalty wants it
   TimePoint last_token;
 
-  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  /// Of prompt and output together, as every position here.
+  int64_t size() const;
   int64_t uncomputed() const { return size() - computed; }
+  int32_t token(int64_t position) const;
+  /// `count` tokens from `first` on, in place; where prompt and output meet, copied to `scratch`.
+  const int32_t* tokens(int64_t first, int64_t count, std::vector<int32_t>& scratch) const;
 };
 
 /// A request between admission and its end.
 struct LiveRequest {
   Request request;
-  uint64_t arrival = 0;  ///< order of arrival
+  Group* group = nullptr;  ///< while the scheduler knows a sequence of it
+  uint64_t arrival = 0;    ///< order of arrival
   TimePoint arrived, started, first_token;
   bool has_started = false, has_first_token = false;
   std::vector<std::unique_ptr<Sequence>> sequences;
@@ -48,10 +55,29 @@ struct LiveRequest {
 
   int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
   /// Whether sequences after the first may start: the prompt's blocks are there to be shared.
-  bool prompt_done() const {
-    return sequences[0]->finished || sequences[0]->size() > prompt_size();
-  }
+  bool prompt_done() const { return sequences[0]->finished || !sequences[0]->output.empty(); }
 };
+
+inline int64_t Sequence::size() const {
+  return request->prompt_size() + static_cast<int64_t>(output.size());
+}
+
+inline int32_t Sequence::token(int64_t position) const {
+  const std::vector<int32_t>& prompt = request->request.prompt;
+  const auto at = static_cast<size_t>(position);
+  return at < prompt.size() ? prompt[at] : output[at - prompt.size()];
+}
+
+inline const int32_t* Sequence::tokens(int64_t first, int64_t count,
+                                       std::vector<int32_t>& scratch) const {
+  const std::vector<int32_t>& prompt = request->request.prompt;
+  const int64_t after_prompt = first - static_cast<int64_t>(prompt.size());
+  if (after_prompt >= 0) return output.data() + after_prompt;
+  if (after_prompt + count <= 0) return prompt.data() + first;
+  scratch.assign(prompt.begin() + first, prompt.end());
+  scratch.insert(scratch.end(), output.begin(), output.begin() + after_prompt + count);
+  return scratch.data();
+}
 
 /// Order in which sequences are served: by priority, then arrival, then index.
 struct ServedBefore {
@@ -65,6 +91,15 @@ struct ServedBefore {
     if (x.arrival != y.arrival) return x.arrival < y.arrival;
     return a->index < b->index;
   }
+};
+
+/// What the scheduler has of the requests that take turns as one.
+struct Group {
+  uint64_t id = 0;
+  int32_t priority = 0;
+  uint64_t arrival = 0;  ///< of its first request
+  int64_t running = 0;   ///< sequences
+  std::set<Sequence*, ServedBefore> waiting;
 };
 
 }  // namespace moesaic::engine

@@ -136,8 +136,8 @@ Alone alone(const Request& request, int32_t index, const EngineOptions& options,
     fill_logits(history, faults, logits);
     SamplingContext context;
     context.params = &params;
-    context.prompt = request.prompt;
     context.output = result.tokens;
+    context.prompt_ids = request.prompt_ids;
     context.output_counts = &counts;
     context.eos_ids = options.eos_ids;
     context.seed = sequence_seed(*params.seed, index);
@@ -159,8 +159,9 @@ Alone alone(const Request& request, int32_t index, const EngineOptions& options,
     const bool may_stop = size >= params.min_tokens;
     if (may_stop && token == kEos && !params.ignore_eos) {
       result.finish = FinishReason::kStop;
-    } else if (may_stop && std::find(params.stop_token_ids.begin(), params.stop_token_ids.end(),
-                                     token) != params.stop_token_ids.end()) {
+    } else if (may_stop &&
+               std::find(params.rules->stop_token_ids.begin(), params.rules->stop_token_ids.end(),
+                         token) != params.rules->stop_token_ids.end()) {
       result.finish = FinishReason::kStop;
       result.stop_token = token;
     } else if (size >= params.max_tokens ||
@@ -316,6 +317,15 @@ class Schedule {
     return list;
   }
 
+  std::shared_ptr<const TokenRules> random_rules() {
+    TokenRules rules;
+    rules.stop_token_ids = tokens(between(0, 2));
+    if (chance(2)) rules.allowed_token_ids = tokens(between(1, 60));
+    if (chance(2)) rules.bad_words = {tokens(1), tokens(2)};
+    if (chance(2)) rules.logit_bias = {{tokens(1)[0], -2.0f}};
+    return token_rules(std::move(rules));
+  }
+
   void submit(int64_t id) {
     Request request;
     request.id = static_cast<RequestId>(id);
@@ -333,17 +343,19 @@ class Schedule {
     params.n = static_cast<int32_t>(chance(3) ? between(2, 4) : 1);
     params.max_tokens = static_cast<int32_t>(chance(20) ? 0 : between(1, 30));
     params.ignore_eos = chance(2);
-    if (chance(4)) params.stop_token_ids = tokens(2);
+    if (chance(4)) params.rules = random_rules();
     if (chance(4)) params.min_tokens = static_cast<int32_t>(between(0, params.max_tokens));
     if (chance(4)) params.frequency_penalty = 0.5f;
     if (chance(5)) params.repetition_penalty = 1.3f;
     if (chance(5)) params.top_k = 5;
     if (chance(5)) params.logprobs = 2;
     if (chance(6)) params.prompt_logprobs = 1;
-    request.priority = static_cast<int32_t>(between(0, 2));
+    // Requests of a group have one priority.
+    request.group = chance(2) ? static_cast<uint64_t>(1000 + between(0, 2)) : 0;
+    request.priority = static_cast<int32_t>(request.group != 0 ? request.group % 3 : between(0, 2));
     auto collector = std::make_shared<Collector>(request);
     request.sink = collector;
-    if (!EngineCore::fits(options_, request)) return;
+    if (EngineCore::admit(options_, kVocab, request) != Refusal::kNone) return;
     if (chance(40)) collector->breaks_at = static_cast<int>(between(0, 5));
     asked_.push_back({request, collector});
     core_->add(std::move(request));

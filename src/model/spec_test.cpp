@@ -234,6 +234,9 @@ TEST(ModelSpec, GenerationConfigAddsEosIds) {
                              std::filesystem::copy_options::overwrite_existing);
   std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": [151645, 151643]})";
   EXPECT_EQ(load_spec(folder).eos_ids, (std::vector<int32_t>{151645, 151643}));
+  // Ids that the vocabulary of 151936 does not have end nothing.
+  std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": [151935, 151936]})";
+  EXPECT_EQ(load_spec(folder).eos_ids, (std::vector<int32_t>{151645, 151935}));
   std::filesystem::remove_all(folder);
   EXPECT_THROW(load_spec(folder), base::MissingFileError);
 }

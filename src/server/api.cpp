@@ -148,8 +148,9 @@ std::shared_ptr<void> Api::count(std::atomic<int64_t>& counter) {
   return {static_cast<void*>(&counter), [&counter](void*) { --counter; }};
 }
 
-TextPool& Api::intake_pool(size_t body_bytes) {
-  return body_bytes < kLargeBody ? intake_pool_ : large_pool_;
+/// The only way of a body to the text threads, so that the rule of lanes holds for every endpoint.
+void Api::post_intake(size_t body_bytes, std::function<void()> task) {
+  (body_bytes < kLargeBody ? intake_pool_ : large_pool_).post(std::move(task));
 }
 
 void Api::completions(Request request, const std::shared_ptr<Exchange>& exchange) {
@@ -181,8 +182,9 @@ void Api::generate(Request request, const std::shared_ptr<Exchange>& exchange, b
                  1);
     intake->cancel();
   });
-  intake_pool_.post(
-      [this, intake, weak = std::weak_ptr<Exchange>(exchange)] { this->intake(*intake, weak); });
+  post_intake(intake->body.size(), [this, intake, weak = std::weak_ptr<Exchange>(exchange)] {
+    this->intake(*intake, weak);
+  });
 }
 
 void Api::intake(Intake& intake, const std::weak_ptr<Exchange>& exchange) {
@@ -266,9 +268,9 @@ void Api::check_model(const std::string& name) const {
 
 void Api::answer_later(Request request, const std::shared_ptr<Exchange>& exchange,
                        Handler handler) {
-  TextPool& pool = intake_pool(request.body.size());
-  pool.post([this, body = std::move(request.body), handler = std::move(handler),
-             weak = std::weak_ptr<Exchange>(exchange)] {
+  const size_t size = request.body.size();
+  post_intake(size, [this, body = std::move(request.body), handler = std::move(handler),
+                     weak = std::weak_ptr<Exchange>(exchange)] {
     Response response = guarded([&] { return handler(parse_body(body)); });
     if (const auto open = weak.lock()) open->reply(std::move(response));
   });

@@ -80,7 +80,7 @@ class Api {
   const text::Tokenizer& tokenizer(const char* param) const;
   /// Refuses text that cannot fit the context whatever its tokens are, before they are computed.
   void check_text_size(size_t bytes, const CommonRequest& request) const;
-  TextPool& intake_pool(size_t body_bytes);
+  void post_intake(size_t body_bytes, std::function<void()> task);
   Response tokenize_now(const boost::json::object& body) const;
   Response detokenize_now(const boost::json::object& body) const;
   void log_stats(const engine::EngineStats& stats, ExpertLoad::TimePoint now);

@@ -76,11 +76,9 @@ const text::Tokenizer& Api::tokenizer(const char* param) const {
 void Api::check_text_size(size_t bytes, const CommonRequest& request) const {
   if (most_text_bytes_ == 0 || static_cast<int64_t>(bytes) <= most_text_bytes_) return;
   if (request.truncate_prompt_tokens) return;
-  value_error(
-      "input_tokens",
-      fmt::format("the model's maximum context length is {} tokens, which is at most {} bytes "
-                  "of text; the prompt has {}",
-                  limits_.max_model_len, most_text_bytes_, bytes));
+  value_error("input_tokens",
+              fmt::format("{}, which is at most {} bytes of text; the prompt has {}",
+                          context_length_is(limits_), most_text_bytes_, bytes));
 }
 
 GenerationPlan Api::plan_common(const CommonRequest& request, bool chat) const {
@@ -93,7 +91,9 @@ GenerationPlan Api::plan_common(const CommonRequest& request, bool chat) const {
                               std::chrono::system_clock::now().time_since_epoch())
                               .count();
   plan.sampling = request.sampling;
-  plan.sampling.bad_words = bad_word_ids(request.bad_words);
+  engine::TokenRules rules = request.rules;
+  rules.bad_words = bad_word_ids(request.bad_words);
+  plan.sampling.rules = engine::token_rules(std::move(rules));
   plan.priority = request.priority;
   plan.stop = request.stop;
   plan.include_stop = request.include_stop;
@@ -119,6 +119,10 @@ std::vector<std::vector<int32_t>> Api::bad_word_ids(const std::vector<std::strin
     const text::Tokenizer& codec = tokenizer("bad_words");
     auto plain = codec.encode(bare, false, text::Tokenizer::Specials::kAsText);
     auto spaced = codec.encode(" " + bare, false, text::Tokenizer::Specials::kAsText);
+    // Text can have tokens that the model does not know: the tokenizer may be the larger one.
+    for (const auto* ids : {&plain, &spaced}) {
+      check_token_ids(*ids, "bad_words", limits_.vocab_size);
+    }
     const bool other =
         !spaced.empty() && !plain.empty() && spaced[0] != plain[0] && spaced.size() == plain.size();
     if (!plain.empty()) out.push_back(std::move(plain));
@@ -131,19 +135,10 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
                         GenerationPlan::Prompt prompt, const char* field) const {
   truncate(request, limits_.max_model_len, prompt.ids);
   if (prompt.ids.empty()) value_error(field, fmt::format("{} has no tokens", field));
+  check_token_ids(prompt.ids, field, limits_.vocab_size);
   const auto size = static_cast<int64_t>(prompt.ids.size());
+  check_prompt_size(size, limits_);
   const int64_t room = limits_.max_model_len - size;
-  if (room < 1) {
-    value_error(
-        "input_tokens",
-        fmt::format("the model's maximum context length is {} tokens; the prompt has {} and "
-                    "leaves no room for an answer",
-                    limits_.max_model_len, size));
-  }
-  if (limits_.max_input_tokens > 0 && size > limits_.max_input_tokens) {
-    value_error("input_tokens", fmt::format("the prompt has {} tokens; --max-input-tokens is {}",
-                                            size, limits_.max_input_tokens));
-  }
   plan.echo_only = request.echo && request.max_tokens == 0;
   if (request.max_tokens && *request.max_tokens > room) {
     value_error("max_tokens",
@@ -280,7 +275,10 @@ Response Api::tokenize_now(const json::object& body) const {
 Response Api::detokenize_now(const json::object& body) const {
   const Fields fields(body);
   if (const auto model = fields.name("model")) check_model(*model);
-  const auto ids = fields.token_ids("tokens", limits_.vocab_size);
+  // Not only what the model knows: /tokenize gives what the tokenizer knows, and this undoes it.
+  const int64_t known =
+      std::max(limits_.vocab_size, model_.tokenizer ? model_.tokenizer->vocab_size() : 0);
+  const auto ids = fields.token_ids("tokens", known);
   if (!ids) schema_error("tokens", "is required");
   JsonWriter json;
   json.begin_object().member("prompt", tokenizer("tokens").decode(*ids, false)).end_object();

@@ -12,6 +12,15 @@ namespace moesaic::server {
 
 namespace json = boost::json;
 
+namespace {
+
+[[noreturn]] void unknown_token(std::string_view param, int64_t id, int64_t vocab_size) {
+  value_error(param, fmt::format("{}: token id {} is outside the model's vocabulary of {} ids",
+                                 param, id, vocab_size));
+}
+
+}  // namespace
+
 void schema_error(std::string_view where, const std::string& message) {
   const std::string path = where.empty() ? "body" : fmt::format("body.{}", where);
   throw base::RequestError(400, "Bad Request", fmt::format("{}: {}", path, message), path);
@@ -100,6 +109,12 @@ const json::array* Fields::array(std::string_view name) const {
   return &value->get_array();
 }
 
+void check_token_ids(const std::vector<int32_t>& ids, std::string_view param, int64_t vocab_size) {
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= vocab_size) unknown_token(param, id, vocab_size);
+  }
+}
+
 std::vector<int32_t> read_token_ids(const json::array& array, std::string_view where,
                                     int64_t vocab_size) {
   std::vector<int32_t> ids;
@@ -108,12 +123,7 @@ std::vector<int32_t> read_token_ids(const json::array& array, std::string_view w
     const auto id = whole_number(array[i]);
     if (!id) schema_error(fmt::format("{}.{}", where, i), "must be a token id");
     if (*id < 0) schema_error(fmt::format("{}.{}", where, i), "must not be negative");
-    if (*id >= vocab_size) {
-      throw base::RequestError(400, "BadRequestError",
-                               fmt::format("{}: token id {} is outside the vocabulary of {} ids",
-                                           where, *id, vocab_size),
-                               std::string(where));
-    }
+    if (*id >= vocab_size) unknown_token(where, *id, vocab_size);
     ids.push_back(static_cast<int32_t>(*id));
   }
   return ids;

@@ -52,6 +52,9 @@ class Fields {
 /// The whole number in `value`, or nothing.
 std::optional<int64_t> whole_number(const boost::json::value& value);
 
+/// Refuses ids outside [0, vocab_size), naming `param` and the first such id.
+void check_token_ids(const std::vector<int32_t>& ids, std::string_view param, int64_t vocab_size);
+
 /// Token ids of a JSON array, each in [0, vocab_size); `where` names the array.
 std::vector<int32_t> read_token_ids(const boost::json::array& array, std::string_view where,
                                     int64_t vocab_size);

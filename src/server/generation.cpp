@@ -42,7 +42,7 @@ class Generation::Sink : public engine::OutputSink {
   int32_t prompt_;
 };
 
-/// What turns a choice's tokens into text.
+/// What turns a choice's tokens into text, from its first token to its last.
 struct Generation::Voice {
   std::optional<text::StreamDecoder> decoder;
   StopMatcher stops;
@@ -55,38 +55,44 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPla
       plan_(std::move(plan)),
       exchange_(std::move(exchange)),
       waiting_ticket_(std::move(waiting_ticket)),
-      active_ticket_(std::move(active_ticket)) {
+      active_ticket_(std::move(active_ticket)),
+      stops_(stop_strings(plan_.stop)) {
   const text::Tokenizer* tokenizer = context_->tokenizer.get();
   format_ = plan_.chat ? chat_format(plan_, tokenizer) : completion_format(plan_, tokenizer);
   prompts_.resize(plan_.prompts.size());
   for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
-    const std::vector<int32_t>& ids = plan_.prompts[prompt].ids;
-    const std::span<const int32_t> tail = std::span(ids).last(std::min(ids.size(), kPromptTail));
     for (int32_t k = 0; k < plan_.sampling.n; ++k) {
       ChoiceState choice;
       choice.index = static_cast<int32_t>(choices_.size());
       choice.prompt = static_cast<int32_t>(prompt);
       choices_.push_back(std::move(choice));
-      Voice voice{std::nullopt, StopMatcher(plan_.stop, plan_.include_stop)};
-      if (tokenizer != nullptr) {
-        voice.decoder.emplace(context_->tokenizer, tail, plan_.skip_special);
-      }
-      voices_.push_back(std::move(voice));
     }
   }
+  voices_.resize(choices_.size());
   choices_left_ = choices_.size();
 }
 
 Generation::~Generation() = default;
 
 Generation::Voice& Generation::voice(const ChoiceState& choice) {
-  return voices_[static_cast<size_t>(choice.index)];
+  std::unique_ptr<Voice>& voice = voices_[static_cast<size_t>(choice.index)];
+  if (!voice) {
+    voice = std::make_unique<Voice>(Voice{std::nullopt, StopMatcher(stops_, plan_.include_stop)});
+    if (context_->tokenizer) {
+      const std::vector<int32_t>& ids = plan_.prompts[static_cast<size_t>(choice.prompt)].ids;
+      voice->decoder.emplace(context_->tokenizer,
+                             std::span(ids).last(std::min(ids.size(), kPromptTail)),
+                             plan_.skip_special);
+    }
+  }
+  return *voice;
 }
 
 bool Generation::submit_all(Response& refusal) {
   for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
     engine::Request request;
     request.id = context_->next_id++;
+    request.group = ids_.empty() ? request.id : ids_.front();
     request.prompt = plan_.prompts[prompt].ids;
     request.sampling = plan_.sampling;
     request.sampling.max_tokens = plan_.prompts[prompt].max_tokens;
@@ -248,6 +254,7 @@ void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
     end_choice(choice, delta, output);
   }
   delta.text = own.stops.take(choice.done);
+  if (choice.done) voices_[static_cast<size_t>(choice.index)].reset();
   emit(choice, delta);
 }
 
@@ -343,6 +350,9 @@ Response refusal_response(engine::Refusal refusal) {
       return error_response(400, "BadRequestError",
                             "the request can never fit the KV cache or the model's maximum context "
                             "length; shorten the prompt or lower max_tokens or n");
+    case engine::Refusal::kUnknownToken:
+      return error_response(400, "BadRequestError",
+                            "the prompt has a token for which the model has no embedding");
     case engine::Refusal::kQueueFull:
       response = error_response(503, "ServiceUnavailableError",
                                 "the queue is full (--max-num-queued-reqs); try again later");

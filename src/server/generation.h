@@ -74,7 +74,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::unique_ptr<AnswerFormat> format_;
   std::vector<PromptState> prompts_;
   std::vector<ChoiceState> choices_;
-  std::vector<Voice> voices_;  ///< one per choice
+  StopStrings stops_;
+  std::vector<std::unique_ptr<Voice>> voices_;  ///< by choice; of those under way
   size_t choices_left_ = 0;
   bool over_ = false;
   std::string events_;  ///< of the deliveries being worked on

@@ -43,6 +43,12 @@ std::string chat_with(const std::string& member) {
 }
 std::string nested(int depth) { return std::string(depth, '[') + std::string(depth, ']'); }
 
+std::string repeated(const std::string& text, int times) {
+  std::string out;
+  for (int i = 0; i < times; ++i) out += text;
+  return out;
+}
+
 std::function<Answer(const Rig&)> body(const std::string& text,
                                        const std::string& path = "/v1/completions") {
   return [text, path](const Rig& rig) { return ask(rig, post(path, text)); };
@@ -311,8 +317,23 @@ std::vector<Row> meaning_rows() {
       completion("35_bias_no_number", R"("logit_bias":{"x":1})", "logit_bias"),
       completion("35_bias_many", bias, "logit_bias"),
       completion("35_bias_high", R"("logit_bias":{"5":101})", "logit_bias"),
+      completion("35_bias_twice", R"("logit_bias":{"5":1,"05":1})", "logit_bias"),
       completion("35_bias_string", R"("logit_bias":{"5":"1"})", "body.logit_bias"),
       whole("36_id_negative", R"({"model":"toy","prompt":[-1]})", "body.prompt.0"),
+      whole("36_ids_longer_than_the_context",
+            R"({"model":"toy","prompt":[1)" + repeated(",1", 4095) + "]}", "input_tokens"),
+      completion("list_of_allowed_ids_longer_than_the_vocabulary",
+                 R"("allowed_token_ids":[1)" + repeated(",1", 512) + "]", "allowed_token_ids"),
+      completion("list_of_stop_ids_longer_than_the_vocabulary",
+                 R"("stop_token_ids":[1)" + repeated(",1", 512) + "]", "stop_token_ids"),
+      completion("list_of_ids_twice", R"("allowed_token_ids":[98,97,98],"stop_token_ids":[3,3])",
+                 "", 200),
+      completion("list_of_allowed_ids_empty", R"("allowed_token_ids":[])", "allowed_token_ids"),
+      completion("list_of_bad_words_long", R"("bad_words":["a")" + repeated(",\"a\"", 1024) + "]",
+                 "bad_words"),
+      completion("list_of_bad_words_of_many_bytes",
+                 R"("bad_words":["a",")" + std::string(65536, 'b') + "\"]", "bad_words"),
+      completion("list_of_bad_words_twice", R"("bad_words":["a","b","a"])", "", 200),
       whole("36_id_outside", R"({"model":"toy","prompt":[1,512]})", "prompt"),
       whole("36_id_fraction", R"({"model":"toy","prompt":[1,1.5]})", "body.prompt.1"),
       completion("37_stop_empty", R"("stop":[""])", "stop"),

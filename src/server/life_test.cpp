@@ -90,6 +90,52 @@ TEST(Life, AReaderThatDoesNotReadIsCutOff) {
   EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }, 1s));
 }
 
+TEST(Life, ASmallRequestBesideAHugeOneIsSoonDone) {
+  Rig rig(TestSettings{{"max-num-seqs", "8"}});
+  rig.knobs->step_microseconds = 1000;
+  json::object body = long_answer(1000);
+  body["prompt"] = json::array(64, "abc");
+  body["n"] = 16;
+  Client huge(rig.server->port());
+  huge.send(post("/v1/completions", json::serialize(body)));
+  ASSERT_TRUE(huge.wait_for("data: "));
+  ASSERT_TRUE(Rig::eventually([&] { return rig.engine->stats().blocks_held >= 8; }));
+  const uint64_t before = rig.engine->stats().steps;
+  EXPECT_TRUE(ask(rig, long_request(5)).body.ends_with("data: [DONE]\n\n"));
+  // Five for its tokens, a few to get in and to be told; 8,000 for a place without turns.
+  EXPECT_LT(rig.engine->stats().steps - before, 100);
+  huge.close();
+  EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }));
+}
+
+TEST(Life, AShortRequestWaitsForNoLongBodyWhateverTheEndpoint) {
+  std::string text, ids = "1";
+  while (text.size() < 512 << 10) text += "word ";
+  while (ids.size() < 1 << 20) ids += ",1";
+  const std::string common = R"({"model":"toy","max_tokens":1,"truncate_prompt_tokens":1,)";
+  const std::pair<const char*, std::string> bodies[] = {
+      {"/v1/completions", common + R"("prompt":")" + text + "\"}"},
+      {"/v1/chat/completions",
+       common + R"("messages":[{"role":"user","content":")" + text + "\"}]}"},
+      {"/tokenize", R"({"prompt":")" + text + "\"}"},
+      {"/detokenize", R"({"tokens":[)" + ids + "]}"}};
+  for (const auto& [path, body] : bodies) {
+    SCOPED_TRACE(path);
+    Rig rig;
+    std::vector<Client> large;
+    for (int i = 0; i < 6; ++i) {
+      large.emplace_back(rig.server->port());
+      large.back().send(post(path, body));
+    }
+    std::this_thread::sleep_for(50ms);  // all have been read and are being worked on, or wait
+    EXPECT_TRUE(ask(rig, long_request(1)).body.ends_with("data: [DONE]\n\n"));
+    int answered = 0;
+    for (Client& client : large) answered += client.receive(0ms);
+    EXPECT_LT(answered, 5) << "the short one came after most of the long ones";
+    for (Client& client : large) EXPECT_EQ(client.answer().status, 200);
+  }
+}
+
 TEST(Life, ManyStreamsNeedNoThreads) {
   Rig rig;
   const auto threads = [] {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <charconv>
 #include <limits>
@@ -54,8 +55,7 @@ void parse_temperatures(const Fields& fields, const SamplingDefaults& defaults,
       static_cast<int32_t>(checked_int("top_k", top_k, -1, std::numeric_limits<int32_t>::max()));
 }
 
-void parse_logit_bias(const Fields& fields, const RequestLimits& limits,
-                      engine::SamplingParams& out) {
+void parse_logit_bias(const Fields& fields, const RequestLimits& limits, engine::TokenRules& out) {
   const json::object* bias = fields.object("logit_bias");
   if (bias == nullptr) return;
   if (static_cast<int64_t>(bias->size()) > limits.max_logit_bias) {
@@ -69,14 +69,55 @@ void parse_logit_bias(const Fields& fields, const RequestLimits& limits,
       value_error("logit_bias", "a key of logit_bias is not a token id");
     }
     if (id < 0 || id >= limits.vocab_size) {
-      value_error("logit_bias", fmt::format("token id {} in logit_bias is outside the vocabulary "
-                                            "of {} ids",
+      value_error("logit_bias", fmt::format("logit_bias: token id {} is outside the model's "
+                                            "vocabulary of {} ids",
                                             id, limits.vocab_size));
     }
     if (!value.is_number()) schema_error("logit_bias", "values must be numbers");
     const double amount = checked("logit_bias", value.to_number<double>(), -100, 100, false,
                                   "from -100 to 100 for each token");
     out.logit_bias.emplace_back(static_cast<int32_t>(id), static_cast<float>(amount));
+  }
+  // As text the keys differ ("7" and "07"), so the reader of the JSON has let them pass.
+  std::sort(out.logit_bias.begin(), out.logit_bias.end());
+  const auto same = [](const auto& a, const auto& b) { return a.first == b.first; };
+  if (std::adjacent_find(out.logit_bias.begin(), out.logit_bias.end(), same) !=
+      out.logit_bias.end()) {
+    value_error("logit_bias", "logit_bias has a token id twice");
+  }
+}
+
+/// A list of ids in which some may be missing but none need be twice.
+std::vector<int32_t> parse_id_list(const Fields& fields, const char* name,
+                                   const RequestLimits& limits) {
+  const json::array* list = fields.array(name);
+  if (list == nullptr) return {};
+  if (static_cast<int64_t>(list->size()) > limits.vocab_size) {
+    value_error(name, fmt::format("{} has {} entries; the model's vocabulary has {} ids", name,
+                                  list->size(), limits.vocab_size));
+  }
+  return read_token_ids(*list, name, limits.vocab_size);
+}
+
+void parse_bad_words(const Fields& fields, const RequestLimits& limits, CommonRequest& out) {
+  const json::array* words = fields.array("bad_words");
+  if (words == nullptr) return;
+  if (static_cast<int64_t>(words->size()) > limits.max_bad_words) {
+    value_error("bad_words", fmt::format("bad_words has {} entries; --max-bad-words is {}",
+                                         words->size(), limits.max_bad_words));
+  }
+  int64_t bytes = 0;
+  for (const json::value& word : *words) {
+    if (!word.is_string() || word.get_string().empty()) {
+      schema_error("bad_words", "must be an array of strings that are not empty");
+    }
+    bytes += static_cast<int64_t>(word.get_string().size());
+    if (bytes > limits.max_bad_words_bytes) {
+      value_error("bad_words", fmt::format("the bad_words have more bytes than "
+                                           "--max-bad-words-bytes, which is {}",
+                                           limits.max_bad_words_bytes));
+    }
+    out.bad_words.emplace_back(word.get_string().data(), word.get_string().size());
   }
 }
 
@@ -107,24 +148,14 @@ void parse_token_rules(const Fields& fields, const RequestLimits& limits, Common
   sampling.ignore_eos = fields.boolean("ignore_eos").value_or(false);
   sampling.min_tokens = static_cast<int32_t>(
       checked_int("min_tokens", fields.integer("min_tokens").value_or(0), 0, limits.max_model_len));
-  if (auto ids = fields.token_ids("stop_token_ids", limits.vocab_size)) {
-    sampling.stop_token_ids = std::move(*ids);
+  out.rules.stop_token_ids = parse_id_list(fields, "stop_token_ids", limits);
+  out.rules.allowed_token_ids = parse_id_list(fields, "allowed_token_ids", limits);
+  if (fields.has("allowed_token_ids") && out.rules.allowed_token_ids.empty()) {
+    value_error("allowed_token_ids", "allowed_token_ids must not be empty");
   }
-  if (auto ids = fields.token_ids("allowed_token_ids", limits.vocab_size)) {
-    if (ids->empty()) value_error("allowed_token_ids", "allowed_token_ids must not be empty");
-    sampling.allowed_token_ids = std::move(*ids);
-  }
-  parse_logit_bias(fields, limits, sampling);
+  parse_logit_bias(fields, limits, out.rules);
   parse_stop(fields, limits, out);
-  if (const json::array* words = fields.array("bad_words")) {
-    if (words->size() > 1024) value_error("bad_words", "bad_words has more than 1024 entries");
-    for (const json::value& word : *words) {
-      if (!word.is_string() || word.get_string().empty()) {
-        schema_error("bad_words", "must be an array of strings that are not empty");
-      }
-      out.bad_words.emplace_back(word.get_string().data(), word.get_string().size());
-    }
-  }
+  parse_bad_words(fields, limits, out);
 }
 
 void parse_counts(const Fields& fields, const RequestLimits& limits, CommonRequest& out) {
@@ -220,7 +251,7 @@ void check_max_tokens(std::string_view name, const std::optional<int64_t>& value
 }
 
 CompletionRequest::Prompt one_prompt(const json::value& value, std::string_view where,
-                                     const RequestLimits& limits) {
+                                     const RequestLimits& limits, bool truncated) {
   if (value.is_string()) {
     const json::string& text = value.get_string();
     if (text.empty()) value_error("prompt", "prompt must not be empty");
@@ -232,6 +263,7 @@ CompletionRequest::Prompt one_prompt(const json::value& value, std::string_view 
   }
   if (!value.is_array()) schema_error(where, "must be text or an array of token ids");
   if (value.get_array().empty()) value_error("prompt", "prompt must not be empty");
+  if (!truncated) check_prompt_size(static_cast<int64_t>(value.get_array().size()), limits);
   return read_token_ids(value.get_array(), where, limits.vocab_size);
 }
 
@@ -240,8 +272,9 @@ void parse_prompts(const Fields& fields, const RequestLimits& limits, Completion
   if (prompt == nullptr) value_error("prompt", "prompt is required");
   const bool many =
       prompt->is_array() && !prompt->get_array().empty() && !prompt->get_array()[0].is_number();
+  const bool truncated = out.truncate_prompt_tokens.has_value();
   if (!many) {
-    out.prompts.push_back(one_prompt(*prompt, "prompt", limits));
+    out.prompts.push_back(one_prompt(*prompt, "prompt", limits, truncated));
     return;
   }
   const json::array& list = prompt->get_array();
@@ -250,7 +283,7 @@ void parse_prompts(const Fields& fields, const RequestLimits& limits, Completion
                                       limits.max_prompts));
   }
   for (size_t i = 0; i < list.size(); ++i) {
-    out.prompts.push_back(one_prompt(list[i], fmt::format("prompt.{}", i), limits));
+    out.prompts.push_back(one_prompt(list[i], fmt::format("prompt.{}", i), limits, truncated));
   }
 }
 
@@ -266,6 +299,23 @@ json::object object_of(const std::string& text, const char* origin) {
 
 }  // namespace
 
+std::string context_length_is(const RequestLimits& limits) {
+  return fmt::format("This model's maximum context length is {} tokens", limits.max_model_len);
+}
+
+void check_prompt_size(int64_t tokens, const RequestLimits& limits) {
+  if (tokens >= limits.max_model_len) {
+    value_error("input_tokens",
+                fmt::format("{}; the prompt has {} tokens and leaves no room for an "
+                            "answer",
+                            context_length_is(limits), tokens));
+  }
+  if (limits.max_input_tokens > 0 && tokens > limits.max_input_tokens) {
+    value_error("input_tokens", fmt::format("the prompt has {} tokens; --max-input-tokens is {}",
+                                            tokens, limits.max_input_tokens));
+  }
+}
+
 RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
                              int64_t max_model_len) {
   RequestLimits limits;
@@ -275,6 +325,8 @@ RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
   limits.max_stop = settings.get_int("max-stop-sequences");
   limits.max_stop_bytes = settings.get_int("max-stop-bytes");
   limits.max_logit_bias = settings.get_int("max-logit-bias");
+  limits.max_bad_words = settings.get_int("max-bad-words");
+  limits.max_bad_words_bytes = settings.get_int("max-bad-words-bytes");
   limits.max_logprobs = settings.get_int("max-logprobs");
   limits.vocab_size = vocab_size;
   limits.max_model_len = max_model_len;

@@ -25,6 +25,8 @@ struct RequestLimits {
   int64_t max_stop = 4;
   int64_t max_stop_bytes = 4096;
   int64_t max_logit_bias = 300;
+  int64_t max_bad_words = 1024;
+  int64_t max_bad_words_bytes = 64 << 10;  ///< of all of a request together
   int64_t max_logprobs = 20;
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;
@@ -35,6 +37,11 @@ struct RequestLimits {
 };
 RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
                              int64_t max_model_len);
+
+/// The words with which every error about too long a prompt begins; clients look for them.
+std::string context_length_is(const RequestLimits& limits);
+/// Refuses a prompt of so many tokens when it leaves no room for an answer.
+void check_prompt_size(int64_t tokens, const RequestLimits& limits);
 
 /// What generation_config.json says for requests that do not.
 struct SamplingDefaults {
@@ -49,7 +56,8 @@ SamplingDefaults sampling_defaults(const std::string& text, const std::string& o
 /// Fields of both endpoints.
 struct CommonRequest {
   std::string model;
-  engine::SamplingParams sampling;    ///< max_tokens, bad_words and stop strings are not in it
+  engine::SamplingParams sampling;    ///< without max_tokens and rules
+  engine::TokenRules rules;           ///< as asked; bad_words, being text, are not in it
   std::optional<int64_t> max_tokens;  ///< as asked
   std::vector<std::string> stop;
   std::vector<std::string> bad_words;

@@ -3,34 +3,68 @@
 #include <algorithm>
 
 namespace moesaic::server {
+namespace {
+
+/// Bytes of `stop` that the text ends with after one more byte, given how many it ended with.
+uint32_t extend(const StopString& stop, uint32_t size, char byte) {
+  while (size > 0 && stop.text[size] != byte) size = stop.overlap[size - 1];
+  return stop.text[size] == byte ? size + 1 : 0;
+}
+
+StopString prepare(std::string text) {
+  StopString stop{std::move(text), {0}};
+  for (size_t i = 1; i < stop.text.size(); ++i) {
+    stop.overlap.push_back(extend(stop, stop.overlap.back(), stop.text[i]));
+  }
+  return stop;
+}
+
+}  // namespace
+
+StopStrings stop_strings(std::vector<std::string> texts) {
+  std::sort(texts.begin(), texts.end());
+  texts.erase(std::unique(texts.begin(), texts.end()), texts.end());
+  std::vector<StopString> stops;
+  for (std::string& text : texts) stops.push_back(prepare(std::move(text)));
+  return std::make_shared<const std::vector<StopString>>(std::move(stops));
+}
+
+/// Follows every stop string by one byte; the longest one that ends with it, or null.
+const StopString* StopMatcher::step(char byte) {
+  const StopString* complete = nullptr;
+  for (size_t i = 0; i < begun_.size(); ++i) {
+    const StopString& stop = (*stops_)[i];
+    begun_[i] = extend(stop, begun_[i], byte);
+    if (begun_[i] < stop.text.size()) continue;
+    begun_[i] = stop.overlap.back();
+    if (complete == nullptr || stop.text.size() > complete->text.size()) complete = &stop;
+  }
+  return complete;
+}
+
+void StopMatcher::pass(std::string_view text) {
+  held_ += text;
+  for (const char byte : text) step(byte);
+}
 
 bool StopMatcher::add(std::string_view text) {
   if (!found_.empty()) return true;
-  held_ += text;
-  size_t best_end = std::string::npos;
-  size_t best_start = 0;
-  for (const std::string& stop : stops_) {
-    const size_t start = held_.find(stop);
-    if (start == std::string::npos) continue;
-    const size_t end = start + stop.size();
-    if (end > best_end || (end == best_end && start >= best_start)) continue;
-    best_end = end;
-    best_start = start;
-    found_ = stop;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const StopString* stop = step(text[i]);
+    if (stop == nullptr) continue;
+    held_ += text.substr(0, i + 1);
+    if (!include_stop_) held_.resize(held_.size() - stop->text.size());
+    found_ = stop->text;
+    return true;
   }
-  if (best_end == std::string::npos) return false;
-  held_.resize(include_stop_ ? best_end : best_start);
-  return true;
+  held_ += text;
+  return false;
 }
 
 std::string StopMatcher::take(bool end) {
   size_t keep = 0;
   if (!end && found_.empty()) {
-    for (const std::string& stop : stops_) {
-      for (size_t size = std::min(stop.size() - 1, held_.size()); size > keep; --size) {
-        if (held_.ends_with(std::string_view(stop).substr(0, size))) keep = size;
-      }
-    }
+    for (const uint32_t begun : begun_) keep = std::max<size_t>(keep, begun);
   }
   std::string out = held_.substr(0, held_.size() - keep);
   held_.erase(0, out.size());

@@ -54,7 +54,8 @@ class ToyExecutor : public engine::Executor {
       for (const char c : text) script.push_back(static_cast<unsigned char>(c));
     }
   };
-  explicit ToyExecutor(std::shared_ptr<Knobs> knobs) : knobs_(std::move(knobs)) {}
+  ToyExecutor(std::shared_ptr<Knobs> knobs, int64_t vocab)
+      : knobs_(std::move(knobs)), vocab_(vocab) {}
 
   void execute(const model::StepBatch& batch, const model::LogitsSink& sink,
                model::ExpertCounts& counts) override {
@@ -68,7 +69,7 @@ class ToyExecutor : public engine::Executor {
       ++counts.counts[expert];
       ++counts.counts[4 + expert];
     }
-    std::vector<float> logits(kVocab);
+    std::vector<float> logits(static_cast<size_t>(vocab_));
     for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
       const auto row = static_cast<size_t>(batch.logit_rows[i]);
       std::fill(logits.begin(), logits.end(), 0.0F);
@@ -76,7 +77,7 @@ class ToyExecutor : public engine::Executor {
       sink(static_cast<int64_t>(i), 1, logits.data());
     }
   }
-  int64_t vocab_size() const override { return kVocab; }
+  int64_t vocab_size() const override { return vocab_; }
 
  private:
   int32_t next(int32_t token, int32_t position) {
@@ -91,6 +92,7 @@ class ToyExecutor : public engine::Executor {
     return 'a' + (token + position) % 26;
   }
   std::shared_ptr<Knobs> knobs_;
+  int64_t vocab_;
 };
 
 /// A tokenizer with one token per byte, and a chat template in the style of ChatML.
@@ -182,7 +184,8 @@ using TestSettings = std::vector<std::pair<const char*, const char*>>;
 /// A running server.
 class Rig {
  public:
-  explicit Rig(const TestSettings& extra = {}, bool with_text = true) {
+  /// `vocab`: ids of the model; at least those of ASCII. The tokenizer always has 259.
+  explicit Rig(const TestSettings& extra = {}, bool with_text = true, int64_t vocab = kVocab) {
     base::Settings settings;
     settings.set("port", "0", "test");
     settings.set("max-num-seqs", "32", "test");
@@ -196,13 +199,13 @@ class Rig {
     options.eos_ids = {kEos};
     metrics = std::make_shared<base::Metrics>(
         base::Metrics::Labels{{"model_name", "toy"}, {"engine", "0"}}, 4096);
-    engine = std::make_shared<engine::Engine>(options, std::make_unique<ToyExecutor>(knobs),
+    engine = std::make_shared<engine::Engine>(options, std::make_unique<ToyExecutor>(knobs, vocab),
                                               make_observer(metrics));
     ServedModel model;
     model.names = {"toy", "toy-too"};
     model.root = "/models/toy";
     model.max_model_len = options.max_model_len;
-    model.spec.vocab_size = kVocab;
+    model.spec.vocab_size = vocab;
     if (with_text) {
       model.tokenizer = text::Tokenizer::load(folder.path());
       model.chat_template = text::ChatTemplate::load(folder.path(), "");

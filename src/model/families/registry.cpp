@@ -35,6 +35,18 @@ void add_generation_eos(const std::filesystem::path& file, ModelSpec& spec) {
   }
 }
 
+/// An id that the model cannot produce would never end an answer.
+void drop_unknown_eos(const std::string& file, ModelSpec& spec) {
+  std::erase_if(spec.eos_ids, [&](int32_t id) {
+    const bool unknown = id >= spec.vocab_size;
+    if (unknown) {
+      spdlog::warn("{}: eos_token_id {} is outside the vocabulary of {} ids and is not used", file,
+                   id, spec.vocab_size);
+    }
+    return unknown;
+  });
+}
+
 }  // namespace
 
 const std::vector<Family>& families() {
@@ -123,6 +135,7 @@ ModelSpec load_spec(const std::filesystem::path& folder_or_config,
   ModelSpec spec = parse_spec(config, file.string(), purpose);
   const std::filesystem::path generation = file.parent_path() / "generation_config.json";
   if (std::filesystem::exists(generation)) add_generation_eos(generation, spec);
+  drop_unknown_eos(folder_or_config.string(), spec);
   return spec;
 }
 
