@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -54,12 +55,12 @@ void greet(const server::ServedModel& model, const std::string& host, uint16_t p
                  model.names[0])
            : fmt::format(R"({{"model": "{}", "prompt": [1, 2, 3], "max_tokens": 8}})",
                          model.names[0]);
-  fmt::print(
-      "\nserving {} at {}\n\n  curl {}/v1/{} \\\n    -H 'Content-Type: application/json' "
-      "\\\n    -d '{}'\n\n",
-      model.names[0], address, address, chat ? "chat/completions" : "completions", body);
-  fmt::print("The web page, with the experts at work: {}/\nStop with Ctrl-C.\n", address);
-  std::fflush(stdout);
+  base::print_with_log(
+      STDOUT_FILENO, fmt::format("\nserving {} at {}\n\n  curl {}/v1/{} \\\n    -H 'Content-Type: "
+                                 "application/json' \\\n    -d '{}'\n\n"
+                                 "The web page, with the experts at work: {}/\nStop with Ctrl-C.\n",
+                                 model.names[0], address, address,
+                                 chat ? "chat/completions" : "completions", body, address));
 }
 
 int run_serve(const Invocation& invocation) {
