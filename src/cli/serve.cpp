@@ -2,11 +2,10 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <fstream>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/model_file.h"
 #include "cli/commands.h"
 #include "cli/dry_run.h"
 #include "cli/loaded_model.h"
@@ -19,12 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string generation_config(const fs::path& folder, const base::Settings& settings) {
+  constexpr size_t kMost = size_t{4} << 20;
   const std::string source = settings.get_string("generation-config");
   if (source == "vllm") return "";
-  std::ifstream file((source == "auto" ? folder : fs::path(source)) / "generation_config.json");
-  std::stringstream text;
-  if (file) text << file.rdbuf();
-  return text.str();
+  const fs::path place = source == "auto" ? folder : fs::path(source);
+  return base::read_model_file(place, "generation_config.json", kMost).value_or("");
 }
 
 /// A pod's probes come to the pod's address, so inside Kubernetes loopback would never be ready.
