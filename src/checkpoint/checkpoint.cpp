@@ -196,11 +196,11 @@ std::string Checkpoint::fingerprint() const {
   };
   for (const Shard& shard : impl_->shards) {
     const base::MappedFile::Stamp& stamp = shard.file.stamp();
-    const std::string line =
-        fmt::format("{}\n{}\n{}\n", shard.path, stamp.size, stamp.modified_ns);
+    const std::string line = fmt::format("{}\n{}\n{}\n{}\n{}\n", shard.path, stamp.inode,
+                                         stamp.size, stamp.modified_ns, stamp.changed_ns);
     add(std::as_bytes(std::span(line)));
-    // Times and sizes survive some copies of changed files (archives and images with fixed times),
-    // so look at the content too: pages spread evenly from the header to the end.
+    // Images with fixed times could bring a changed file with the same stamp, so look at the
+    // content too: pages spread evenly from the header to the end.
     const auto bytes = shard.file.bytes();
     const size_t page = std::min(kSamplePage, bytes.size());
     for (size_t i = 0; i < kSampledPages; ++i) {

@@ -50,8 +50,9 @@ class Checkpoint {
   const TensorEntry* find(std::string_view name) const;
   /// Sum of all tensors' bytes.
   uint64_t total_bytes() const;
-  /// 32 hexadecimal digits that change with any shard's path, size or modification time, or with a
-  /// sample of its content; names the prepared cache. Reads a few pages of each shard.
+  /// 32 hexadecimal digits that change with any shard's path, inode, size, modification time or
+  /// time of its last change, or with a sample of its content; names the prepared cache. Reads a
+  /// few pages of each shard.
   std::string fingerprint() const;
   /// Throws ModelFileError when a shard was written to or cut short since it was opened.
   void check_unchanged() const;

@@ -327,6 +327,44 @@ TEST(Checkpoint, FingerprintFollowsPathSizeTimeAndContent) {
   EXPECT_NE(Checkpoint::open(elsewhere.path()).fingerprint(), first);
 }
 
+TEST(Checkpoint, FingerprintFollowsAChangeThatSizeTimeAndSamplesHide) {
+  TempFolder folder;
+  const fs::path file = folder / "model.safetensors";
+  // Sampled pages are 16 of some hundred.
+  testing::SafetensorsWriter writer;
+  writer.add_floats("a", tensor::DType::kF32, {250'000}, std::vector<float>(250'000));
+  std::string content = writer.bytes();
+  write_file(file, content);
+  set_time(file, 1000);
+  const std::string first = Checkpoint::open(folder.path()).fingerprint();
+  std::set<std::string> seen = {first};
+  const auto expect_new = [&](const char* how) {
+    set_time(file, 1000);
+    EXPECT_TRUE(seen.insert(Checkpoint::open(folder.path()).fingerprint()).second) << how;
+    // The kernel's clock for files moves in ticks.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  };
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  content[100'000] = 1;
+  write_file(file, content);
+  expect_new("written in place");
+  {
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(100'001);
+    stream.put(1);
+  }
+  expect_new("one byte written in place");
+  content[100'002] = 1;
+  write_file(folder / "new", content);
+  set_time(folder / "new", 1000);
+  fs::rename(folder / "new", file);
+  expect_new("another file moved into its place");
+  write_file(folder / "copy", content);
+  fs::remove(file);
+  fs::copy_file(folder / "copy", file);
+  expect_new("removed and copied");
+}
+
 TEST(Checkpoint, NoticesAFileWrittenToAfterOpening) {
   TempFolder folder;
   const fs::path file = folder / "model.safetensors";
