@@ -115,3 +115,42 @@ def test_a_fifo_as_an_argument_is_refused(tmp_path, monkeypatch, command):
     )
     assert result.returncode == 66, result.stderr
     assert "fifo" in result.stderr
+
+
+OF_THE_MODEL = [name for name, arguments in NAMED if not arguments]
+
+
+@pytest.mark.parametrize("name", OF_THE_MODEL)
+def test_links_out_of_the_model_are_refused(tmp_path, name):
+    """Otherwise a model that links to a file of the host could show it, as its chat template does
+    through return_prompt_text."""
+    model = tmp_path / "m"
+    shutil.copytree(DEMO, model, copy_function=link_or_copy)
+    if name == "chat_template.json":
+        (model / "chat_template.jinja").unlink()
+    path = model / name
+    path.parent.mkdir(exist_ok=True)
+    target = tmp_path / "elsewhere"
+    if path.exists():
+        path.rename(target)
+    else:
+        target.write_text("{}")
+    path.symlink_to(target)
+    command = [str(BINARY), "serve", str(model), "--port", "0", "--prepared-cache", "off", *SMALL]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 65, result.stderr
+    for word in (str(path), str(target), "put the file itself in the folder"):
+        assert word in result.stderr
+
+
+def test_a_cache_of_the_hub_serves(tmp_path, serve):
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots/0123"
+    blobs = repository / "blobs"
+    blobs.mkdir(parents=True)
+    shutil.copytree(DEMO, snapshot, copy_function=link_or_copy)
+    for number, path in enumerate(sorted(p for p in snapshot.iterdir() if p.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../../blobs/{number}")
+    served = serve(snapshot, "--served-model-name", "demo", *SMALL)
+    assert served.get("/v1/models")[0] == 200
