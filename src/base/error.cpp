@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+#include "base/log.h"
 
 namespace moesaic::base {
 
@@ -29,8 +30,9 @@ ModelFileError::ModelFileError(std::string file, const std::string& problem, std
       offset_(offset) {}
 
 void assertion_failed(const char* condition, const char* file, int line) {
-  std::fprintf(stderr, "moesaic: internal error: %s is false (%s:%d)\n", condition, file, line);
-  std::fflush(stderr);
+  flush_log();
+  write_last_words(
+      fmt::format("moesaic: internal error: {} is false ({}:{})\n", condition, file, line));
   std::abort();
 }
 

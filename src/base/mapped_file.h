@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 
 namespace moesaic::base {
 
-/// A regular file mapped read-only. Throws MissingFileError when it cannot be opened or is not a
-/// regular file, OsError when it cannot be mapped. Movable, not copyable.
+/// A regular file mapped read-only. Throws as open_regular_file() does, and OsError when it cannot
+/// be mapped. Movable, not copyable.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);
@@ -16,17 +17,27 @@ class MappedFile {
   MappedFile& operator=(MappedFile&&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  const std::filesystem::path& path() const { return path_; }
 
-  /// True while the file on disk still has the size it had when mapped. A file that shrank would
-  /// kill the process with SIGBUS when read, so readers ask before and after.
+  /// What tells a file's content from another's without reading it. Whoever changes a file can set
+  /// its modification time, but not the time of its last change.
+  struct Stamp {
+    uint64_t inode = 0;
+    int64_t size = 0;
+    int64_t modified_ns = 0;
+    int64_t changed_ns = 0;
+  };
+  /// The file's stamp when it was mapped.
+  const Stamp& stamp() const { return stamp_; }
+
+  /// True while the file still has the size and modification time it had when mapped. One that
+  /// shrank would kill the process with SIGBUS when read, so readers ask before and after.
   bool unchanged() const;
 
  private:
-  std::filesystem::path path_;
   int fd_ = -1;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  Stamp stamp_;
 };
 
 }  // namespace moesaic::base

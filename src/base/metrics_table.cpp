@@ -59,6 +59,7 @@ constexpr MetricRow kRows[] = {
     {"moesaic:client_disconnects_total", kCounter, "", "", "Requests aborted because their client went away."},
     {"moesaic:http_connections", kGauge, "", "", "Open HTTP connections."},
     {"moesaic:http_rejections_total", kCounter, "reason", "", "Requests refused by the HTTP side: header, body, json, timeout, auth, media."},
+    {"moesaic:log_lines_dropped_total", kCounter, "", "", "Lines missing in the log: nobody read it, or it could not be written."},
 };
 // clang-format on
 

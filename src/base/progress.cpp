@@ -8,8 +8,9 @@
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <utility>
+
+#include "base/log.h"
 
 namespace moesaic::base {
 namespace {
@@ -50,10 +51,7 @@ Progress::Output standard_error() {
     // A full last column would wrap on some terminals.
     output.columns = std::min<int>(kMaxColumns, size.ws_col - 1);
   }
-  output.write = [](std::string_view text) {
-    std::fwrite(text.data(), 1, text.size(), stderr);
-    std::fflush(stderr);
-  };
+  output.write = [](std::string_view text) { print_with_log(STDERR_FILENO, std::string(text)); };
   output.now = [] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
         .count();

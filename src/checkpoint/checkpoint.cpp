@@ -1,7 +1,6 @@
 #include "checkpoint/checkpoint.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <boost/json/value.hpp>
@@ -12,6 +11,8 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mapped_file.h"
+#include "base/model_file.h"
+#include "base/printable.h"
 #include "checkpoint/model_folder.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/strict_json.h"
@@ -23,25 +24,12 @@ namespace {
 namespace fs = std::filesystem;
 using base::MissingFileError;
 using base::ModelFileError;
+using base::printable;
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr size_t kSampledPages = 16;
 constexpr size_t kSamplePage = 4096;
-
-struct Stamp {
-  uint64_t device = 0, inode = 0;
-  int64_t size = 0, modified_ns = 0;
-};
-
-Stamp stamp_of(const fs::path& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) != 0) return {};
-  return {.device = info.st_dev,
-          .inode = info.st_ino,
-          .size = info.st_size,
-          .modified_ns = info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec};
-}
 
 /// Explains a folder without safetensors by what it holds instead.
 [[noreturn]] void refuse_folder(const fs::path& folder) {
@@ -67,14 +55,13 @@ Stamp stamp_of(const fs::path& path) {
 /// One opened shard.
 struct Shard {
   std::string path;  ///< as found in the folder, for messages
-  Stamp stamp;
   base::MappedFile file;
 };
 
 Shard open_shard(const fs::path& folder, const std::string& name) {
-  const fs::path real = resolve_file(folder, name);
-  const Stamp stamp = stamp_of(real);
-  return {(folder / name).string(), stamp, base::MappedFile(real)};
+  const std::optional<fs::path> found = base::find_model_file(folder, name);
+  if (!found) throw MissingFileError(fmt::format("{} does not exist", (folder / name).string()));
+  return {(folder / name).string(), base::MappedFile(*found)};
 }
 
 /// All shards must be there before any is read: one message for a broken download.
@@ -115,23 +102,21 @@ void check_listed(std::span<const TensorEntry> found, const std::vector<std::str
 
 }  // namespace
 
-boost::json::object read_json_file(const fs::path& path, size_t max_bytes) {
-  const base::MappedFile file(path);
-  const std::string name = path.string();
-  if (file.bytes().size() > max_bytes) {
-    throw ModelFileError(name, fmt::format("{} bytes, more than the {} that such a file may have",
-                                           file.bytes().size(), max_bytes));
-  }
-  if (file.bytes().empty()) throw ModelFileError(name, "the file is empty; fetch it again");
-  const TruncationGuard guard;
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
-                              file.bytes().size());
+boost::json::object parse_json_file(std::string_view text, const std::string& file) {
+  if (text.empty()) throw ModelFileError(file, "the file is empty; fetch it again");
   if (text.starts_with("version https://git-lfs")) {
-    throw ModelFileError(name,
+    throw ModelFileError(file,
                          "this is a Git LFS pointer, not the file; run `git lfs pull` in the "
                          "model's folder");
   }
-  return parse_strict_object(text, name);
+  return parse_strict_object(text, file);
+}
+
+std::optional<boost::json::object> read_json_file(const fs::path& folder, const std::string& name,
+                                                  size_t max_bytes) {
+  const std::optional<std::string> text = base::read_model_file(folder, name, max_bytes);
+  if (!text) return std::nullopt;
+  return parse_json_file(*text, (folder / name).string());
 }
 
 struct Checkpoint::Impl {
@@ -149,9 +134,7 @@ struct Checkpoint::Impl {
   }
 
   void add_sharded() {
-    const fs::path index = folder / kIndex;
-    resolve_file(folder, kIndex);
-    const ShardMap map = read_index(index);
+    const ShardMap map = read_index(folder, kIndex);
     check_present(folder, map);
     for (const auto& [name, listed] : map) {
       const size_t first = tensors.size();
@@ -212,11 +195,12 @@ std::string Checkpoint::fingerprint() const {
     high = base::hash_bytes(bytes, high);
   };
   for (const Shard& shard : impl_->shards) {
-    const std::string line =
-        fmt::format("{}\n{}\n{}\n", shard.path, shard.stamp.size, shard.stamp.modified_ns);
+    const base::MappedFile::Stamp& stamp = shard.file.stamp();
+    const std::string line = fmt::format("{}\n{}\n{}\n{}\n{}\n", shard.path, stamp.inode,
+                                         stamp.size, stamp.modified_ns, stamp.changed_ns);
     add(std::as_bytes(std::span(line)));
-    // Times and sizes survive some copies of changed files (archives and images with fixed times),
-    // so look at the content too: pages spread evenly from the header to the end.
+    // Images with fixed times could bring a changed file with the same stamp, so look at the
+    // content too: pages spread evenly from the header to the end.
     const auto bytes = shard.file.bytes();
     const size_t page = std::min(kSamplePage, bytes.size());
     for (size_t i = 0; i < kSampledPages; ++i) {
@@ -228,14 +212,11 @@ std::string Checkpoint::fingerprint() const {
 
 void Checkpoint::check_unchanged() const {
   for (const Shard& shard : impl_->shards) {
-    const Stamp now = stamp_of(shard.file.path());
     // A file replaced by another keeps its old content for whoever has it mapped.
-    const bool same_file = now.device == shard.stamp.device && now.inode == shard.stamp.inode;
-    if (!shard.file.unchanged() || (same_file && now.modified_ns != shard.stamp.modified_ns)) {
-      throw ModelFileError(shard.path,
-                           "the file was written to while it was being read; wait until it is "
-                           "complete and start again");
-    }
+    if (shard.file.unchanged()) continue;
+    throw ModelFileError(shard.path,
+                         "the file was written to while it was being read; wait until it is "
+                         "complete and start again");
   }
 }
 

@@ -16,9 +16,14 @@
 
 namespace moesaic::checkpoint {
 
-/// Reads a JSON object from a file of at most `max_bytes`. Duplicate keys, depth over 64, trailing
-/// text and invalid UTF-8 are ModelFileError; an absent file is MissingFileError.
-boost::json::object read_json_file(const std::filesystem::path& path, size_t max_bytes);
+/// The JSON object in the text of `file`. Throws ModelFileError for an empty file, a Git LFS
+/// pointer and what parse_strict_object() refuses.
+boost::json::object parse_json_file(std::string_view text, const std::string& file);
+
+/// The JSON object in `folder`/`name`, or nothing when there is no such file. Throws as
+/// base::read_model_file() and parse_json_file() do.
+std::optional<boost::json::object> read_json_file(const std::filesystem::path& folder,
+                                                  const std::string& name, size_t max_bytes);
 
 /// One tensor of a checkpoint; `view` points into the mapped file.
 struct TensorEntry {
@@ -32,9 +37,8 @@ struct TensorEntry {
 class Checkpoint {
  public:
   /// `folder` holds model.safetensors, or else model.safetensors.index.json and the shards it
-  /// names; no other file is read. A file may be a symbolic link only to a file inside the folder
-  /// or inside the `blobs` of its own Hugging Face cache repository. Throws MissingFileError for an
-  /// absent file, ModelFileError for a malformed or forbidden one.
+  /// names; no other file is read. Throws MissingFileError for an absent file, ModelFileError for a
+  /// malformed one, and as base::find_model_file() does for a link.
   static Checkpoint open(const std::filesystem::path& folder);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
@@ -46,8 +50,9 @@ class Checkpoint {
   const TensorEntry* find(std::string_view name) const;
   /// Sum of all tensors' bytes.
   uint64_t total_bytes() const;
-  /// 32 hexadecimal digits that change with any shard's path, size or modification time, or with a
-  /// sample of its content; names the prepared cache. Reads a few pages of each shard.
+  /// 32 hexadecimal digits that change with any shard's path, inode, size, modification time or
+  /// time of its last change, or with a sample of its content; names the prepared cache. Reads a
+  /// few pages of each shard.
   std::string fingerprint() const;
   /// Throws ModelFileError when a shard was written to or cut short since it was opened.
   void check_unchanged() const;

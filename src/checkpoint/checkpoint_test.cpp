@@ -6,6 +6,9 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <fstream>
+#include <set>
+#include <thread>
 
 #include "base/error.h"
 #include "checkpoint/checkpoint_testing.h"
@@ -107,11 +110,11 @@ std::vector<BadFolder> bad_folders() {
       {"shards without index", [](auto& f, auto&) { write_file(f / "m-1.safetensors", "x"); },
        absent, "index that names its parts"},
       {"empty file", [](auto& f, auto&) { write_file(f / "model.safetensors", ""); }, bad, "empty"},
-      {"folder as file", [](auto& f, auto&) { fs::create_directory(f / "model.safetensors"); }, bad,
-       "not a regular file"},
+      {"folder as file", [](auto& f, auto&) { fs::create_directory(f / "model.safetensors"); },
+       absent, "not a regular file"},
       {"FIFO as file",
-       [](auto& f, auto&) { ASSERT_EQ(::mkfifo((f / "model.safetensors").c_str(), 0600), 0); }, bad,
-       "not a regular file"},
+       [](auto& f, auto&) { ASSERT_EQ(::mkfifo((f / "model.safetensors").c_str(), 0600), 0); },
+       absent, "not a regular file"},
       {"file links out",
        [](auto& f, auto& out) {
          write_file(out / "m", shard({"a"}));
@@ -182,7 +185,7 @@ std::vector<BadFolder> bad_folders() {
          fs::remove(f / "s1.safetensors");
          fs::create_directory(f / "s1.safetensors");
        },
-       bad, "not a regular file"},
+       absent, "not a regular file"},
       {"tensor listed but absent",
        with_index(index_of({{"a", "s1.safetensors"},
                             {"b", "s2.safetensors"},
@@ -322,6 +325,44 @@ TEST(Checkpoint, FingerprintFollowsPathSizeTimeAndContent) {
   write_file(elsewhere / "model.safetensors", shard({"a"}));
   set_time(elsewhere / "model.safetensors", 1000);
   EXPECT_NE(Checkpoint::open(elsewhere.path()).fingerprint(), first);
+}
+
+TEST(Checkpoint, FingerprintFollowsAChangeThatSizeTimeAndSamplesHide) {
+  TempFolder folder;
+  const fs::path file = folder / "model.safetensors";
+  // Sampled pages are 16 of some hundred.
+  testing::SafetensorsWriter writer;
+  writer.add_floats("a", tensor::DType::kF32, {250'000}, std::vector<float>(250'000));
+  std::string content = writer.bytes();
+  write_file(file, content);
+  set_time(file, 1000);
+  const std::string first = Checkpoint::open(folder.path()).fingerprint();
+  std::set<std::string> seen = {first};
+  const auto expect_new = [&](const char* how) {
+    set_time(file, 1000);
+    EXPECT_TRUE(seen.insert(Checkpoint::open(folder.path()).fingerprint()).second) << how;
+    // The kernel's clock for files moves in ticks.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  };
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  content[100'000] = 1;
+  write_file(file, content);
+  expect_new("written in place");
+  {
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(100'001);
+    stream.put(1);
+  }
+  expect_new("one byte written in place");
+  content[100'002] = 1;
+  write_file(folder / "new", content);
+  set_time(folder / "new", 1000);
+  fs::rename(folder / "new", file);
+  expect_new("another file moved into its place");
+  write_file(folder / "copy", content);
+  fs::remove(file);
+  fs::copy_file(folder / "copy", file);
+  expect_new("removed and copied");
 }
 
 TEST(Checkpoint, NoticesAFileWrittenToAfterOpening) {

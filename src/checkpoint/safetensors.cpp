@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "checkpoint/strict_json.h"
 
 namespace moesaic::checkpoint {
@@ -16,6 +17,7 @@ namespace {
 
 namespace json = boost::json;
 using base::ModelFileError;
+using base::printable;
 
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kMaxHeader = 100'000'000;

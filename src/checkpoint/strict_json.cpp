@@ -11,17 +11,17 @@
 #include <vector>
 
 #include "base/error.h"
-#include "checkpoint/checkpoint.h"
+#include "base/printable.h"
 
 namespace moesaic::checkpoint {
 namespace {
 
 namespace json = boost::json;
+using base::printable;
 using json::error_code;
 using json::string_view;
 
 constexpr size_t kMaxDepth = 64;
-constexpr size_t kMaxPrintedName = 200;
 
 /// Builds a value as Boost.JSON's own parser does, and keeps each open object's keys to find
 /// duplicates, of which that parser silently keeps the last.
@@ -153,16 +153,6 @@ json::object parse_strict_object(std::string_view text, const std::string& file,
     throw base::ModelFileError(file, "expected a JSON object at the top", {}, base_offset);
   }
   return std::move(value.as_object());
-}
-
-std::string printable(std::string_view name) {
-  const bool cut = name.size() > kMaxPrintedName;
-  std::string text(name.substr(0, kMaxPrintedName));
-  for (char& c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte >= 0x7f) c = '?';
-  }
-  return cut ? text + "..." : text;
 }
 
 }  // namespace moesaic::checkpoint

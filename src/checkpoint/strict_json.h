@@ -12,8 +12,4 @@ namespace moesaic::checkpoint {
 boost::json::object parse_strict_object(std::string_view text, const std::string& file,
                                         uint64_t base_offset = 0);
 
-/// A name from a file made fit for a message: control characters and invalid bytes become '?', and
-/// a long one is cut.
-std::string printable(std::string_view name);
-
 }  // namespace moesaic::checkpoint

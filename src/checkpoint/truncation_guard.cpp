@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace moesaic::checkpoint {
 namespace {
@@ -17,8 +18,7 @@ void on_bus_error(int) {
   static constexpr char kMessage[] =
       "moesaic: a model file was cut short while it was being read (or its disk failed); stop "
       "what writes to it and start again\n";
-  // Nothing can be done about a failed write here.
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1);
+  base::write_last_words({kMessage, sizeof(kMessage) - 1});
   ::_exit(static_cast<int>(base::ExitCode::kInternal));
 }
 

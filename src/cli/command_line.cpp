@@ -9,10 +9,10 @@
 #include <boost/json/value.hpp>
 #include <cctype>
 #include <cstdlib>
-#include <filesystem>
 #include <optional>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/nearest.h"
 
@@ -261,13 +261,11 @@ class Parser {
 
 /// Sets what neither the command line nor the environment has.
 void apply_config_file(const std::string& path, base::Settings& settings) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) throw base::MissingFileError("cannot read --config " + path + ": " + error.message());
-  if (size > kMaxConfigBytes) throw UsageError("--config " + path + " is larger than 1 MiB");
+  const std::optional<std::string> text = base::read_file(path, kMaxConfigBytes);
+  if (!text) throw UsageError("--config " + path + " is larger than 1 MiB");
   YAML::Node root;
   try {
-    root = YAML::LoadFile(path);
+    root = YAML::Load(*text);
   } catch (const YAML::Exception& problem) {
     throw UsageError(fmt::format("--config {}: {}", path, problem.what()));
   }

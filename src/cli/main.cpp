@@ -1,9 +1,16 @@
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <boost/system/system_error.hpp>
+#include <csignal>
+#include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
@@ -55,21 +62,68 @@ int run(const std::vector<std::string>& arguments) {
       fmt::format("unknown command '{}'; 'moesaic --help' lists them", arguments[0]));
 }
 
+/// A program started without its standard streams would take the first file or socket that it opens
+/// for one of them.
+void open_standard_streams() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+  }
+}
+
+int fail(base::ExitCode code, const std::string& message) {
+  base::write_last_words("moesaic: " + message + "\n");
+  return static_cast<int>(code);
+}
+
+/// A command whose output went nowhere has not done what it says.
+int checked_output(int code) {
+  std::cout.flush();
+  const bool written = std::cout.good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (written || code != 0) return code;
+  return fail(base::ExitCode::kOs, "cannot write to standard output");
+}
+
+/// The one place where an error becomes an exit code.
+int report(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const base::Error& error) {
+    return fail(error.exit_code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(base::ExitCode::kUnavailable,
+                "out of memory; use a smaller model or context, or give the process more memory");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return fail(base::ExitCode::kMissingFile, error.what());
+  } catch (const std::system_error& error) {
+    return fail(base::ExitCode::kOs,
+                fmt::format("the operating system refused a thread or another resource: {}; raise "
+                            "the process's limits",
+                            error.what()));
+  } catch (const boost::system::system_error& error) {
+    return fail(base::ExitCode::kOs,
+                fmt::format("the operating system refused a descriptor or another resource: {}; "
+                            "raise the process's limits",
+                            error.what()));
+  } catch (const std::exception& error) {
+    return fail(base::ExitCode::kInternal, fmt::format("internal error: {}", error.what()));
+  }
+}
+
 }  // namespace
 
-// The one place where an error becomes an exit code.
 int main(int argc, char** argv) {
+  open_standard_streams();
+  // A file at its size limit is an error of the write to it, which says what it means; the signal
+  // would end the program.
+  std::signal(SIGXFSZ, SIG_IGN);
+  int code = 0;
   try {
     base::init_logging("info");
-    return run({argv + 1, argv + argc});
-  } catch (const base::Error& error) {
-    std::cerr << "moesaic: " << error.what() << "\n";
-    return static_cast<int>(error.exit_code());
-  } catch (const std::bad_alloc&) {
-    std::cerr << "moesaic: out of memory\n";
-    return static_cast<int>(base::ExitCode::kUnavailable);
-  } catch (const std::exception& error) {
-    std::cerr << "moesaic: internal error: " << error.what() << "\n";
-    return static_cast<int>(base::ExitCode::kInternal);
+    code = checked_output(run({argv + 1, argv + argc}));
+  } catch (...) {
+    base::flush_log();
+    code = report(std::current_exception());
   }
+  base::flush_log();
+  return code;
 }

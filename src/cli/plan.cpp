@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <iostream>
 #include <memory>
 
 #include "backend/ops.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/settings.h"
 #include "cli/commands.h"
 #include "model/memory_plan.h"
@@ -58,10 +58,7 @@ std::vector<std::string> split(const std::string& list) {
 }
 
 void write_page(const std::string& file, const std::string& page) {
-  std::ofstream stream(file, std::ios::binary);
-  stream << page;
-  stream.close();
-  if (!stream) throw base::MissingFileError(fmt::format("--html {}: cannot be written", file));
+  base::write_file(file, page);
   std::cerr << "wrote " << file << "\n";
 }
 

@@ -1,11 +1,11 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdlib>
-#include <fstream>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/model_file.h"
 #include "cli/commands.h"
 #include "cli/dry_run.h"
 #include "cli/loaded_model.h"
@@ -18,12 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string generation_config(const fs::path& folder, const base::Settings& settings) {
+  constexpr size_t kMost = size_t{4} << 20;
   const std::string source = settings.get_string("generation-config");
   if (source == "vllm") return "";
-  std::ifstream file((source == "auto" ? folder : fs::path(source)) / "generation_config.json");
-  std::stringstream text;
-  if (file) text << file.rdbuf();
-  return text.str();
+  const fs::path place = source == "auto" ? folder : fs::path(source);
+  return base::read_model_file(place, "generation_config.json", kMost).value_or("");
 }
 
 /// A pod's probes come to the pod's address, so inside Kubernetes loopback would never be ready.
@@ -54,12 +53,12 @@ void greet(const server::ServedModel& model, const std::string& host, uint16_t p
                  model.names[0])
            : fmt::format(R"({{"model": "{}", "prompt": [1, 2, 3], "max_tokens": 8}})",
                          model.names[0]);
-  fmt::print(
-      "\nserving {} at {}\n\n  curl {}/v1/{} \\\n    -H 'Content-Type: application/json' "
-      "\\\n    -d '{}'\n\n",
-      model.names[0], address, address, chat ? "chat/completions" : "completions", body);
-  fmt::print("The web page, with the experts at work: {}/\nStop with Ctrl-C.\n", address);
-  std::fflush(stdout);
+  base::print_with_log(
+      STDOUT_FILENO, fmt::format("\nserving {} at {}\n\n  curl {}/v1/{} \\\n    -H 'Content-Type: "
+                                 "application/json' \\\n    -d '{}'\n\n"
+                                 "The web page, with the experts at work: {}/\nStop with Ctrl-C.\n",
+                                 model.names[0], address, address,
+                                 chat ? "chat/completions" : "completions", body, address));
 }
 
 int run_serve(const Invocation& invocation) {

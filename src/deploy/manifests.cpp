@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <fstream>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "deploy/yaml_writer.h"
 
 namespace moesaic::deploy {
@@ -22,6 +22,8 @@ constexpr std::array<std::string_view, 2> kWorkloads = {"deployment.yaml", "lead
 constexpr std::string_view kCacheFile = "cache.yaml";
 
 bool is_ours(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return false;
   std::ifstream file(path);
   std::string begin(kMark.size(), '\0');
   return file.read(begin.data(), static_cast<std::streamsize>(begin.size())) && begin == kMark;
@@ -30,11 +32,9 @@ bool is_ours(const fs::path& path) {
 void write_file(const fs::path& path, const std::string& text) {
   // A new file moved into place: no half-written manifest, and a link is replaced, not followed.
   const fs::path fresh = path.string() + ".new";
-  std::ofstream file(fresh, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  if (!file) throw base::OsError("writing " + fresh.string(), errno);
   std::error_code error;
+  fs::remove(fresh, error);
+  base::write_file(fresh, text);
   fs::rename(fresh, path, error);
   if (error) throw base::OsError("writing " + path.string(), error.value());
 }

@@ -5,12 +5,12 @@
 #include <yaml-cpp/yaml.h>
 
 #include <charconv>
-#include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace moesaic::deploy {
 namespace {
@@ -280,26 +280,14 @@ std::vector<YamlDocument> read_yaml(std::string_view text, const std::string& fi
 }
 
 std::string read_manifest_file(const std::filesystem::path& path) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    throw base::MissingFileError("there is no file " + path.string());
+  std::optional<std::string> text = base::read_file(path, kMaxManifestBytes);
+  if (!text) {
+    throw base::ModelFileError(path.string(),
+                               fmt::format("line 1: the file has more than the {} bytes that a "
+                                           "file of manifests may have",
+                                           kMaxManifestBytes));
   }
-  if (!std::filesystem::is_regular_file(path, error)) {
-    throw base::MissingFileError(path.string() + " is no file");
-  }
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) throw base::MissingFileError("cannot read " + path.string() + ": " + error.message());
-  if (size > kMaxManifestBytes) {
-    throw base::ModelFileError(
-        path.string(), fmt::format("line 1: the file has {} bytes; a file of manifests has at "
-                                   "most {}",
-                                   size, kMaxManifestBytes));
-  }
-  std::ifstream stream(path, std::ios::binary);
-  std::string text(size, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(size));
-  if (!stream) throw base::MissingFileError("cannot read " + path.string());
-  return text;
+  return std::move(*text);
 }
 
 }  // namespace moesaic::deploy

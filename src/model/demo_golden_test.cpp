@@ -51,7 +51,8 @@ TEST_P(DemoGolden, GreedyTokensAreThoseOfTransformersUpToTies) {
 #endif
   golden::Runner runner(source() / "models/demo", GetParam(), tensor::DType::kBF16);
   const boost::json::object expected =
-      checkpoint::read_json_file(source() / "tests/golden/demo/expected.json", size_t{1} << 20);
+      checkpoint::read_json_file(source() / "tests/golden/demo", "expected.json", size_t{1} << 20)
+          .value();
   const boost::json::array& prompts = expected.at("prompts").as_array();
   ASSERT_GE(prompts.size(), 20u);
   size_t same = 0;  // prompts answered alike to the end

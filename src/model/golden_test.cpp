@@ -50,7 +50,7 @@ struct Prompt {
 std::vector<Prompt> read_prompts(const std::string& name, int64_t vocab) {
   const std::filesystem::path folder = checkpoints() / name;
   const boost::json::object expected =
-      checkpoint::read_json_file(folder / "expected.json", size_t{1} << 20);
+      checkpoint::read_json_file(folder, "expected.json", size_t{1} << 20).value();
   std::ifstream file(folder / "expected.bin", std::ios::binary);
   std::vector<Prompt> prompts;
   for (const boost::json::value& entry : expected.at("prompts").as_array()) {

@@ -15,8 +15,9 @@ namespace {
 
 /// The config that the repository ships for a published model.
 boost::json::object shipped(const std::string& name) {
-  const auto file = std::filesystem::path(MOESAIC_SOURCE_DIR) / "data/models.json";
-  const boost::json::object data = checkpoint::read_json_file(file, size_t{1} << 20);
+  const auto folder = std::filesystem::path(MOESAIC_SOURCE_DIR) / "data";
+  const boost::json::object data =
+      checkpoint::read_json_file(folder, "models.json", size_t{1} << 20).value();
   for (const boost::json::value& model : data.at("models").as_array()) {
     if (model.at("name").as_string() == name) return model.at("config").as_object();
   }

@@ -23,7 +23,7 @@ std::filesystem::path configs() {
 ModelSpec published(const std::string& name) { return load_spec(configs() / (name + ".json")); }
 
 boost::json::object object(const std::string& name) {
-  return checkpoint::read_json_file(configs() / (name + ".json"), size_t{1} << 20);
+  return checkpoint::read_json_file(configs(), name + ".json", size_t{1} << 20).value();
 }
 
 /// The config of `name` with the members of `changes` laid over it; an empty string value removes

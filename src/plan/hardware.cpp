@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <fstream>
 #include <sstream>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/nearest.h"
 #include "plan/shipped.h"
 #include "plan/yaml.h"
@@ -140,15 +140,6 @@ void add_file(std::string_view text, const std::string& file, const Reach& reach
   reader.finish();
 }
 
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::string text(kMaxYamlBytes + 1, '\0');
-  if (!stream) throw base::MissingFileError(path.string() + " cannot be read");
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(stream.gcount()));
-  return text;
-}
-
 Efficiency read_efficiency(const YAML::Node& node) {
   YamlReader reader(node, kEfficiencyFile);
   Efficiency set;
@@ -199,7 +190,14 @@ Catalog load_catalog(const std::optional<std::filesystem::path>& extra) {
   const Reach reach = read_reach();
   Catalog catalog;
   add_file(shipped_hardware(), "data/hardware.yaml", reach, catalog);
-  if (extra) add_file(read_file(*extra), extra->string(), reach, catalog);
+  if (extra) {
+    const std::optional<std::string> text = base::read_file(*extra, kMaxYamlBytes);
+    if (!text) {
+      throw base::ModelFileError(extra->string(),
+                                 fmt::format("has more than {} bytes", kMaxYamlBytes));
+    }
+    add_file(*text, extra->string(), reach, catalog);
+  }
   return catalog;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "server/server.h"
 
@@ -125,6 +126,8 @@ void publish_stats(base::Metrics& metrics, const engine::EngineStats& stats) {
   metrics.set("moesaic:kv_blocks", static_cast<double>(stats.blocks_held), {{"state", "held"}});
   metrics.raise_to("moesaic:steps_total", static_cast<double>(stats.steps));
   metrics.set("moesaic:seconds_since_progress", stats.seconds_since_progress);
+  metrics.raise_to("moesaic:log_lines_dropped_total",
+                   static_cast<double>(base::dropped_log_lines()));
   for (const base::MemoryTag tag : {base::MemoryTag::kWeights, base::MemoryTag::kKvCache,
                                     base::MemoryTag::kActivations, base::MemoryTag::kRuntime}) {
     metrics.set("moesaic:memory_actual_bytes", static_cast<double>(base::allocated_bytes(tag)),

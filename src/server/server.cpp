@@ -90,6 +90,7 @@ struct Server::Impl {
 void Server::Impl::on_signal(int number) {
   if (++signals > 1 && number != SIGHUP) {
     spdlog::warn("second signal: ending at once");
+    base::flush_log();
     std::_Exit(128 + number);
   }
   spdlog::info("shutting down; running requests may take {} s to end", shutdown_timeout.count());

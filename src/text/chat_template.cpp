@@ -1,8 +1,44 @@
 #include "text/chat_template.h"
 
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/printable.h"
+#include "text/model_files.h"
 #include "text/rust_error.h"
 
 namespace moesaic::text {
+namespace {
+
+/// A template in place of the model's own, and what messages call it.
+struct Replacement {
+  std::string name = "--chat-template";
+  std::string text;
+};
+
+/// Jinja text has braces or more than one line; anything else is the path of a file.
+Replacement replacement_of(const std::string& text_or_file) {
+  constexpr size_t kLongestPath = 4096;
+  std::error_code error;
+  const bool is_text = text_or_file.find_first_of("\n{") != std::string::npos;
+  const bool is_file =
+      text_or_file.size() < kLongestPath && std::filesystem::exists(text_or_file, error);
+  if (!is_file) {
+    if (is_text) return {.text = text_or_file};
+    throw base::MissingFileError(
+        fmt::format("chat template {} does not exist; give a file, or Jinja text with {{{{ }}}}",
+                    base::printable(text_or_file)));
+  }
+  auto content = base::read_file(text_or_file, kMaxTemplateBytes);
+  if (!content) {
+    throw base::ModelFileError(
+        text_or_file, fmt::format("has more than the {} bytes that are read", kMaxTemplateBytes));
+  }
+  return {text_or_file, std::move(*content)};
+}
+
+}  // namespace
 
 struct ChatTemplate::Impl {
   explicit Impl(MoesaicTemplate* handle) : chat_template(handle) {}
@@ -19,10 +55,12 @@ ChatTemplate::~ChatTemplate() = default;
 std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::path& folder,
                                                        const std::string& override_text_or_file) {
   MoesaicTextError error = no_error();
-  const std::string& name = folder.native();
-  MoesaicTemplate* handle =
-      moesaic_template_load(bytes_of(name), name.size(), bytes_of(override_text_or_file),
-                            override_text_or_file.size(), &error);
+  const bool replaced = !override_text_or_file.empty();
+  ModelFiles files(folder, !replaced);
+  Replacement replacement;
+  if (replaced) replacement = replacement_of(override_text_or_file);
+  const MoesaicFile view = file_view(replacement.name, replacement.text);
+  MoesaicTemplate* handle = moesaic_template_load(files.view(), replaced ? &view : nullptr, &error);
   if (handle == nullptr) {
     if (error.kind == MOESAIC_TEXT_OK) return nullptr;
     raise(error);

@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include "text/model_files.h"
 #include "text/rust_error.h"
 
 namespace moesaic::text {
@@ -53,8 +54,8 @@ Tokenizer::~Tokenizer() = default;
 
 std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
   MoesaicTextError error = no_error();
-  const std::string& name = folder.native();
-  MoesaicTokenizer* handle = moesaic_tokenizer_load(bytes_of(name), name.size(), &error);
+  ModelFiles files(folder, false);
+  MoesaicTokenizer* handle = moesaic_tokenizer_load(files.view(), &error);
   if (handle == nullptr) raise(error);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::make_unique<Impl>(handle)));
 }

@@ -162,7 +162,7 @@ def test_one_h200_is_within_15_percent_of_what_was_measured(quantization, figure
         (["mixtral-8x7b", "--engine", "vlllm"], 64, "nearest known one is vllm"),
         ([], 64, "plan takes one MODEL"),
         (["mixtral-8x7b", "--hardware", "/no/such.yaml"], 66, "/no/such.yaml"),
-        (["mixtral-8x7b", "--html", "/no/such/folder/p.html"], 66, "cannot be written"),
+        (["mixtral-8x7b", "--html", "/no/such/folder/p.html"], 66, "cannot open"),
     ],
 )
 def test_errors_name_the_remedy(arguments, code, said):

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "model/config_common.h"
@@ -24,9 +25,30 @@ std::string supported_types(Purpose purpose) {
   return list;
 }
 
-void add_generation_eos(const std::filesystem::path& file, ModelSpec& spec) {
-  const boost::json::object object = checkpoint::read_json_file(file, kMaxConfigBytes);
-  const ConfigReader config(object, file.string());
+/// The config.json of a folder, or of the file that the operator names.
+boost::json::object read_config(const std::filesystem::path& folder_or_config,
+                                std::filesystem::path& file) {
+  std::error_code error;
+  if (std::filesystem::is_directory(folder_or_config, error)) {
+    file = folder_or_config / "config.json";
+    auto config = checkpoint::read_json_file(folder_or_config, "config.json", kMaxConfigBytes);
+    if (!config) throw base::MissingFileError(fmt::format("{} does not exist", file.string()));
+    return std::move(*config);
+  }
+  file = folder_or_config;
+  const auto text = base::read_file(file, kMaxConfigBytes);
+  if (!text) {
+    throw base::ModelFileError(file.string(),
+                               fmt::format("has more than {} bytes", kMaxConfigBytes));
+  }
+  return checkpoint::parse_json_file(*text, file.string());
+}
+
+void add_generation_eos(const std::filesystem::path& folder, ModelSpec& spec) {
+  const std::string name = "generation_config.json";
+  const auto object = checkpoint::read_json_file(folder, name, kMaxConfigBytes);
+  if (!object) return;
+  const ConfigReader config(*object, (folder / name).string());
   for (int64_t id : config.integers("eos_token_id", -1, INT32_MAX, 1024)) {
     const auto token = static_cast<int32_t>(id);
     const bool known =
@@ -128,13 +150,11 @@ void merge_config(const boost::json::object& from, boost::json::object& into) {
 
 ModelSpec load_spec(const std::filesystem::path& folder_or_config,
                     const boost::json::object& overrides, Purpose purpose) {
-  std::filesystem::path file = folder_or_config;
-  if (std::filesystem::is_directory(file)) file /= "config.json";
-  boost::json::object config = checkpoint::read_json_file(file, kMaxConfigBytes);
+  std::filesystem::path file;
+  boost::json::object config = read_config(folder_or_config, file);
   merge_config(overrides, config);
   ModelSpec spec = parse_spec(config, file.string(), purpose);
-  const std::filesystem::path generation = file.parent_path() / "generation_config.json";
-  if (std::filesystem::exists(generation)) add_generation_eos(generation, spec);
+  add_generation_eos(file.parent_path(), spec);
   drop_unknown_eos(folder_or_config.string(), spec);
   return spec;
 }

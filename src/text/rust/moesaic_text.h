@@ -50,9 +50,25 @@ typedef struct {
 void moesaic_bytes_free(MoesaicBytes bytes);
 void moesaic_ids_free(MoesaicIds ids);
 
+/// A file of a model's folder that the caller has read.
+typedef struct {
+  const uint8_t* name;  ///< within the folder
+  size_t name_size;
+  const uint8_t* data;
+  size_t size;
+} MoesaicFile;
+
+/// A model's folder: its path for messages, and those of its files that exist and are asked for.
+/// Nothing here is kept. This library opens no files itself.
+typedef struct {
+  const uint8_t* path;
+  size_t path_size;
+  const MoesaicFile* files;
+  size_t count;
+} MoesaicFolder;
+
 /// Null with `error` filled when the folder's tokenizer cannot be loaded.
-MoesaicTokenizer* moesaic_tokenizer_load(const uint8_t* folder, size_t folder_size,
-                                         MoesaicTextError* error);
+MoesaicTokenizer* moesaic_tokenizer_load(MoesaicFolder folder, MoesaicTextError* error);
 void moesaic_tokenizer_free(MoesaicTokenizer* tokenizer);
 
 /// How special tokens in a text are read.
@@ -90,9 +106,9 @@ bool moesaic_stream_push(MoesaicStream* stream, const MoesaicTokenizer* tokenize
 bool moesaic_stream_finish(MoesaicStream* stream, MoesaicBytes* text, MoesaicTextError* error);
 void moesaic_stream_free(MoesaicStream* stream);
 
-/// Null with a zero error kind when the model has no template.
-MoesaicTemplate* moesaic_template_load(const uint8_t* folder, size_t folder_size,
-                                       const uint8_t* replacement, size_t replacement_size,
+/// `replacement` is a template to take instead of the folder's, by the name to use in messages;
+/// null when there is none. Null with a zero error kind when the model has no template.
+MoesaicTemplate* moesaic_template_load(MoesaicFolder folder, const MoesaicFile* replacement,
                                        MoesaicTextError* error);
 bool moesaic_template_render(const MoesaicTemplate* chat_template, const uint8_t* context,
                              size_t context_size, MoesaicBytes* text, MoesaicTextError* error);

@@ -1,11 +1,9 @@
 //! Special tokens and switches of tokenizer_config.json and special_tokens_map.json.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::Folder;
 
 /// Names of the single special tokens, as transformers and chat templates know them.
 pub const SPECIAL_NAMES: [&str; 7] = [
@@ -69,11 +67,12 @@ fn declared_token(id: u32, value: &Value) -> Option<DeclaredToken> {
 }
 
 impl TokenizerConfig {
-    pub fn load(folder: &Path) -> Result<TokenizerConfig> {
-        let path = folder.join("tokenizer_config.json");
-        let map = files::read_object(&path)?.unwrap_or_default();
-        let specials =
-            files::read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
+    pub fn load(folder: &Folder) -> Result<TokenizerConfig> {
+        let path = folder.path("tokenizer_config.json");
+        let map = folder.object("tokenizer_config.json")?.unwrap_or_default();
+        let specials = folder
+            .object("special_tokens_map.json")?
+            .unwrap_or_default();
         let find = |name: &str| map.get(name).or_else(|| specials.get(name));
         let mut config = TokenizerConfig::default();
         for name in SPECIAL_NAMES {

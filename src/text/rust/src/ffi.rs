@@ -1,12 +1,13 @@
 //! The C functions of moesaic_text.h: pointers in, owned buffers out, and no panic leaves.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use crate::decode::Chain;
 use crate::encode::{self, Cancel, TextOnly};
 use crate::error::{Error, Result};
+use crate::files::{File, Folder};
 use crate::guard;
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
@@ -80,9 +81,43 @@ fn utf8(bytes: &[u8]) -> Result<&str> {
         .map_err(|e| Error::request(format!("the text is not UTF-8 at byte {}", e.valid_up_to())))
 }
 
-fn folder_path(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
+#[repr(C)]
+pub struct FileView {
+    name: *const u8,
+    name_size: usize,
+    data: *const u8,
+    size: usize,
+}
+
+#[repr(C)]
+pub struct FolderView {
+    path: *const u8,
+    path_size: usize,
+    files: *const FileView,
+    count: usize,
+}
+
+impl FileView {
+    /// # Safety
+    /// The pointers are valid for their sizes and outlive the result.
+    unsafe fn file<'a>(&self) -> Result<File<'a>> {
+        Ok(File {
+            name: utf8(slice_of(self.name, self.name_size))?,
+            bytes: slice_of(self.data, self.size),
+        })
+    }
+}
+
+impl FolderView {
+    /// # Safety
+    /// The pointers are valid for their sizes and outlive the result.
+    unsafe fn folder<'a>(&self) -> Result<Folder<'a>> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::OsStr::from_bytes(slice_of(self.path, self.path_size));
+        let files = slice_of(self.files, self.count).iter();
+        let files: Result<Vec<File>> = files.map(|view| view.file()).collect();
+        Ok(Folder::new(Path::new(path), files?))
+    }
 }
 
 /// Runs `work`; a failure or a panic fills `error`.
@@ -150,12 +185,10 @@ pub unsafe extern "C" fn moesaic_ids_free(ids: Ids) {
 /// Pointers are valid for their sizes; `error` is writable.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_load(
-    folder: *const u8,
-    folder_size: usize,
+    folder: FolderView,
     error: *mut TextError,
 ) -> *mut Tokenizer {
-    let folder = folder_path(slice_of(folder, folder_size));
-    boxed(guarded(error, || Tokenizer::load(&folder)))
+    boxed(guarded(error, || Tokenizer::load(&folder.folder()?)))
 }
 
 /// # Safety
@@ -369,15 +402,14 @@ pub unsafe extern "C" fn moesaic_stream_free(stream: *mut Stream) {
 /// Pointers are valid for their sizes.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_template_load(
-    folder: *const u8,
-    folder_size: usize,
-    replacement: *const u8,
-    replacement_size: usize,
+    folder: FolderView,
+    replacement: *const FileView,
     error: *mut TextError,
 ) -> *mut Template {
-    let folder = folder_path(slice_of(folder, folder_size));
-    let replacement = slice_of(replacement, replacement_size);
-    let loaded = guarded(error, || Template::load(&folder, utf8(replacement)?));
+    let loaded = guarded(error, || {
+        let replacement = replacement.as_ref().map(|view| view.file()).transpose()?;
+        Template::load(&folder.folder()?, replacement)
+    });
     boxed(loaded.flatten())
 }
 

@@ -1,82 +1,68 @@
-//! Reading the small text files of a model folder, none of them past its size limit.
+//! The files of a model's folder, which the C++ side has found, checked and read.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-const MIB: u64 = 1 << 20;
-
-/// Largest tokenizer.json. The biggest published ones have 35 MB.
-pub const MAX_TOKENIZER_BYTES: u64 = 256 * MIB;
-/// Largest tokenizer_config.json and special_tokens_map.json.
-pub const MAX_CONFIG_BYTES: u64 = 32 * MIB;
-/// Largest chat template.
-pub const MAX_TEMPLATE_BYTES: u64 = MIB;
-
-/// The whole file, or None when there is none. The size is checked before anything is read, and
-/// again while reading, because a pipe or a growing file has no honest size.
-pub fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let unreadable =
-        |e: std::io::Error| Error::missing_file(format!("cannot read {}: {e}", path.display()));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None)
-        }
-        Err(e) => return Err(unreadable(e)),
-    };
-    let meta = file.metadata().map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(Error::missing_file(format!(
-            "{} is not a regular file",
-            path.display()
-        )));
-    }
-    let too_big = |size: u64| {
-        Error::model_file(
-            path,
-            format!("has {size} bytes or more; at most {limit} are read"),
-        )
-    };
-    if meta.len() > limit {
-        return Err(too_big(meta.len()));
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > limit {
-        return Err(too_big(bytes.len() as u64));
-    }
-    Ok(Some(bytes))
+/// A file by its name in the folder, or by the name it has in messages.
+#[derive(Clone, Copy)]
+pub struct File<'a> {
+    pub name: &'a str,
+    pub bytes: &'a [u8],
 }
 
-/// A UTF-8 text file, or None when there is none.
-pub fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
-    match read_optional(path, limit)? {
-        None => Ok(None),
-        Some(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) => Err(Error::model_file(
-                path,
-                format!("is not UTF-8 text at byte {}", e.utf8_error().valid_up_to()),
+/// A model's folder: its path for messages, and those of its files that are there.
+pub struct Folder<'a> {
+    path: &'a Path,
+    files: Vec<File<'a>>,
+}
+
+impl<'a> Folder<'a> {
+    pub fn new(path: &'a Path, files: Vec<File<'a>>) -> Folder<'a> {
+        Folder { path, files }
+    }
+
+    /// The path of a file of that name.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
+        let file = self.files.iter().find(|file| file.name == name)?;
+        Some(file.bytes)
+    }
+
+    /// A UTF-8 text file, or None when there is none.
+    pub fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        let bytes = self.bytes(name);
+        bytes.map(|bytes| text(&self.path(name), bytes)).transpose()
+    }
+
+    /// A JSON object file, or None when there is none.
+    pub fn object(&self, name: &str) -> Result<Option<Map<String, Value>>> {
+        let Some(bytes) = self.bytes(name) else {
+            return Ok(None);
+        };
+        match serde_json::from_slice::<Value>(bytes) {
+            Ok(Value::Object(map)) => Ok(Some(map)),
+            Ok(_) => Err(Error::model_file(
+                &self.path(name),
+                "must hold a JSON object",
             )),
-        },
+            Err(e) => Err(Error::model_file(
+                &self.path(name),
+                format!("is not JSON: {e}"),
+            )),
+        }
     }
 }
 
-/// A JSON object file, or None when there is none.
-pub fn read_object(path: &Path) -> Result<Option<serde_json::Map<String, Value>>> {
-    let Some(bytes) = read_optional(path, MAX_CONFIG_BYTES)? else {
-        return Ok(None);
-    };
-    match serde_json::from_slice::<Value>(&bytes) {
-        Ok(Value::Object(map)) => Ok(Some(map)),
-        Ok(_) => Err(Error::model_file(path, "must hold a JSON object")),
-        Err(e) => Err(Error::model_file(path, format!("is not JSON: {e}"))),
-    }
+/// The text in the bytes of the file at `path`.
+pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let problem = format!("is not UTF-8 text at byte {}", e.valid_up_to());
+        Error::model_file(path, problem)
+    })
 }

@@ -8,7 +8,7 @@ use crate::added_tokens::AddedTokens;
 use crate::config::TokenizerConfig;
 use crate::decode::Chain;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::Folder;
 use crate::long_word::LongWords;
 use crate::tokenizer_json::{self, AddedEntry};
 
@@ -28,19 +28,18 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `folder`/tokenizer.json with the configs beside it.
-    pub fn load(folder: &Path) -> Result<Tokenizer> {
-        let path = folder.join("tokenizer.json");
-        let bytes = files::read_optional(&path, files::MAX_TOKENIZER_BYTES)?.ok_or_else(|| {
+    /// Loads the folder's tokenizer.json with the configs beside it.
+    pub fn load(folder: &Folder) -> Result<Tokenizer> {
+        let path = folder.path("tokenizer.json");
+        let bytes = folder.bytes("tokenizer.json").ok_or_else(|| {
             Error::missing_file(format!(
                 "{} does not exist; the model needs its tokenizer.json",
                 path.display()
             ))
         })?;
-        let outline = tokenizer_json::check(&path, &bytes)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+        let outline = tokenizer_json::check(&path, bytes)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| Error::model_file(&path, format!("is not a tokenizer: {e}")))?;
-        drop(bytes);
         check_added_ids(&path, &inner, &outline.added)?;
         // Both are switches of a call in transformers, whatever the file says.
         inner

@@ -9,14 +9,12 @@ mod provenance;
 mod python;
 mod source;
 
-use std::path::Path;
-
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
 use serde_json::Map;
 
 use crate::config::TokenizerConfig;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{File, Folder};
 use crate::guard;
 use crate::tokenizer_json;
 use program::Program;
@@ -32,8 +30,8 @@ pub struct Template {
 }
 
 impl Template {
-    /// The template of `replacement` when not empty, else the folder's; None when it has none.
-    pub fn load(folder: &Path, replacement: &str) -> Result<Option<Template>> {
+    /// The template of `replacement` when given, else the folder's; None when it has none.
+    pub fn load(folder: &Folder, replacement: Option<File>) -> Result<Option<Template>> {
         let config = TokenizerConfig::load(folder)?;
         let Some(found) = source::find(folder, replacement, &config)? else {
             return Ok(None);
@@ -167,10 +165,10 @@ fn variables(config: &TokenizerConfig) -> Map<String, serde_json::Value> {
 }
 
 /// The texts of all special tokens: tokenizer.json's, and what tokenizer_config.json adds.
-fn special_texts(folder: &Path, config: TokenizerConfig) -> Result<Vec<String>> {
-    let path = folder.join("tokenizer.json");
-    let mut texts = match files::read_optional(&path, files::MAX_TOKENIZER_BYTES)? {
-        Some(bytes) => tokenizer_json::special_texts(&path, &bytes)?,
+fn special_texts(folder: &Folder, config: TokenizerConfig) -> Result<Vec<String>> {
+    let path = folder.path("tokenizer.json");
+    let mut texts = match folder.bytes("tokenizer.json") {
+        Some(bytes) => tokenizer_json::special_texts(&path, bytes)?,
         None => Vec::new(),
     };
     texts.extend(config.special.into_iter().map(|(_, text)| text));

@@ -1,12 +1,15 @@
 //! Finding a model's chat template.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::config::TokenizerConfig;
 use crate::error::{Error, Result};
-use crate::files::{self, MAX_TEMPLATE_BYTES};
+use crate::files::{self, File, Folder};
+
+/// Largest chat template.
+const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// A template's text, another for conversations with tools where the model has one, and the file
 /// to name when they are wrong.
@@ -16,54 +19,39 @@ pub struct Found {
     pub file: PathBuf,
 }
 
-/// The template of --chat-template (a file's path or Jinja text) when not empty, else
-/// chat_template.jinja with additional_chat_templates beside it, else chat_template.json or tokenizer_config.json. None when there is none.
-pub fn find(folder: &Path, replacement: &str, config: &TokenizerConfig) -> Result<Option<Found>> {
-    if !replacement.is_empty() {
-        return replaced(replacement).map(Some);
-    }
-    let file = folder.join("chat_template.jinja");
-    if let Some(text) = files::read_text(&file, MAX_TEMPLATE_BYTES)? {
-        let other = folder.join("additional_chat_templates/tool_use.jinja");
+/// The template of `replacement` when given, else chat_template.jinja with
+/// additional_chat_templates beside it, else chat_template.json or tokenizer_config.json. None when
+/// there is none.
+pub fn find(
+    folder: &Folder,
+    replacement: Option<File>,
+    config: &TokenizerConfig,
+) -> Result<Option<Found>> {
+    if let Some(given) = replacement {
+        let file = PathBuf::from(given.name);
         return Ok(Some(Found {
-            text,
-            with_tools: files::read_text(&other, MAX_TEMPLATE_BYTES)?,
+            text: files::text(&file, given.bytes)?.to_owned(),
+            with_tools: None,
             file,
         }));
     }
-    let file = folder.join("chat_template.json");
-    if let Some(map) = files::read_object(&file)? {
+    if let Some(text) = folder.text("chat_template.jinja")? {
+        let other = folder.text("additional_chat_templates/tool_use.jinja")?;
+        return Ok(Some(Found {
+            text: text.to_owned(),
+            with_tools: other.map(str::to_owned),
+            file: folder.path("chat_template.jinja"),
+        }));
+    }
+    if let Some(map) = folder.object("chat_template.json")? {
         if let Some(value) = map.get("chat_template") {
-            return configured(value, file);
+            return configured(value, folder.path("chat_template.json"));
         }
     }
     match config.map.get("chat_template") {
-        Some(value) => configured(value, folder.join("tokenizer_config.json")),
+        Some(value) => configured(value, folder.path("tokenizer_config.json")),
         None => Ok(None),
     }
-}
-
-/// Jinja text has braces or more than one line; anything else is a path.
-fn replaced(replacement: &str) -> Result<Found> {
-    let path = Path::new(replacement);
-    let inline = replacement.contains('\n') || replacement.contains('{');
-    if !inline || (replacement.len() < 4096 && path.is_file()) {
-        let text = files::read_text(path, MAX_TEMPLATE_BYTES)?.ok_or_else(|| {
-            Error::missing_file(format!(
-                "chat template {replacement} does not exist; give a file, or Jinja text with {{{{ }}}}"
-            ))
-        })?;
-        return Ok(Found {
-            text,
-            with_tools: None,
-            file: path.to_owned(),
-        });
-    }
-    Ok(Found {
-        text: replacement.to_owned(),
-        with_tools: None,
-        file: PathBuf::from("--chat-template"),
-    })
 }
 
 /// A string, or a list of {name, template} of which "default" is taken, and "tool_use" for
@@ -98,7 +86,7 @@ fn configured(value: &Value, file: PathBuf) -> Result<Option<Found>> {
         (None, _) => return Err(bad("has no entry named \"default\"")),
     };
     for text in named.iter().map(|(_, text)| text) {
-        if text.len() as u64 > MAX_TEMPLATE_BYTES {
+        if text.len() > MAX_TEMPLATE_BYTES {
             return Err(bad("is over 1 MiB"));
         }
     }
