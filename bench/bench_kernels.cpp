@@ -14,14 +14,16 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 
+#include "backend/cpu/attention.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/kernel_tables.h"
 #include "backend/cpu/layout.h"
 #include "backend/cpu/measure.h"
-#include "backend/cpu/misc.h"
 #include "backend/cpu/products.h"
+#include "backend/raw_address.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
 
@@ -88,12 +90,12 @@ class Bench {
 
   void linear(const std::string& name, int64_t n, int64_t k, std::initializer_list<int64_t> rows) {
     // Copies of the matrix, taken in turn, so that none is still in a cache.
-    const MatrixDesc desc{.n = n, .k = k, .dtype = options_.dtype};
+    const MatrixDesc desc{.n = n, .k = k, .format = options_.dtype};
     const PanelShape shape = matrix_shape(desc);
     const int64_t copies = std::max<int64_t>(1, (int64_t{512} << 20) / shape.bytes());
     const base::Region weights(base::MemoryTag::kWeights,
                                static_cast<size_t>(copies * shape.bytes()));
-    const MatrixSource source{.parts = {}, .dummy = true, .seed = 1};
+    const MatrixSource source = dummy_source(desc, 1);
     pool_.parallel_for(copies * shape.panels, [&](int64_t i, int) {
       pack_matrix(kernels_, desc, source, i % shape.panels,
                   weights.data() + i / shape.panels * shape.bytes());
@@ -103,8 +105,8 @@ class Bench {
       std::vector<float> y(static_cast<size_t>(count * n));
       int64_t copy = 0;
       const double seconds = timed([&] {
-        const Matrix matrix{desc, weights.data() + copy * shape.bytes()};
-        products_.linear(matrix, nullptr, x.data(), count, y.data());
+        const Matrix matrix{desc, RawAddress::of(weights.data() + copy * shape.bytes())};
+        products_.linear(matrix, nullptr, x.data(), count, y.data(), n);
         copy = (copy + 1) % copies;
       });
       const auto elements = static_cast<double>(n * k);
@@ -124,22 +126,23 @@ class Bench {
     desc.head_dim = kHeadDim;
     desc.scale = 0.1f;
     const int64_t blocks = ceil_div(context, kBlock);
-    KvLayer cache{{desc.kv_heads, kHeadDim, kBlock, options_.dtype}, nullptr, blocks};
+    KvLayer cache{{desc.kv_heads, kHeadDim, kBlock, options_.dtype}, {}, blocks};
     base::Region memory(base::MemoryTag::kKvCache,
                         static_cast<size_t>(blocks) * kv_block_bytes(cache.desc));
     std::memset(memory.data(), 0x3c, memory.size());  // else all of it is one page of zeros
-    cache.data = memory.data();
+    cache.data = RawAddress::of(memory.data());
     base::Region scratch(base::MemoryTag::kActivations, attention_scratch_bytes(pool_.size()));
     std::vector<int32_t> table(static_cast<size_t>(blocks));
     for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
     const std::vector<int32_t> starts = {0, static_cast<int32_t>(rows)};
     const std::vector<int32_t> lengths = {static_cast<int32_t>(context)};
     const AttentionBatch batch{starts, lengths, table, blocks};
+    const auto plan = plan_attention(pool_, desc, batch);
     const std::vector<float> qkv = inputs(rows * 3 * options_.hidden);
     std::vector<float> out(static_cast<size_t>(rows * options_.hidden));
     const double seconds = timed([&] {
-      backend::cpu::attention(pool_, misc_kernels(isa_), desc, cache, batch, qkv.data(), out.data(),
-                              reinterpret_cast<float*>(scratch.data()));
+      backend::cpu::attention(pool_, attention_kernels(isa_), desc, cache, batch, *plan, qkv.data(),
+                              out.data(), reinterpret_cast<float*>(scratch.data()));
     });
     const auto pairs = static_cast<double>(rows * (context - rows) + rows * (rows + 1) / 2);
     report(fmt::format("attention {}/{}", rows, context), limits_,
@@ -151,18 +154,18 @@ class Bench {
     const ExpertsDesc desc{.experts = options_.experts,
                            .hidden = options_.hidden,
                            .width = options_.width,
-                           .dtype = options_.dtype};
+                           .format = options_.dtype};
     const ExpertShape shape(desc);
     const base::Region weights(base::MemoryTag::kWeights,
                                static_cast<size_t>(desc.experts * shape.bytes()));
-    const ExpertsSource source{.gate = {}, .up = {}, .down = {}, .dummy = true, .seed = 1};
+    const ExpertsSource source = dummy_source(desc, 1);
     const double start = seconds_now();
     pool_.parallel_for(desc.experts * shape.units(), [&](int64_t unit, int) {
       pack_experts(kernels_, desc, source, unit, weights.data());
     });
     fmt::print("dummy weights {:.1f} GB/s\n",
                static_cast<double>(weights.size()) / (seconds_now() - start) / 1e9);
-    const Experts handle{desc, weights.data()};
+    const Experts handle{desc, RawAddress::of(weights.data())};
     std::mt19937 random(3);
     for (int64_t count : rows) {
       const std::vector<float> x = inputs(count * desc.hidden);
@@ -172,7 +175,9 @@ class Bench {
       double touched = 0;
       for (int i = 0; i < 8; ++i) {
         routings.push_back(route(count, random));
-        for (int32_t c : routings.back().counts) touched += c > 0 ? 1.0 / 8 : 0;
+        const std::set<int32_t> chosen(routings.back().experts.begin(),
+                                       routings.back().experts.end());
+        touched += static_cast<double>(chosen.size()) / 8;
       }
       size_t turn = 0;
       constexpr int kRound = 8;
@@ -184,7 +189,7 @@ class Bench {
       });
       const double expert = 3 * static_cast<double>(desc.hidden * desc.width);
       report(fmt::format("experts x {}", count), limits_,
-             touched * expert * static_cast<double>(tensor::size_of(desc.dtype)),
+             touched * expert * static_cast<double>(tensor::size_of(desc.format.base)),
              2 * expert * static_cast<double>(count * options_.top_k), total / kRound);
     }
   }
@@ -222,16 +227,13 @@ class Bench {
     Routing routing;
     routing.rows = rows;
     routing.top_k = options_.top_k;
-    routing.counts.assign(static_cast<size_t>(options_.experts), 0);
     std::vector<int32_t> order(static_cast<size_t>(options_.experts));
     for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
     for (int64_t row = 0; row < rows; ++row) {
       std::shuffle(order.begin(), order.end(), random);
       for (int64_t i = 0; i < options_.top_k; ++i) {
-        const int32_t expert = order[static_cast<size_t>(i)];
-        routing.experts.push_back(expert);
+        routing.experts.push_back(order[static_cast<size_t>(i)]);
         routing.weights.push_back(1.0f / static_cast<float>(options_.top_k));
-        ++routing.counts[static_cast<size_t>(expert)];
       }
     }
     return routing;

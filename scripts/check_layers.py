@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that each room of src/ includes only the rooms below it (docs/architecture.md).
+"""Checks that each room of src/ knows only the rooms below it (docs/architecture.md): what it
+includes and what it declares of others. And that backend memory is followed in src/backend alone:
+an address is a type of its own there, and only raw_address.h makes a pointer of one.
 
 Exit 0 when every include is allowed, 1 with one line per offence.
 """
@@ -18,13 +20,14 @@ ALLOWED = {
     "parallel": {"base", "tensor", "backend"},
     "model": {"base", "tensor", "checkpoint", "backend", "parallel"},
     "engine": {"base", "tensor", "checkpoint", "backend", "parallel", "model"},
-    "plan": {"base", "model"},
+    "plan": {"base", "tensor", "backend", "model"},
     "deploy": {"base", "plan"},
     "server": {"base", "tensor", "text", "checkpoint", "backend", "parallel", "model", "engine"},
 }
 ALLOWED["cli"] = set(ALLOWED) | {"cli"}
 
-INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"/]+)/', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"/]+)/([^"]+)"', re.MULTILINE)
+NAMESPACE = re.compile(r"^\s*namespace\s+moesaic::(\w+)", re.MULTILINE)
 
 
 def offences(source: Path) -> list[str]:
@@ -36,9 +39,15 @@ def offences(source: Path) -> list[str]:
         if room not in ALLOWED:
             found.append(f"{file}: '{room}' is not a room of the house")
             continue
-        for included in INCLUDE.findall(file.read_text(encoding="utf-8")):
+        text = file.read_text(encoding="utf-8")
+        for included, header in INCLUDE.findall(text):
             if included in ALLOWED and included != room and included not in ALLOWED[room]:
                 found.append(f"{file}: {room}/ may not include {included}/")
+            if (included, header) == ("backend", "raw_address.h") and room != "backend":
+                found.append(f"{file}: backend memory is followed in backend/ alone")
+        for declared in NAMESPACE.findall(text):
+            if declared in ALLOWED and declared != room and declared not in ALLOWED[room]:
+                found.append(f"{file}: {room}/ may not declare what is {declared}/'s")
     return found
 
 
@@ -48,7 +57,7 @@ def main() -> int:
     for line in found:
         print(line)
     if not found:
-        print(f"layers: {len(ALLOWED)} rooms, every include points down")
+        print(f"layers: {len(ALLOWED)} rooms, every include and declaration points down")
     return 1 if found else 0
 
 

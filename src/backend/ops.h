@@ -1,79 +1,40 @@
 #pragma once
 
-// The operator interface: what a backend must do for the one decoder (model/decoder.h), coarse
-// enough to fuse and few enough to read. Activations and the residual stream are float32; weights
-// and KV cache have the dtype their descriptor names. `reference/` is the oracle, `cpu/` the fast
-// one.
+// The interface of a backend: memory, weights in its own layout, and the operators of the one
+// decoder (model/decoder.h), five a layer, coarse enough that a device can fuse each. `reference/`
+// is the oracle, `cpu/` the fast one on host memory.
 //
-// Promise (docs/engine.md, 7): each output row of every operator depends only on its own input row,
-// its own sequence and the weights, bit for bit, whatever else is in the call. A backend therefore
-// picks a kernel by weight and instruction set, never by the number of rows.
+// Order: operators, writes and reads take effect in the order in which they are called, whatever
+// runs beside them; wait() is the only call that waits. On the CPU each has happened on return.
 //
-// Pointers may be device memory of the backend; host code touches only what it is told it may.
+// Activations between the operators belong to the backend, in types of its choice; router logits
+// and logits are float32. What a step's operators read of it (positions, block tables, lists) goes
+// to the backend once, in begin_step. Routing stays with the backend; rows per expert are counted
+// there always, and read when somebody asks.
+//
+// Promise (docs/engine.md, 7) of a backend whose rows_are_independent(): each output row of every
+// operator depends only on its own input row, its own sequence and the weights, bit for bit,
+// whatever else is in the step. It therefore picks a kernel by weight and instruction set, never by
+// the number of rows.
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "tensor/dtype.h"
-#include "tensor/view.h"
+#include "backend/address.h"
+#include "backend/sampling/sampling.h"
+#include "backend/step.h"
+#include "backend/weights.h"
+#include "base/memory.h"
+#include "base/thread_pool.h"
 
 namespace moesaic::backend {
 
-using tensor::DType;
-
-// ---------------------------------------------------------------------------------------------
-// Weights in the backend's own layout
-
-/// A weight matrix W [n outputs, k inputs]; y = x W^T.
-struct MatrixDesc {
-  int64_t n = 0;
-  int64_t k = 0;
-  DType dtype = DType::kBF16;
-};
-
-/// The gated feed-forward weights of `experts` experts: gate, up [width, hidden], down [hidden,
-/// width]. A dense FFN and a shared expert are the case experts = 1.
-struct ExpertsDesc {
-  int64_t experts = 0;
-  int64_t hidden = 0;
-  int64_t width = 0;
-  DType dtype = DType::kBF16;
-};
-
-/// Handles to packed weights. They own nothing: the bytes live in the loader's region.
-struct Matrix {
-  MatrixDesc desc;
-  const std::byte* packed = nullptr;
-};
-struct Experts {
-  ExpertsDesc desc;
-  const std::byte* packed = nullptr;
-};
-
-/// Where packed values come from. Either row-major float views (their dtype may differ from the
-/// descriptor's; packing converts), or, with `dummy`, pseudo-random values: dummy_value(seed, row,
-/// col).
-struct MatrixSource {
-  std::vector<tensor::View> parts;  ///< stacked over n, each [n_i, k]
-  bool dummy = false;
-  uint64_t seed = 0;
-};
-struct ExpertsSource {
-  /// One entry per expert; each view row-major: gate, up [width, hidden], down [hidden, width].
-  std::vector<tensor::View> gate, up, down;
-  bool dummy = false;
-  uint64_t seed = 0;  ///< expert e uses seeds seed + 3e (gate), + 3e + 1 (up), + 3e + 2 (down)
-};
-
-/// The value of a dummy weight, before rounding to the weight's dtype: uniform in
-/// (-0.0346, 0.0346), standard deviation 0.02, a pure function of its arguments, so that every
-/// backend and layout gets the same model from the same seed.
-float dummy_value(uint64_t seed, int64_t row, int64_t col);
+class Communicator;
 
 // ---------------------------------------------------------------------------------------------
 // Attention
@@ -87,49 +48,44 @@ struct KvDesc {
 };
 struct KvLayer {
   KvDesc desc;
-  std::byte* data = nullptr;  ///< num_blocks * Backend::kv_block_bytes(desc)
+  Address data;  ///< num_blocks * Backend::kv_block_bytes(desc)
   int64_t num_blocks = 0;
-};
-
-/// How the rows of a step belong to sequences. Sequence s owns rows [seq_starts[s],
-/// seq_starts[s+1]); its last row sits at position context_lens[s] - 1, the others just before it.
-/// A sequence's positions p live in block block_tables[s * max_blocks + p / block_size].
-struct AttentionBatch {
-  std::span<const int32_t> seq_starts;    ///< [S + 1]
-  std::span<const int32_t> context_lens;  ///< [S]
-  std::span<const int32_t> block_tables;  ///< [S, max_blocks]
-  int64_t max_blocks = 0;
 };
 
 enum class QkNorm : uint8_t {
   kNone,
   kPerHead,  ///< RMSNorm over head_dim of each head (Qwen3); weight [head_dim]
-  kFull,     ///< one RMSNorm over all heads (OLMoE); weight [heads * head_dim]
+  kFull,     ///< one RMSNorm over all heads of all ranks (OLMoE); weight [heads * head_dim]
 };
 
+/// Attention of this rank's heads. A rank may have none.
 struct AttentionDesc {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t rotary_dim = 0;  ///< first dims of each head that rotate (half-split, "neox")
   QkNorm qk_norm = QkNorm::kNone;
+  int64_t all_heads = 0;     ///< of all ranks, for kFull; 0 = heads
+  int64_t all_kv_heads = 0;  ///< likewise; 0 = kv_heads
   float norm_eps = 1e-6f;
   float clip_qkv = 0;          ///< clamp q, k, v to +-clip after QK-norm; 0 = off
   float scale = 0;             ///< softmax scale, usually head_dim^-1/2
   int64_t sliding_window = 0;  ///< key p visible to query q iff 0 <= q - p < window; 0 = all
 };
 
-/// Inputs of qkv_rope_append beside the projections.
-struct QkvInputs {
-  const float* q_norm = nullptr;   ///< [head_dim] or [heads * head_dim]
-  const float* k_norm = nullptr;   ///< [head_dim] or [kv_heads * head_dim]
-  const float* cos = nullptr;      ///< [rows, rotary_dim / 2]
-  const float* sin = nullptr;      ///< [rows, rotary_dim / 2]
-  std::span<const int64_t> slots;  ///< [rows] block * block_size + offset, where K and V go
+/// One layer's attention. Addresses of vectors are of float32; none where the model has none.
+struct AttentionWeights {
+  AttentionDesc desc;
+  Address norm;            ///< [hidden]
+  Matrix qkv;              ///< [(heads + 2 kv_heads) * head_dim, hidden]
+  Address qkv_bias;        ///< [(heads + 2 kv_heads) * head_dim]
+  Address q_norm, k_norm;  ///< [head_dim], or of kFull [heads * head_dim], [kv_heads * head_dim]
+  Matrix o;                ///< [hidden, heads * head_dim]
+  Address o_bias;          ///< [hidden]; on one rank only
 };
 
 // ---------------------------------------------------------------------------------------------
-// Mixture of experts
+// Feed-forward
 
 enum class Scoring : uint8_t { kSoftmax, kSigmoid };
 
@@ -141,111 +97,204 @@ struct RouterDesc {
   float scale = 1.0f;        ///< multiplies the weights last
 };
 
-/// For each row the chosen experts and their weights, best first; ties go to the lowest index.
-/// Counting is always on.
-struct Routing {
-  int64_t rows = 0;
-  int64_t top_k = 0;
-  std::vector<int32_t> experts;  ///< [rows, top_k]
-  std::vector<float> weights;    ///< [rows, top_k]
-  std::vector<int32_t> counts;   ///< [experts] rows routed to each
+/// One layer's feed-forward part: dense (one expert that every row takes), or routed experts and
+/// with them perhaps a shared one.
+struct FfnWeights {
+  Address norm;  ///< [hidden] float32
+  float norm_eps = 1e-6f;
+  bool moe = false;          ///< else `experts` has one, with weight 1
+  int64_t moe_layer = 0;     ///< among those whose rows per expert are counted
+  RouterDesc routing;        ///< over all experts of the layer, whoever holds them
+  Matrix router;             ///< [routing.experts, hidden] float32
+  Experts experts;           ///< those that this rank holds; perhaps none
+  int64_t first_expert = 0;  ///< the router's index of the first of them
+  Experts shared;            ///< experts = 0: none
+  Matrix shared_gate;        ///< [1, hidden] float32; n = 0: the shared expert's weight is 1
+};
 
-  /// Every row to expert 0 with weight 1: a dense FFN.
-  static Routing dense(int64_t rows);
+/// What comes after the last layer.
+struct HeadWeights {
+  Address norm;  ///< [hidden] float32
+  float norm_eps = 1e-6f;
+  Matrix head;               ///< [rows of the vocabulary that this rank holds, hidden]
+  int64_t first_column = 0;  ///< the token of the first of them
+};
+
+// ---------------------------------------------------------------------------------------------
+// Activations
+
+/// The shapes of a model on one rank, from which a backend sizes its activations.
+struct ModelShape {
+  struct Ffn {
+    ExpertsDesc desc;
+    int64_t top_k = 1;
+  };
+  int64_t hidden = 0;
+  int64_t vocab = 0;            ///< of all ranks
+  int64_t qkv_width = 0;        ///< the widest layer's
+  int64_t attention_width = 0;  ///< heads * head_dim, the widest layer's
+  int64_t rotary_pairs = 0;
+  int64_t router_experts = 0;  ///< the largest router's
+  int64_t moe_layers = 0;
+  std::vector<Ffn> ffns;  ///< each shape that occurs
+  int64_t max_rows = 0;   ///< of a step
+};
+
+/// A step's values of one kind: rows x width of a type, row-major.
+struct Activation {
+  Address address;
+  int64_t width = 0;
+  DType dtype = DType::kF32;
+};
+enum class ActivationKind : uint8_t {
+  kResidual,   ///< [rows, hidden] the stream that layers add to, less what is pending in kDelta
+  kDelta,      ///< [rows, hidden] what the last block computed, on this rank; the next adds it
+  kInput,      ///< [rows, hidden] normed input of the block under way
+  kQkv,        ///< [rows, (heads + 2 kv_heads) * head_dim] of the layer under way
+  kAttention,  ///< [rows, heads * head_dim] of the layer under way
+  kLogits,     ///< [count, vocab] float32, of the last head()
+};
+
+/// A step under way: what begin_step was given.
+struct StepView {
+  int64_t rows = 0;
+  int64_t sequences = 0;
+};
+
+/// A point in the order of what a backend was asked for.
+struct Fence {
+  uint64_t ticket = 0;
 };
 
 // ---------------------------------------------------------------------------------------------
 
-/// Why an operator cannot run on a backend; empty means it can.
+/// Why something cannot run on a backend; empty means it can.
 using Unsupported = std::string;
 
-/// Packs weights and runs operators. One instance belongs to one rank; its operators are called
-/// from one thread at a time.
+/// Memory, weights and operators of one rank. Called from one thread at a time but for pack() and
+/// expert_counts().
 class Backend {
  public:
   virtual ~Backend() = default;
 
   /// "reference", "cpu".
   virtual std::string_view name() const = 0;
-  /// The layout of packed weights, e.g. "cpu-vnni16-1"; equal ids mean interchangeable bytes.
+  /// The layout of packed weights, e.g. "cpu-rows-2"; equal ids mean interchangeable bytes.
   virtual std::string layout_id() const = 0;
   /// One line for the log, e.g. "cpu, AVX-512 BF16, 2 threads".
   virtual std::string description() const = 0;
-  /// Whether weights of `dtype` can be packed and computed with.
-  virtual Unsupported supports(DType dtype) const = 0;
+  /// Whether weights of `format` can be packed and computed with.
+  virtual Unsupported supports(const WeightFormat& format) const = 0;
+  /// Whether the promise above holds; the operator suite checks it of those that say so.
+  virtual bool rows_are_independent() const = 0;
 
-  // --- packing. A destination is 64-byte aligned. The work is cut into units, each written by one
-  // call, so that the loader can run them in parallel and show progress.
+  // --- memory
+
+  /// Zeroed memory, counted under its tag, aligned to 64 bytes at least. Throws UnavailableError
+  /// when it cannot be had.
+  virtual Buffer allocate(base::MemoryTag tag, size_t bytes) = 0;
+  virtual MemoryInfo memory() const = 0;
+  /// Copies from host memory, which may be used again on return.
+  virtual void write(Address to, std::span<const std::byte> from) = 0;
+  /// Copies to host memory, which holds it once the fence is waited for.
+  virtual Fence read(Address from, std::span<std::byte> into) = 0;
+  /// The point after all that was asked for so far.
+  virtual Fence fence() = 0;
+  virtual void wait(Fence fence) = 0;
+  /// A buffer's bytes for host threads to fill and read in place; empty where the host cannot. Not
+  /// while operators use them.
+  virtual std::span<std::byte> host_view(const Buffer& buffer) = 0;
+
+  // --- packing. A destination is 64-byte aligned and was zero. The work is cut into units; units
+  // of one item may be packed by several threads at once.
   virtual size_t packed_bytes(const MatrixDesc& desc) const = 0;
   virtual size_t packed_bytes(const ExpertsDesc& desc) const = 0;
   virtual int64_t pack_units(const MatrixDesc& desc) const = 0;
   virtual int64_t pack_units(const ExpertsDesc& desc) const = 0;
+  virtual PackUnit pack_unit(const MatrixDesc& desc, int64_t unit) const = 0;
+  virtual PackUnit pack_unit(const ExpertsDesc& desc, int64_t unit) const = 0;
   virtual void pack(const MatrixDesc& desc, const MatrixSource& source, int64_t unit,
-                    std::byte* destination) const = 0;
+                    Address destination) = 0;
   virtual void pack(const ExpertsDesc& desc, const ExpertsSource& source, int64_t unit,
-                    std::byte* destination) const = 0;
+                    Address destination) = 0;
 
-  /// Bytes of one block of one layer's KV cache.
+  /// Bytes of one block of one layer's KV cache; 0 without KV heads.
   virtual size_t kv_block_bytes(const KvDesc& desc) const = 0;
 
-  /// Scratch the operators need for at most `max_rows` rows of the given layer shapes; counted as
-  /// activations in the memory plan and allocated once by reserve(). A model's scratch is that of
-  /// the shape that needs the most.
-  virtual size_t scratch_bytes(const ExpertsDesc& largest, int64_t top_k,
-                               int64_t max_rows) const = 0;
-  virtual void reserve(const ExpertsDesc& largest, int64_t top_k, int64_t max_rows) = 0;
+  // --- activations
 
-  /// Threads that packing and operators run on; the caller counts as one.
-  virtual void parallel_for(int64_t tasks, const std::function<void(int64_t, int)>& body) = 0;
+  /// Bytes that reserve() takes for a model of that shape.
+  virtual size_t activation_bytes(const ModelShape& shape) const = 0;
+  /// Makes room for the steps of a model; one that was there before may no longer be run.
+  virtual void reserve(const ModelShape& shape) = 0;
+  virtual Activation activation(ActivationKind kind) const = 0;
+  /// Rows of logits that one head() can make.
+  virtual int64_t logits_at_once() const = 0;
 
-  // --- operators. Row-major, contiguous; `rows` may be 0.
+  /// Rows routed to each expert since reserve(), [moe_layers, router_experts] of the shape: every
+  /// choice of the router counts, whichever rank holds the expert. From any thread; of a step under
+  /// way some layers may be counted and others not.
+  virtual void expert_counts(std::span<uint64_t> counts) const = 0;
 
-  /// out [rows, k] = row ids[i] of the table; ids are in range.
-  virtual void embed(const Matrix& table, std::span<const int32_t> ids, float* out) = 0;
+  // --- a step. A batch is as model::Decoder checks it; it outlives the step's operators.
 
-  /// out = x * rsqrt(mean(x^2) + eps) * weight, per row of `width`.
-  virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
-                        float* out) = 0;
+  /// Takes the step's arrays over and works out what its layers share.
+  virtual StepView begin_step(const StepBatch& batch, const RopeTable& rope) = 0;
 
-  /// residual += delta, then out = rms_norm(residual).
-  virtual void add_rms_norm(float* residual, const float* delta, const float* weight, float eps,
-                            int64_t rows, int64_t width, float* out) = 0;
+  /// residual = each row's token's row of the table, of which this rank holds rows [first_row,
+  /// first_row + n): other tokens give zeros. Nothing is pending then.
+  virtual void embed(const StepView& step, const Matrix& table, int64_t first_row) = 0;
 
-  /// y [rows, n] = x [rows, k] W^T + bias (bias may be null).
-  virtual void linear(const Matrix& w, const float* bias, const float* x, int64_t rows,
-                      float* y) = 0;
-
-  /// In place on qkv [rows, (heads + 2 kv_heads) * head_dim]: QK-norm, clip, rope on q and k; then
-  /// writes k and v into the cache at `slots`.
-  virtual void qkv_rope_append(const AttentionDesc& desc, const QkvInputs& inputs, int64_t rows,
-                               float* qkv, const KvLayer& cache) = 0;
+  /// residual += delta; input = norm(residual); q, k, v = W input + bias, QK-norm, clip, rope on q
+  /// and k; writes k and v into the cache at the rows' slots. With kFull over several ranks the
+  /// sums of squares go through `ranks`.
+  virtual void attention_in(const StepView& step, const AttentionWeights& weights,
+                            const KvLayer& cache, Communicator& ranks) = 0;
 
   /// Causal attention of every row's q over its sequence's cached positions, the rows of this step
-  /// included (they have been appended). q is read from qkv as above; out [rows, heads * head_dim].
-  virtual void attention(const AttentionDesc& desc, const KvLayer& cache,
-                         const AttentionBatch& batch, const float* qkv, float* out) = 0;
+  /// included.
+  virtual void attention(const StepView& step, const AttentionDesc& desc, const KvLayer& cache) = 0;
 
-  /// Scores, selects and weighs experts from router logits [rows, experts]; fills `routing`.
-  virtual void route(const RouterDesc& desc, const float* logits, int64_t rows,
-                     Routing& routing) = 0;
+  /// delta = W attention + bias: this rank's share.
+  virtual void attention_out(const StepView& step, const AttentionWeights& weights) = 0;
 
-  /// y [rows, hidden] (+)= sum over the row's experts e, in ascending e, of
-  /// weight_e * down_e(silu(gate_e x) * up_e x). With `accumulate` adds to y, else overwrites.
-  virtual void experts(const Experts& w, const Routing& routing, const float* x, int64_t rows,
-                       bool accumulate, float* y) = 0;
-};
+  /// residual += delta; input = norm(residual); then scores, selects and weighs each row's experts,
+  /// best first, ties to the lowest index, and the shared expert: sigmoid(gate . input).
+  virtual void ffn_in(const StepView& step, const FfnWeights& weights) = 0;
 
-/// Options of the CPU backend.
-struct CpuOptions {
-  int threads = 0;  ///< 0 = one per physical core
-  bool pin = true;
-  std::string isa;  ///< "", "baseline", "avx2", "avx512", "amx"; "" = the best there is
+  /// delta = sum over the row's experts e that this rank holds, in ascending e, of
+  /// weight_e * down_e(silu(gate_e input) * up_e input), and the shared expert's, as ffn_in routed.
+  virtual void ffn(const StepView& step, const FfnWeights& weights) = 0;
+
+  /// Logits of the wanted rows [first, first + count) of StepBatch::logit_rows, W norm(residual +
+  /// delta); those of tokens that other ranks hold are zero. count is at most logits_at_once(). A
+  /// step's first call begins with row 0, and then the residual is used up.
+  virtual void head(const StepView& step, const HeadWeights& weights, int64_t first,
+                    int64_t count) = 0;
+
+  // --- choosing tokens (sampling/sampling.h is the definition)
+
+  /// Why sample() cannot take such a row, which is then chosen by the host from its logits; empty
+  /// when it can. Depends on parameters alone, not on seed, position or state.
+  virtual Unsupported samples(const SampleRow& row) const = 0;
+  /// Gives slot `state` to a sequence; what it held before is gone. Slots are small numbers from 0
+  /// on.
+  virtual void set_sampling_state(int32_t slot, SamplingState state) = 0;
+  /// Chooses a token for each of the rows that the last head() made, which begin with wanted row
+  /// `first`, and appends it to the row's state. A row that is not samples() is passed over. Logits
+  /// are written over.
+  virtual void sample(const StepView& step, int64_t first, std::span<const SampleRow> rows) = 0;
+  /// Ends the step.
+  virtual Fence end_step(const StepView& step) = 0;
+  /// Waits for a step's end and gives what sample() chose in it, by wanted row; once.
+  virtual std::vector<Sampled> take_samples(Fence end) = 0;
 };
 
 /// The oracle: plain loops, one thread, double accumulators.
 std::unique_ptr<Backend> make_reference_backend();
-/// Throws UsageError when the machine lacks the instruction set asked for, naming those it has.
-std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+/// `pool` runs the operators and outlives the backend. `isa` is a name of available_cpu_isas, or
+/// empty for the best there is. Throws UsageError when the machine lacks it, naming those it has.
+std::unique_ptr<Backend> make_cpu_backend(base::ThreadPool& pool, const std::string& isa = {});
 /// The instruction sets of `make_cpu_backend` that this machine can run, best last.
 std::vector<std::string> available_cpu_isas();
 

@@ -19,15 +19,6 @@ uint64_t step(uint64_t lane, uint64_t word) {
 
 }  // namespace
 
-uint64_t mix_bits(uint64_t value) {
-  value ^= value >> 32;
-  value *= kMultiplier;
-  value ^= value >> 29;
-  value *= kIncrement;
-  value ^= value >> 32;
-  return value;
-}
-
 uint64_t hash_bytes(std::span<const std::byte> bytes, uint64_t seed) {
   std::array<uint64_t, kLanes> lanes;
   for (size_t i = 0; i < kLanes; ++i) lanes[i] = mix_bits(seed + (i + 1) * kIncrement);

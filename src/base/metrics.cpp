@@ -7,6 +7,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <charconv>
 #include <mutex>
 #include <set>
@@ -124,8 +125,28 @@ void Metrics::set(std::string_view name, double value, const Labels& labels) {
 }
 
 void Metrics::observe(std::string_view name, double value, const Labels& labels) {
+  histogram(name, labels).observe(value);
+}
+
+Metrics::Histogram Metrics::histogram(std::string_view name, const Labels& labels) {
   auto& family = impl_->family(impl_->histograms, name, labels);
-  family.Add(labels, impl_->bounds.find(name)->second).Observe(value);
+  Histogram histogram;
+  histogram.bounds_ = &impl_->bounds.find(name)->second;
+  histogram.series_ = &family.Add(labels, *histogram.bounds_);
+  return histogram;
+}
+
+void Metrics::Histogram::observe_all(std::span<const double> values) {
+  if (values.empty()) return;
+  increments_.assign(bounds_->size() + 1, 0);
+  double sum = 0;
+  for (const double value : values) {
+    // A bucket holds what is at most its bound; the last one has none.
+    const auto bound = std::lower_bound(bounds_->begin(), bounds_->end(), value);
+    ++increments_[static_cast<size_t>(bound - bounds_->begin())];
+    sum += value;
+  }
+  series_->ObserveMultiple(increments_, sum);
 }
 
 std::string Metrics::expose() const {

@@ -10,6 +10,10 @@
 #include <string_view>
 #include <vector>
 
+namespace prometheus {
+class Histogram;
+}
+
 namespace moesaic::base {
 
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
@@ -42,6 +46,22 @@ class Metrics {
   void raise_to(std::string_view name, double total, const Labels& labels = {});
   void set(std::string_view name, double value, const Labels& labels = {});
   void observe(std::string_view name, double value, const Labels& labels = {});
+
+  /// One series of a histogram, found once: for values that come with every step.
+  class Histogram {
+   public:
+    /// Takes them all under one lock.
+    void observe_all(std::span<const double> values);
+    void observe(double value) { observe_all(std::span(&value, 1)); }
+
+   private:
+    friend class Metrics;
+    prometheus::Histogram* series_ = nullptr;
+    const std::vector<double>* bounds_ = nullptr;
+    std::vector<double> increments_;  ///< per bucket; kept for the next call
+  };
+  /// Valid while this lives. Each handle is used by one thread at a time.
+  Histogram histogram(std::string_view name, const Labels& labels = {});
 
   /// Prometheus text format 0.0.4.
   std::string expose() const;

@@ -39,5 +39,19 @@ TEST(Metrics, DocsAreFresh) {
       << "docs/metrics.md is stale; run: build/release/moesaic docs metrics > docs/metrics.md";
 }
 
+TEST(Metrics, AHandleObservesAsTheNameDoes) {
+  const std::vector<double> values = {0.0, 0.001, 0.002, 0.0021, 0.3, 1000.0, 1.0, 1.0};
+  Metrics one({{"model_name", "m"}}, 100);
+  Metrics many({{"model_name", "m"}}, 100);
+  for (const double value : values) one.observe("vllm:time_to_first_token_seconds", value);
+  Metrics::Histogram handle = many.histogram("vllm:time_to_first_token_seconds");
+  handle.observe_all({});
+  handle.observe_all(std::span(values).first(5));
+  handle.observe_all(std::span(values).subspan(5));
+  EXPECT_TRUE(one.expose() == many.expose());  // printing both would be too much
+  EXPECT_NE(one.expose().find("vllm:time_to_first_token_seconds_count{model_name=\"m\"} 8"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace moesaic::base

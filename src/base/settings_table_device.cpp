@@ -91,6 +91,7 @@ constexpr SettingRow kRows[] = {
     {"weight-transfer-config", kJson, "", "", kTransfer, "", "", kLater, "Replacing weights while serving comes later."},
 
     {"override-neuron-config", kString, "", "", kNeuron, "", "", kNoop, "Settings of the Neuron compiler, which this backend has none of."},
+    {"num-cores", kInt, "", "1..", kNeuron, "", "HF_NUM_CORES", kLater, "Ranks on NeuronCores come with that backend."},
     {"neuron-cores", kInt, "", "", kNeuron, "", "NEURON_RT_NUM_CORES", kNoop, "Means the NeuronCores a process sees; ranks are --tensor-parallel-size."},
     {"neuron-visible-cores", kString, "", "", kNeuron, "", "NEURON_RT_VISIBLE_CORES", kNoop, "Means the NeuronCores a process sees; ranks are --tensor-parallel-size."},
     {"neuron-cc-flags", kString, "", "", kNeuron, "", "NEURON_CC_FLAGS", kNoop, "Settings of the Neuron compiler, which this backend has none of."},

@@ -1,34 +1,17 @@
 #include "base/thread_pool.h"
 
-#include <hwloc.h>
 #include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <fstream>
-#include <string>
 #include <thread>
 
 #include "base/error.h"
+#include "base/machine.h"
 
 namespace moesaic::base {
 namespace {
-
-/// CPUs' worth of time that the container's CFS quota grants; 0 = no quota.
-int quota_cpus() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
-  return std::max(1, static_cast<int>(std::ceil(std::strtod(quota.c_str(), nullptr) / period)));
-}
-
-size_t cache_bytes(hwloc_topology_t topology, hwloc_obj_type_t type) {
-  const hwloc_obj_t cache = hwloc_get_obj_by_type(topology, type, 0);
-  return cache == nullptr ? 0 : static_cast<size_t>(cache->attr->cache.size);
-}
 
 void relax() {
 #if defined(__x86_64__)
@@ -44,39 +27,6 @@ constexpr int kSpins = 2000;
 
 }  // namespace
 
-Topology discover_topology() {
-  Topology result;
-  hwloc_topology_t topology = nullptr;
-  if (hwloc_topology_init(&topology) == 0 && hwloc_topology_load(topology) == 0) {
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    sched_getaffinity(0, sizeof(allowed), &allowed);
-    const int cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
-    for (int i = 0; i < cores; ++i) {
-      const hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, i);
-      unsigned cpu = 0;
-      bool found = false;
-      hwloc_bitmap_foreach_begin(
-          cpu, core->cpuset) if (!found && cpu < CPU_SETSIZE && CPU_ISSET(cpu, &allowed)) {
-        result.cores.push_back(static_cast<int>(cpu));
-        found = true;
-      }
-      hwloc_bitmap_foreach_end();
-    }
-    result.numa_nodes = std::max(1, hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE));
-    result.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE);
-    result.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE);
-    result.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE);
-  }
-  if (topology != nullptr) hwloc_topology_destroy(topology);
-  if (result.cores.empty()) {
-    for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i) {
-      result.cores.push_back(static_cast<int>(i));
-    }
-  }
-  return result;
-}
-
 struct ThreadPool::State {
   using TaskBody = std::function<void(int64_t, int)>;
 
@@ -89,6 +39,7 @@ struct ThreadPool::State {
   static constexpr uint64_t kInside = 0xffff;
 
   std::vector<std::thread> threads;
+  int caller_core = -1;
   alignas(64) std::atomic<uint64_t> ticket{kClosed};
   alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<int> sleepers{0};
@@ -179,22 +130,33 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads, bool pin) : state_(std::make_unique<State>()) {
+namespace {
+
+std::vector<int> cores_for(int threads) {
   const Topology topology = discover_topology();
-  const int cores = static_cast<int>(topology.cores.size());
-  if (threads <= 0) {
-    threads = cores;
-    if (const int quota = quota_cpus(); quota > 0) threads = std::min(threads, quota);
-  }
+  return share_cores(topology, threads > 0 ? threads : usable_cores(topology), 1)[0];
+}
+
+void bind_to(int core, pthread_t thread) {
+  if (core < 0) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  // A refusal (some containers) costs speed only.
+  pthread_setaffinity_np(thread, sizeof(set), &set);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads, bool pin) : ThreadPool(cores_for(threads), pin) {}
+
+ThreadPool::ThreadPool(const std::vector<int>& cores, bool pin)
+    : state_(std::make_unique<State>()) {
+  state_->caller_core = pin && !cores.empty() ? cores[0] : -1;
   try {
-    for (int worker = 1; worker < threads; ++worker) {
-      state_->threads.emplace_back([this, worker] { state_->work(worker); });
-      if (!pin || threads > cores) continue;
-      cpu_set_t set;
-      CPU_ZERO(&set);
-      CPU_SET(topology.cores[static_cast<size_t>(worker)], &set);
-      // A refusal (some containers) costs speed only.
-      pthread_setaffinity_np(state_->threads.back().native_handle(), sizeof(set), &set);
+    for (size_t worker = 1; worker < cores.size(); ++worker) {
+      state_->threads.emplace_back([this, worker] { state_->work(static_cast<int>(worker)); });
+      if (pin) bind_to(cores[worker], state_->threads.back().native_handle());
     }
   } catch (const std::system_error& error) {
     state_->stop();
@@ -203,6 +165,8 @@ ThreadPool::ThreadPool(int threads, bool pin) : state_(std::make_unique<State>()
 }
 
 ThreadPool::~ThreadPool() { state_->stop(); }
+
+void ThreadPool::bind_caller() const { bind_to(state_->caller_core, pthread_self()); }
 
 int ThreadPool::size() const { return static_cast<int>(state_->threads.size()) + 1; }
 

@@ -10,25 +10,23 @@
 
 namespace moesaic::base {
 
-/// What hwloc says of this machine, restricted to the CPUs this process may use.
-struct Topology {
-  std::vector<int> cores;  ///< one logical CPU per physical core, grouped by NUMA node
-  int numa_nodes = 1;
-  size_t l1d_bytes = 0;  ///< per core
-  size_t l2_bytes = 0;   ///< per core
-  size_t l3_bytes = 0;   ///< per cache
-};
-Topology discover_topology();
-
 class ThreadPool {
  public:
-  /// `threads` 0 means one per physical core. `pin` binds each worker to its core.
+  /// `threads` 0 means usable_cores() of the machine. `pin` binds each worker but the caller to a
+  /// core.
   explicit ThreadPool(int threads = 0, bool pin = true);
+  /// As many workers as cores are given; with `pin` each but the caller is bound to its own, where
+  /// that is not -1.
+  ThreadPool(const std::vector<int>& cores, bool pin);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
+
+  /// Binds the calling thread, which is to be worker 0, to that worker's core; nothing where
+  /// workers are not bound.
+  void bind_caller() const;
 
   /// Runs body(task, worker) for every task in [0, tasks), tasks handed out in ascending order by
   /// one counter; returns when all are done. Not reentrant; the body must not throw.

@@ -60,11 +60,5 @@ TEST(ThreadPool, WakesSleepers) {
   }
 }
 
-TEST(Topology, NamesAtLeastOneCore) {
-  const Topology topology = discover_topology();
-  EXPECT_FALSE(topology.cores.empty());
-  EXPECT_GE(topology.numa_nodes, 1);
-}
-
 }  // namespace
 }  // namespace moesaic::base

@@ -44,7 +44,7 @@ struct Work {
 Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t kv_read,
              int64_t kv_pairs, int64_t touched) {
   const model::ModelSpec& spec = model.spec;
-  const auto element = static_cast<double>(tensor::size_of(model.dtype));
+  const auto element = static_cast<double>(tensor::size_of(model.format.base));
   const auto kv_element = static_cast<double>(tensor::size_of(model.kv_dtype));
   const auto hidden = static_cast<double>(spec.hidden);
   const auto r = static_cast<double>(rows);
@@ -77,12 +77,12 @@ Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t
   return work;
 }
 
-/// Runs steps of random tokens through the decoder. Tokens are drawn, not chosen from the logits:
+/// Runs steps of random tokens. Tokens are drawn, not chosen from the logits:
 /// what a random model says collapses into repetition, which would touch few experts.
 class Runner {
  public:
   explicit Runner(LoadedModel& model, int64_t max_rows)
-      : model_(model), decoder_(model.spec, model.weights, *model.backend, max_rows) {}
+      : model_(model), executor_(make_executor(model, max_rows)) {}
 
   struct Step {
     double seconds = 0;
@@ -92,23 +92,28 @@ class Runner {
   /// Appends `rows` tokens to each of `sequences` sequences of `context` cached positions; logits
   /// of the last row of each are computed.
   Step run(int64_t sequences, int64_t rows, int64_t context) {
-    const model::StepBatch batch = build(sequences, rows, context);
+    const auto submitted =
+        std::make_shared<engine::Step>(engine::Step{build(sequences, rows, context), {}});
+    const engine::ExpertCounts before = executor_->expert_counts();
     const auto start = std::chrono::steady_clock::now();
-    decoder_.forward(
-        batch, *model_.cache, [](int64_t, int64_t, float*) {}, counts_);
+    executor_->submit(submitted);
+    executor_->wait();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const engine::ExpertCounts after = executor_->expert_counts();
     Step step{took.count(), 0};
-    for (int32_t count : counts_.counts) step.touched += count > 0 ? 1 : 0;
+    for (size_t i = 0; i < after.counts.size(); ++i) {
+      step.touched += after.counts[i] > before.counts[i] ? 1 : 0;
+    }
     return step;
   }
 
  private:
-  model::StepBatch build(int64_t sequences, int64_t rows, int64_t context) {
-    const int64_t block = model_.cache->block_size();
+  engine::StepBatch build(int64_t sequences, int64_t rows, int64_t context) {
+    const int64_t block = cache().block_size();
     const int64_t blocks = (context + rows + block - 1) / block;
     std::uniform_int_distribution<int32_t> token(0,
                                                  static_cast<int32_t>(model_.spec.vocab_size) - 1);
-    model::StepBatch batch;
+    engine::StepBatch batch;
     batch.max_blocks = blocks;
     batch.seq_starts.push_back(0);
     for (int64_t s = 0; s < sequences; ++s) {
@@ -127,11 +132,11 @@ class Runner {
     return batch;
   }
 
-  int64_t blocks_each(int64_t sequences) const { return model_.cache->num_blocks() / sequences; }
+  const model::KvCache& cache() const { return *model_.ranks[0].cache; }
+  int64_t blocks_each(int64_t sequences) const { return cache().num_blocks() / sequences; }
 
   LoadedModel& model_;
-  model::Decoder decoder_;
-  model::ExpertCounts counts_;
+  std::unique_ptr<engine::Executor> executor_;
   std::mt19937 random_{1};
 };
 
@@ -145,8 +150,7 @@ struct Machine {
 class Gauge {
  public:
   Gauge(const Invocation& invocation, const LoadedModel& model)
-      : pool_(static_cast<int>(invocation.settings.get_int("threads"))),
-        meter_(pool_, isa(invocation), model.dtype) {}
+      : pool_(threads(model)), meter_(pool_, isa(invocation), model.format.base) {}
 
   Machine sample() {
     const Machine machine{meter_.read_bandwidth(), meter_.peak_flops()};
@@ -159,6 +163,12 @@ class Gauge {
   Machine median_machine() const { return {median(bandwidths_), median(peaks_)}; }
 
  private:
+  static int threads(const LoadedModel& model) {
+    int threads = 0;
+    for (const LoadedRank& rank : model.ranks) threads += rank.pool->size();
+    return threads;
+  }
+
   static std::string isa(const Invocation& invocation) {
     const std::string name = invocation.settings.get_string("cpu-isa");
     return name == "auto" ? backend::available_cpu_isas().back() : name;
@@ -224,9 +234,9 @@ Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::stri
 
 void print_results(const Machine& machine, const LoadedModel& model,
                    const std::vector<Result>& results) {
-  fmt::print("{}\n", model.backend->description());
+  fmt::print("{}\n", model.description());
   fmt::print("memory read {:.1f} GB/s, arithmetic {:.2f} TFLOP/s ({})\n\n", machine.bandwidth / 1e9,
-             machine.peak / 1e12, tensor::to_string(model.dtype));
+             machine.peak / 1e12, model.format.name);
   fmt::print("{:<26}{:>12}{:>12}{:>8}  {}\n", "", "tokens/s", "limit", "share", "bound by");
   const int64_t all = model.spec.moe_layers() * model.spec.max_experts();
   for (const Result& result : results) {
@@ -264,7 +274,7 @@ int bench_latency(const Invocation& invocation) {
   const Machine machine = gauge.median_machine();
   if (invocation.has("json")) {
     boost::json::object root;
-    root["backend"] = model->backend->description();
+    root["backend"] = model->description();
     root["bandwidth_bytes_per_s"] = machine.bandwidth;
     root["peak_operations_per_s"] = machine.peak;
     root["prefill_tokens_per_s"] = prefill.tokens_per_s;
@@ -351,7 +361,7 @@ int bench_throughput(const Invocation& invocation) {
     fmt::print(
         "{}\n{} requests of {} + {} tokens in {:.2f} s\n{:.2f} requests/s, {:.1f} output "
         "tokens/s, {:.1f} tokens/s in all\n",
-        model->backend->description(), requests, input, output, seconds,
+        model->description(), requests, input, output, seconds,
         static_cast<double>(requests) / seconds, static_cast<double>(generated) / seconds, total);
   }
   return 0;
@@ -387,7 +397,7 @@ Command bench_command() {
        {"requests", "N", "throughput: requests. Default 32."},
        {"input-len", "N", "throughput: prompt tokens of each. Default 256."},
        {"output-len", "N", "throughput: output tokens of each. Default 64."}},
-      {"Model", "CPU", "Memory and KV cache", "Scheduling"},
+      {"Model", "CPU", "Parallel ranks", "Memory and KV cache", "Scheduling"},
       run_bench};
 }
 

@@ -203,7 +203,7 @@ Command chat_command() {
            {"max-tokens", "N", "Longest answer. Default 512."},
            {"temperature", "T", "0 always takes the likeliest token. Default 0.7."},
            {"seed", "N", "Same seed, same answers."}},
-          {"Model", "CPU", "Memory and KV cache", "Scheduling", "Protocol"},
+          {"Model", "CPU", "Parallel ranks", "Memory and KV cache", "Scheduling", "Protocol"},
           run_chat};
 }
 

@@ -5,12 +5,19 @@
 #include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
 #include <cstdlib>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/progress.h"
 #include "cli/memory_table.h"
-#include "engine/local_executor.h"
+#include "engine/ranked_executor.h"
 #include "model/family.h"
 
 namespace moesaic::cli {
@@ -36,14 +43,14 @@ boost::json::value rope_scaling(const base::Settings& settings) {
   return {{"rope_type", text}, {"factor", settings.get_float("rope-factor")}};
 }
 
-tensor::DType weight_dtype(const base::Settings& settings, const model::ModelSpec& spec,
-                           const backend::Backend& backend) {
+tensor::WeightFormat weight_format(const base::Settings& settings, const model::ModelSpec& spec,
+                                   const backend::Backend& backend) {
   const std::string name = settings.get_string("dtype");
-  const tensor::DType dtype = name == "auto" ? spec.dtype : *tensor::dtype_from_torch(name);
-  if (const auto reason = backend.supports(dtype); !reason.empty()) {
+  const tensor::WeightFormat format = name == "auto" ? spec.dtype : *tensor::dtype_from_torch(name);
+  if (const auto reason = backend.supports(format); !reason.empty()) {
     throw base::ConfigError(fmt::format("--dtype {}: {}", name, reason));
   }
-  return dtype;
+  return format;
 }
 
 int64_t longest_sequence(const base::Settings& settings, const model::ModelSpec& spec,
@@ -64,7 +71,7 @@ int64_t longest_sequence(const base::Settings& settings, const model::ModelSpec&
 model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Settings& settings,
                                       const MemoryDefaults& defaults) {
   model::MemoryPlanInputs inputs;
-  inputs.dtype = model.dtype;
+  inputs.format = model.format;
   inputs.kv_dtype = model.kv_dtype;
   inputs.block_size = settings.get_int("block-size");
   inputs.max_rows =
@@ -72,7 +79,7 @@ model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Sett
   inputs.max_sequences =
       defaults.max_sequences > 0 ? defaults.max_sequences : settings.get_int("max-num-seqs");
   inputs.max_model_len = model.max_model_len;
-  inputs.device_bytes = model::host_memory_limit();
+  inputs.device_bytes = base::memory_limit();
   inputs.utilization = settings.get_float("gpu-memory-utilization");
   if (settings.is_set("kv-cache-memory-bytes")) {
     inputs.kv_bytes = static_cast<uint64_t>(settings.get_int("kv-cache-memory-bytes"));
@@ -93,9 +100,11 @@ model::MemoryPlan plan(LoadedModel& model, const base::Settings& settings,
                        const MemoryDefaults& defaults) {
   model::MemoryPlanInputs inputs = memory_inputs(model, settings, defaults);
   const bool may_shrink = settings.get_int("max-model-len") <= 0;
+  std::vector<model::DeviceRank> ranks;
+  for (const LoadedRank& rank : model.ranks) ranks.push_back({rank.backend.get(), rank.shard});
   for (;;) {
     try {
-      const model::MemoryPlan memory = model::plan_memory(model.spec, *model.backend, inputs);
+      const model::MemoryPlan memory = model::plan_memory(model.spec, ranks, inputs);
       if (inputs.max_model_len < model.max_model_len) {
         spdlog::warn("the KV cache cannot hold the model's whole context of {} tokens; serving {}",
                      model.max_model_len, inputs.max_model_len);
@@ -185,22 +194,14 @@ void check_setting_states(const base::Settings& settings) {
   if (!refused.empty()) throw base::ConfigError(refused);
 }
 
-std::unique_ptr<backend::Backend> make_backend(const base::Settings& settings) {
-  if (settings.get_string("backend") == "reference") return backend::make_reference_backend();
-  backend::CpuOptions options;
-  options.threads = static_cast<int>(settings.get_int("threads"));
-  options.pin = settings.get_bool("pin-threads");
-  if (const std::string isa = settings.get_string("cpu-isa"); isa != "auto") options.isa = isa;
-  return backend::make_cpu_backend(options);
-}
-
 namespace {
 
-/// The ranks are counted in NeuronCores, over which Neuron's own library pads heads: manifests ask
-/// for 24 with 32 heads. (A real start refuses both settings before it comes to heads.)
-bool counts_neuron_cores(const base::Settings& settings) {
-  return settings.get_string("backend") == "neuron" ||
-         settings.origin("tensor-parallel-size") == "HF_NUM_CORES";
+/// Ranks of the tensor-parallel group. On NeuronCores Neuron's own library pads heads, and
+/// manifests ask for 24 with 32 heads: a plan for this machine leaves them out, a real start
+/// refuses them.
+int rank_count(const base::Settings& settings) {
+  if (settings.get_string("backend") == "neuron") return 1;
+  return static_cast<int>(settings.get_int("tensor-parallel-size"));
 }
 
 }  // namespace
@@ -221,8 +222,7 @@ void check_contradictions(const base::Settings& settings, const model::ModelSpec
                                         settings.get_int("nnodes") - 1));
   }
   if (spec == nullptr) return;
-  const int64_t ranks =
-      counts_neuron_cores(settings) ? 1 : settings.get_int("tensor-parallel-size");
+  const int64_t ranks = rank_count(settings);
   for (const model::LayerSpec& layer : spec->layers) {
     const int64_t heads = layer.attention.heads;
     const int64_t kv_heads = layer.attention.kv_heads;
@@ -251,16 +251,129 @@ void check_contradictions(const base::Settings& settings, const model::ModelSpec
   }
 }
 
+namespace {
+
+/// The ranks that --tensor-parallel-size, --enable-expert-parallel, --backend, --threads and
+/// --cpu-isa ask for, with nothing loaded.
+std::vector<LoadedRank> make_ranks(const base::Settings& settings) {
+  const int count = rank_count(settings);
+  const base::Topology topology = base::discover_topology();
+  const bool reference = settings.get_string("backend") == "reference";
+  auto threads = static_cast<int>(reference ? count : settings.get_int("threads"));
+  if (threads == 0) threads = base::usable_cores(topology);
+  if (count > static_cast<int>(topology.cores.size())) {
+    spdlog::warn("{} {}: this process has {} cores, on which ranks will wait for each other",
+                 settings.origin("tensor-parallel-size"), count, topology.cores.size());
+  }
+  const std::string isa = settings.get_string("cpu-isa");
+  std::vector<LoadedRank> ranks;
+  for (const std::vector<int>& cores : base::share_cores(topology, threads, count)) {
+    LoadedRank& rank = ranks.emplace_back();
+    rank.shard = {.ranks = count,
+                  .rank = static_cast<int64_t>(ranks.size()) - 1,
+                  .expert_parallel = settings.get_bool("enable-expert-parallel")};
+    rank.pool = std::make_unique<base::ThreadPool>(cores, settings.get_bool("pin-threads"));
+    rank.backend = reference
+                       ? backend::make_reference_backend()
+                       : backend::make_cpu_backend(*rank.pool, isa == "auto" ? std::string() : isa);
+  }
+  return ranks;
+}
+
+/// Progress of several ranks that load at once.
+class SharedProgress {
+ public:
+  SharedProgress(uint64_t total, size_t ranks) : progress_("loading", total), done_(ranks) {}
+
+  void update(size_t rank, uint64_t done) {
+    const std::lock_guard lock(mutex_);
+    done_[rank] = done;
+    progress_.update(std::accumulate(done_.begin(), done_.end(), uint64_t{0}));
+  }
+  void finish() { progress_.finish(); }
+
+ private:
+  std::mutex mutex_;
+  base::Progress progress_;
+  std::vector<uint64_t> done_;
+};
+
+/// Runs body(rank) for each rank at once, each on a thread of the rank's first core, so that memory
+/// lies on its node. Throws what the first rank that fails throws.
+void on_every_rank(std::vector<LoadedRank>& ranks, const std::function<void(LoadedRank&)>& body) {
+  std::vector<std::exception_ptr> failures(ranks.size());
+  {
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      threads.emplace_back([&, i] {
+        ranks[i].pool->bind_caller();
+        try {
+          body(ranks[i]);
+        } catch (...) {
+          failures[i] = std::current_exception();
+        }
+      });
+    }
+  }
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+}
+
+/// Loads or makes the weights of every rank, and allocates its KV cache.
+void load_ranks(LoadedModel& model, const base::Settings& settings) {
+  std::vector<model::WeightPlan> plans;
+  uint64_t bytes = 0;
+  for (const LoadedRank& rank : model.ranks) {
+    plans.push_back(model::plan_weights(model.spec, *rank.backend, model.format, rank.shard));
+    bytes += plans.back().bytes;
+  }
+  std::optional<checkpoint::Checkpoint> checkpoint;
+  if (settings.get_string("load-format") != "dummy") {
+    checkpoint.emplace(checkpoint::Checkpoint::open(model.folder));
+  }
+  SharedProgress progress(bytes, model.ranks.size());
+  on_every_rank(model.ranks, [&](LoadedRank& rank) {
+    const auto index = static_cast<size_t>(rank.shard.rank);
+    const model::LoadOptions options{
+        .cache_folder = cache_folder(settings),
+        .progress = [&](uint64_t done, uint64_t) { progress.update(index, done); }};
+    rank.weights =
+        checkpoint
+            ? model::load_weights(plans[index], *rank.backend, *rank.pool, *checkpoint, options)
+            : model::make_dummy_weights(plans[index], *rank.backend, *rank.pool,
+                                        static_cast<uint64_t>(settings.get_int("seed")), options);
+    rank.cache =
+        std::make_unique<model::KvCache>(model.spec, rank.shard, *rank.backend, model.kv_dtype,
+                                         settings.get_int("block-size"), model.memory.kv_blocks);
+  });
+  progress.finish();
+  const std::vector<std::string>& ignored = model.ranks[0].weights.ignored;
+  if (!ignored.empty()) {
+    spdlog::info("{} tensors of the checkpoint are known and not used, such as {}", ignored.size(),
+                 ignored.front());
+  }
+}
+
+}  // namespace
+
+std::string LoadedModel::description() const {
+  const std::string one = ranks[0].backend->description();
+  if (ranks.size() == 1) return one;
+  return fmt::format("{} ranks, {}{}", ranks.size(),
+                     ranks[0].shard.expert_parallel ? "experts dealt out, each " : "each ", one);
+}
+
 std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Settings& settings,
                                         const MemoryDefaults& defaults) {
   check_contradictions(settings, &spec);
   auto model = std::make_unique<LoadedModel>();
   model->spec = std::move(spec);
-  model->backend = make_backend(settings);
-  model->dtype = weight_dtype(settings, model->spec, *model->backend);
+  model->ranks = make_ranks(settings);
+  model->format = weight_format(settings, model->spec, *model->ranks[0].backend);
   const std::string kv = settings.get_string("kv-cache-dtype");
   // A type that comes later is refused before this by a real start; --dry-run plans without it.
-  model->kv_dtype = tensor::dtype_from_torch(kv).value_or(model->dtype);
+  model->kv_dtype = tensor::dtype_from_torch(kv).value_or(model->format.base);
   model->max_model_len = longest_sequence(settings, model->spec, defaults.max_model_len);
   model->memory = plan(*model, settings, defaults);
   return model;
@@ -270,30 +383,19 @@ std::unique_ptr<LoadedModel> load_model(const fs::path& path, const base::Settin
                                         const MemoryDefaults& defaults) {
   auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
   model->folder = fs::is_directory(path) ? path : path.parent_path();
-  spdlog::info("{}; {}", model->backend->description(), model->spec.architecture);
+  spdlog::info("{}; {}", model->description(), model->spec.architecture);
   for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
 
-  const model::WeightPlan weights = model::plan_weights(model->spec, *model->backend, model->dtype);
-  model::LoadOptions options;
-  options.cache_folder = cache_folder(settings);
-  auto progress = std::make_shared<base::Progress>("loading", weights.bytes);
-  options.progress = [progress](uint64_t done, uint64_t) { progress->update(done); };
-  if (settings.get_string("load-format") == "dummy") {
-    model->weights = model::make_dummy_weights(
-        weights, *model->backend, static_cast<uint64_t>(settings.get_int("seed")), options);
-  } else {
-    const auto checkpoint = checkpoint::Checkpoint::open(model->folder);
-    model->weights = model::load_weights(weights, *model->backend, checkpoint, options);
-    if (!model->weights.ignored.empty()) {
-      spdlog::info("{} tensors of the checkpoint are known and not used, such as {}",
-                   model->weights.ignored.size(), model->weights.ignored.front());
-    }
-  }
-  progress->finish();
-  model->cache =
-      std::make_unique<model::KvCache>(model->spec, *model->backend, model->kv_dtype,
-                                       settings.get_int("block-size"), model->memory.kv_blocks);
+  load_ranks(*model, settings);
   return model;
+}
+
+std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_rows) {
+  std::vector<engine::RankedExecutor::Rank> ranks;
+  for (LoadedRank& rank : model.ranks) {
+    ranks.push_back({&rank.weights, rank.backend.get(), rank.cache.get(), rank.pool.get()});
+  }
+  return std::make_unique<engine::RankedExecutor>(model.spec, ranks, max_rows);
 }
 
 std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Settings& settings,
@@ -309,8 +411,7 @@ std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Set
   options.priority_scheduling = settings.get_string("scheduling-policy") == "priority";
   options.eos_ids = model.spec.eos_ids;
   options.seed = static_cast<uint64_t>(settings.get_int("seed"));
-  auto executor = std::make_unique<engine::LocalExecutor>(model.spec, model.weights, *model.backend,
-                                                          *model.cache, options.max_rows);
+  auto executor = make_executor(model, options.max_rows);
   return std::make_shared<engine::Engine>(options, std::move(executor), std::move(observer));
 }
 

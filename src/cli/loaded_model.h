@@ -7,31 +7,46 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "backend/ops.h"
 #include "base/settings.h"
+#include "base/thread_pool.h"
 #include "cli/command_line.h"
 #include "engine/engine.h"
+#include "engine/executor.h"
 #include "model/decoder.h"
 #include "model/memory_plan.h"
+#include "model/shard.h"
 #include "model/spec.h"
 #include "model/weights.h"
+#include "tensor/weight_format.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace moesaic::cli {
 
-/// A model ready to run. Members are in the order they are built; each outlives those below it.
+/// One rank of a model. Members are in the order they are built; each outlives those below it.
+struct LoadedRank {
+  model::Shard shard;
+  std::unique_ptr<base::ThreadPool> pool;
+  std::unique_ptr<backend::Backend> backend;
+  model::LoadedWeights weights;
+  std::unique_ptr<model::KvCache> cache;
+};
+
+/// A model ready to run.
 struct LoadedModel {
   std::filesystem::path folder;
   model::ModelSpec spec;
-  std::unique_ptr<backend::Backend> backend;
-  tensor::DType dtype = tensor::DType::kBF16;
+  tensor::WeightFormat format = tensor::DType::kBF16;
   tensor::DType kv_dtype = tensor::DType::kBF16;
   int64_t max_model_len = 0;
   model::MemoryPlan memory;
-  model::LoadedWeights weights;
-  std::unique_ptr<model::KvCache> cache;
+  std::vector<LoadedRank> ranks;  ///< one at least
+
+  /// "cpu avx512, 2 threads", and over how many ranks.
+  std::string description() const;
 };
 
 /// The MODEL argument or --model, as it is written. Throws UsageError when neither is given, or
@@ -43,9 +58,6 @@ std::filesystem::path model_path(const Invocation& invocation);
 
 /// Refuses settings whose feature does not exist yet, and logs those without effect.
 void check_setting_states(const base::Settings& settings);
-
-/// The backend that --backend, --threads and --cpu-isa ask for.
-std::unique_ptr<backend::Backend> make_backend(const base::Settings& settings);
 
 /// Replaces the KV size and lengths for commands that know what they need.
 struct MemoryDefaults {
@@ -61,8 +73,9 @@ boost::json::object config_overrides(const base::Settings& settings);
 /// more ranks than heads divide into, experts spread where there are none, ...
 void check_contradictions(const base::Settings& settings, const model::ModelSpec* spec);
 
-/// Decides device, types and lengths and plans memory; folder, weights and cache stay empty. Throws
-/// UnavailableError when the model does not fit, ConfigError as check_contradictions does.
+/// Decides device, ranks, types and lengths and plans memory; folder, weights and caches stay
+/// empty. Throws UnavailableError when the model does not fit, ConfigError as check_contradictions
+/// does.
 std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Settings& settings,
                                         const MemoryDefaults& memory_defaults);
 
@@ -71,6 +84,9 @@ std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Setti
 std::unique_ptr<LoadedModel> load_model(const std::filesystem::path& path,
                                         const base::Settings& settings,
                                         const MemoryDefaults& memory_defaults);
+
+/// What runs the model's steps of at most `max_rows` rows; the model outlives it.
+std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_rows);
 
 /// An engine over the model, which must outlive it.
 std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Settings& settings,

@@ -10,6 +10,7 @@
 #include "backend/ops.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/machine.h"
 #include "base/settings.h"
 #include "cli/commands.h"
 #include "model/memory_plan.h"
@@ -94,10 +95,12 @@ int run_plan(const Invocation& invocation) {
   plan::PlanInputs inputs = inputs_of(invocation);
   const bool host = std::find(inputs.instances.begin(), inputs.instances.end(),
                               plan::kHostInstance) != inputs.instances.end();
+  std::unique_ptr<base::ThreadPool> pool;
   std::unique_ptr<backend::Backend> backend;
   if (host) {
-    backend = backend::make_cpu_backend({});
-    inputs.host = {.backend = backend.get(), .memory_bytes = model::host_memory_limit()};
+    pool = std::make_unique<base::ThreadPool>();
+    backend = backend::make_cpu_backend(*pool);
+    inputs.host = {.backend = backend.get(), .memory_bytes = base::memory_limit()};
   }
   const plan::Plan plan = plan::make_plan(inputs);
   if (invocation.has("html")) write_page(invocation.option("html", ""), plan::to_html(plan));

@@ -24,9 +24,18 @@ void add(Args& args, std::string_view flag, int64_t value, int64_t unless) {
 /// NeuronCore configuration").
 int64_t neuron_cores(const std::string& instance) { return instance.starts_with("trn2") ? 4 : 2; }
 
+/// What moesaic calls the backend of an accelerator; empty = it finds none by itself, and takes the
+/// processor.
+std::string backend_of(const std::string& accelerator) {
+  if (accelerator == "nvidia.com/gpu") return "cuda";
+  if (accelerator == "amd.com/gpu") return "rocm";
+  return accelerator.starts_with("aws.amazon.com/neuron") ? "neuron" : "";
+}
+
 /// The flags that vLLM and moesaic share; moesaic's settings table has vLLM's names.
 Args vllm_flags(const Service& service, bool worker) {
   Args args;
+  if (service.engine == Engine::kMoesaic) add(args, "--backend", backend_of(service.accelerator));
   add(args, "--served-model-name", service.served_name);
   add(args, "--port", service.port, 0);
   const int64_t cores =

@@ -283,9 +283,9 @@ std::string read_manifest_file(const std::filesystem::path& path) {
   std::optional<std::string> text = base::read_file(path, kMaxManifestBytes);
   if (!text) {
     throw base::ModelFileError(path.string(),
-                               fmt::format("line 1: the file has more than the {} bytes that a "
-                                           "file of manifests may have",
-                                           kMaxManifestBytes));
+                               fmt::format("the file has {} bytes, and a file of manifests may "
+                                           "have {}",
+                                           std::filesystem::file_size(path), kMaxManifestBytes));
   }
   return std::move(*text);
 }

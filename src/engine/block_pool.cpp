@@ -3,25 +3,17 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace moesaic::engine {
-namespace {
-
-/// Finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
 
 BlockKey chain_key(const BlockKey& parent, const int32_t* tokens, int64_t count) {
-  BlockKey key{mix(parent.high + 0x9e3779b97f4a7c15ULL), mix(parent.low + 0xd1b54a32d192ed03ULL)};
+  BlockKey key{base::mix_bits(parent.high + 0x9e3779b97f4a7c15ULL),
+               base::mix_bits(parent.low + 0xd1b54a32d192ed03ULL)};
   for (int64_t i = 0; i < count; ++i) {
     const auto token = static_cast<uint64_t>(static_cast<uint32_t>(tokens[i]));
-    key.high = mix(key.high ^ (token + 0x632be59bd9b4e019ULL));
-    key.low = mix(key.low + (token + 1) * 0x9e3779b97f4a7c15ULL);
+    key.high = base::mix_bits(key.high ^ (token + 0x632be59bd9b4e019ULL));
+    key.low = base::mix_bits(key.low + (token + 1) * 0x9e3779b97f4a7c15ULL);
   }
   return key;
 }

@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "engine/sampler.h"
 
 namespace moesaic::engine {
 namespace {
@@ -16,9 +15,29 @@ double seconds_between(TimePoint from, TimePoint to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
-bool counts_output(const SamplingParams& params) {
+/// Whether choosing for such a request needs more than its row.
+bool needs_state(const SamplingParams& params) {
   return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
-         params.repetition_penalty != 1.0f;
+         params.repetition_penalty != 1.0f || params.min_tokens > 0 ||
+         params.rules->change_logits();
+}
+
+SampleRow choosing_row(const Sequence& sequence) {
+  const SamplingParams& params = sequence.request->request.sampling;
+  SampleRow row;
+  row.state = sequence.slot;
+  row.temperature = params.temperature;
+  row.top_p = params.top_p;
+  row.top_k = params.top_k;
+  row.min_p = params.min_p;
+  row.presence_penalty = params.presence_penalty;
+  row.frequency_penalty = params.frequency_penalty;
+  row.repetition_penalty = params.repetition_penalty;
+  row.seed = sequence.seed;
+  row.position = sequence.length() - sequence.request->prompt_size();
+  row.min_tokens = params.min_tokens;
+  row.logprobs = params.logprobs;
+  return row;
 }
 
 /// Whether the longest possible sequence fits the context and the pool.
@@ -37,23 +56,16 @@ bool knows_tokens(int64_t vocab_size, const Request& request) {
 
 }  // namespace
 
-/// What came of one row of logits: a chosen token, or log-probabilities of the prompt's next token;
-/// neither when the row cannot be used, and then its request has failed.
-struct RowResult {
-  std::optional<Sampled> sampled;
-  std::optional<PositionLogprobs> prompt;
-};
-
-/// A step under way: its chunks, the batch, and what each wanted row of logits is for.
-struct EngineCore::Step {
+/// A step from its plan to its landing.
+struct EngineCore::Flight {
   Plan plan;
-  model::StepBatch batch;
-  struct Wanted {
-    size_t chunk;
-    int64_t position;  ///< the row's; its logits speak of position + 1
-  };
-  std::vector<Wanted> wanted;      ///< as StepBatch::logit_rows
-  std::vector<RowResult> results;  ///< one per wanted row
+  /// Of the chunks: a request that ends meanwhile lives on until the step lands.
+  std::vector<std::shared_ptr<LiveRequest>> requests;
+  std::shared_ptr<Step> step = std::make_shared<Step>();
+  std::vector<size_t> wanted;  ///< the chunk of each logit row
+  int64_t rows = 0;
+  int64_t decode_rows = 0;
+  TimePoint submitted;
 };
 
 EngineCore::EngineCore(const EngineOptions& options, Executor& executor, EngineObserver& observer,
@@ -71,11 +83,11 @@ Refusal EngineCore::admit(const EngineOptions& options, int64_t vocab_size, Requ
   if (!fits(options, request)) return Refusal::kTooLong;
   if (!knows_tokens(vocab_size, request)) return Refusal::kUnknownToken;
   if (request.sampling.repetition_penalty != 1.0f) {
-    request.prompt_ids = request.prompt;
-    std::sort(request.prompt_ids.begin(), request.prompt_ids.end());
-    const auto end = std::unique(request.prompt_ids.begin(), request.prompt_ids.end());
-    request.prompt_ids.erase(end, request.prompt_ids.end());
-    request.prompt_ids.shrink_to_fit();
+    std::vector<int32_t> ids = request.prompt;
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    ids.shrink_to_fit();
+    request.prompt_ids = std::make_shared<const std::vector<int32_t>>(std::move(ids));
   }
   return Refusal::kNone;
 }
@@ -83,17 +95,17 @@ Refusal EngineCore::admit(const EngineOptions& options, int64_t vocab_size, Requ
 void EngineCore::add(Request request) {
   MOESAIC_ASSERT(fits(options_, request) && knows_tokens(executor_.vocab_size(), request));
   MOESAIC_ASSERT(!requests_.contains(request.id));
-  auto live = std::make_unique<LiveRequest>();
+  auto live = std::make_shared<LiveRequest>();
   live->arrival = arrivals_++;
   live->arrived = clock_();
   live->unfinished = request.sampling.n;
   const uint64_t seed =
-      request.sampling.seed.value_or(sequence_seed(options_.seed + live->arrival + 1, 1));
+      request.sampling.seed.value_or(backend::sequence_seed(options_.seed + live->arrival + 1, 1));
   for (int32_t i = 0; i < request.sampling.n; ++i) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request = live.get();
     sequence->index = i;
-    sequence->seed = sequence_seed(seed, i);
+    sequence->seed = backend::sequence_seed(seed, i);
     live->sequences.push_back(std::move(sequence));
   }
   const RequestId id = request.id;
@@ -120,6 +132,8 @@ bool EngineCore::finish(RequestId id, int32_t index, FinishReason reason) {
 
 void EngineCore::fail_all(FinishReason reason) {
   while (!requests_.empty()) finish(requests_.begin()->first, -1, reason);
+  for (const auto& flight : flights_) lose(*flight);
+  flights_.clear();
 }
 
 /// Hands news to the client's side; false when that failed, which is this request's failure alone.
@@ -134,10 +148,11 @@ bool EngineCore::deliver(LiveRequest& request, SequenceOutput&& output) {
   }
 }
 
-/// Gives the blocks back and makes the last delivery.
+/// Gives the blocks back, as soon as no step in flight needs them, and makes the last delivery.
 void EngineCore::end(Sequence& sequence, SequenceOutput output) {
   LiveRequest& request = *sequence.request;
   scheduler_.remove(&sequence);
+  if (sequence.flights == 0) release_slot(sequence);
   sequence.finished = true;
   --request.unfinished;
   if (request.reason == FinishReason::kNone || request.reason == FinishReason::kStop) {
@@ -166,10 +181,38 @@ void EngineCore::end_request(LiveRequest& request) {
   observer_.on_finished(news);
 }
 
+void EngineCore::release_slot(Sequence& sequence) {
+  if (sequence.slot >= 0) free_slots_.push_back(sequence.slot);
+  sequence.slot = -1;
+}
+
+/// Wants logits of the row that is about to be added to the batch: those of a prompt's own token,
+/// or else of the sequence's next one.
+void EngineCore::add_wanted(Flight& flight, size_t chunk, int64_t position) {
+  Sequence& sequence = *flight.plan.chunks[chunk].sequence;
+  Step& step = *flight.step;
+  const bool chooses = position + 1 == sequence.length();
+  SampleRow row;
+  if (chooses) {
+    row = choosing_row(sequence);
+  } else {
+    row.target = sequence.token(position + 1);
+    row.logprobs = sequence.request->request.sampling.prompt_logprobs;
+  }
+  step.samples.push_back(row);
+  step.batch.logit_rows.push_back(static_cast<int32_t>(step.batch.token_ids.size()));
+  flight.wanted.push_back(chunk);
+  if (!chooses) return;
+  sequence.may_follow = executor_.chooses_ahead(row);
+  sequence.pending_step = scheduler_.steps();
+  sequence.pending_row = static_cast<int32_t>(flight.wanted.size()) - 1;
+  ++sequence.pending;
+}
+
 /// Lays the plan out as flat arrays.
-void EngineCore::build(Step& step) const {
-  const Plan& plan = step.plan;
-  model::StepBatch& batch = step.batch;
+void EngineCore::build(Flight& flight) {
+  const Plan& plan = flight.plan;
+  StepBatch& batch = flight.step->batch;
   for (const Chunk& chunk : plan.chunks) {
     batch.max_blocks =
         std::max(batch.max_blocks, static_cast<int64_t>(chunk.sequence->blocks.size()));
@@ -177,22 +220,19 @@ void EngineCore::build(Step& step) const {
   batch.seq_starts.push_back(0);
   const int64_t size = pool_.block_size();
   for (size_t c = 0; c < plan.chunks.size(); ++c) {
-    const Chunk& chunk = plan.chunks[c];
-    const Sequence& sequence = *chunk.sequence;
-    const int64_t end = sequence.computed + chunk.rows;
+    const Sequence& sequence = *plan.chunks[c].sequence;
+    const int64_t end = sequence.scheduled;
     const LiveRequest& request = *sequence.request;
     const bool prompt_logprobs = request.request.sampling.prompt_logprobs >= 0 &&
                                  sequence.index == 0 && sequence.output.empty();
-    for (int64_t p = sequence.computed; p < end; ++p) {
-      const bool last = p + 1 == sequence.size();
+    for (int64_t p = end - plan.chunks[c].rows; p < end; ++p) {
+      const int32_t token = p < sequence.size() ? sequence.token(p) : -1 - sequence.pending_row;
+      const bool last = p + 1 == sequence.length();
       // Rows whose next token is the prompt's own; done once, even if the request is recomputed.
       const bool of_prompt = prompt_logprobs && p + 1 < request.prompt_size() &&
                              p >= static_cast<int64_t>(request.prompt_logprobs.size());
-      if (last || of_prompt) {
-        batch.logit_rows.push_back(static_cast<int32_t>(batch.token_ids.size()));
-        step.wanted.push_back({c, p});
-      }
-      batch.token_ids.push_back(sequence.token(p));
+      if (last || of_prompt) add_wanted(flight, c, p);
+      batch.token_ids.push_back(token);
       batch.positions.push_back(static_cast<int32_t>(p));
       batch.slots.push_back(sequence.blocks[static_cast<size_t>(p / size)] * size + p % size);
     }
@@ -202,39 +242,29 @@ void EngineCore::build(Step& step) const {
                               sequence.blocks.end());
     batch.block_tables.resize(batch.context_lens.size() * static_cast<size_t>(batch.max_blocks));
   }
-  step.results.resize(step.wanted.size());
 }
 
-void EngineCore::take_row(const Step& step, int64_t row, std::span<float> logits,
-                          RowResult& result) {
-  const Step::Wanted& wanted = step.wanted[static_cast<size_t>(row)];
-  const Sequence& sequence = *step.plan.chunks[wanted.chunk].sequence;
-  const SamplingParams& params = sequence.request->request.sampling;
-  if (wanted.position + 1 < sequence.size()) {
-    result.prompt =
-        logprobs_of(logits, sequence.token(wanted.position + 1), params.prompt_logprobs);
-    return;
-  }
-  SamplingContext context;
-  context.params = &params;
-  context.output = sequence.output;
-  context.prompt_ids = sequence.request->request.prompt_ids;
-  context.output_counts = &sequence.output_counts;
-  context.eos_ids = options_.eos_ids;
-  context.seed = sequence.seed;
-  result.sampled = sample(logits, context);
-}
-
-void EngineCore::take_logits(Step& step, int64_t first, int64_t count, float* logits) {
-  const auto vocab = static_cast<size_t>(executor_.vocab_size());
-  executor_.parallel_for(count, [&](int64_t i) {
-    RowResult& result = step.results[static_cast<size_t>(first + i)];
-    try {
-      take_row(step, first + i, {logits + static_cast<size_t>(i) * vocab, vocab}, result);
-    } catch (const std::bad_alloc&) {
-      result = {};  // compute threads must not throw; an empty result fails the request
+/// Gives a slot to each sequence that chooses with a state and has none.
+void EngineCore::set_sampling_states(const Flight& flight) {
+  for (size_t i = 0; i < flight.wanted.size(); ++i) {
+    Sequence& sequence = *flight.plan.chunks[flight.wanted[i]].sequence;
+    SampleRow& row = flight.step->samples[i];
+    const Request& request = sequence.request->request;
+    if (row.target >= 0 || !needs_state(request.sampling) || sequence.slot >= 0) continue;
+    if (free_slots_.empty()) {
+      free_slots_.reserve(static_cast<size_t>(slots_) + 1);  // for all to come back
+      free_slots_.push_back(slots_++);
     }
-  });
+    sequence.slot = free_slots_.back();
+    free_slots_.pop_back();
+    row.state = sequence.slot;
+    backend::SamplingState state;
+    state.rules = request.sampling.rules;
+    state.prompt_ids = request.prompt_ids;
+    state.eos_ids = options_.eos_ids;
+    for (const int32_t token : sequence.output) state.append(token);
+    executor_.set_sampling_state(row, std::move(state));
+  }
 }
 
 FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
@@ -261,7 +291,7 @@ FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
 
 /// Appends a chosen token and tells the client; ends the sequence when it is done. False when the
 /// client could not be told.
-bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
+bool EngineCore::accept(Sequence& sequence, Sampled& sampled, TimePoint now) {
   LiveRequest& request = *sequence.request;
   const SamplingParams& params = request.request.sampling;
   SequenceOutput output;
@@ -269,9 +299,9 @@ bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
   if (!request.has_first_token) {
     request.has_first_token = true;
     request.first_token = now;
-    observer_.on_first_token(seconds_between(request.arrived, now));
+    news_.first_tokens.push_back(seconds_between(request.arrived, now));
   } else if (!sequence.output.empty()) {
-    observer_.on_token(seconds_between(sequence.last_token, now));
+    news_.next_tokens.push_back(seconds_between(sequence.last_token, now));
   }
   if (sequence.output.empty()) {
     output.cached_prompt_tokens = static_cast<int32_t>(request.cached_tokens);
@@ -283,43 +313,72 @@ bool EngineCore::accept(Sequence& sequence, RowResult& result, TimePoint now) {
     end(sequence, std::move(output));
     return true;
   }
-  const int32_t token = result.sampled->token;
-  sequence.output.push_back(token);
-  if (counts_output(params)) ++sequence.output_counts[token];
+  sequence.output.push_back(sampled.token);
   ++request.generated;
   ++stats_.generated_tokens;
-  output.tokens.push_back(token);
-  if (params.logprobs >= 0) output.logprobs.push_back(std::move(result.sampled->logprobs));
-  output.finish = reason_to_stop(sequence, token, output.stop_token);
+  output.tokens.push_back(sampled.token);
+  if (params.logprobs >= 0) output.logprobs.push_back(std::move(sampled.logprobs));
+  output.finish = reason_to_stop(sequence, sampled.token, output.stop_token);
   if (output.finish == FinishReason::kNone) return deliver(request, std::move(output));
   end(sequence, std::move(output));
   return true;
 }
 
-/// After the forward pass: counts rows as computed, hands out tokens, fails what went wrong.
-void EngineCore::advance(Step& step) {
+void EngineCore::end_requests(const std::set<RequestId>& ids, FinishReason reason) {
+  for (RequestId id : ids) finish(id, -1, reason);
+}
+
+/// After a step: counts rows as computed, hands out tokens, fails what went wrong. What a step
+/// chose for a sequence that has ended meanwhile is dropped.
+void EngineCore::land(Flight& flight, std::vector<Sampled>& sampled) {
   const TimePoint now = clock_();
-  for (const Chunk& chunk : step.plan.chunks) scheduler_.computed(chunk);
+  const auto sequence_of = [&](size_t wanted) -> Sequence& {
+    return *flight.plan.chunks[flight.wanted[wanted]].sequence;
+  };
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    if (flight.step->samples[i].target < 0) --sequence_of(i).pending;
+  }
+  for (const Chunk& chunk : flight.plan.chunks) {
+    scheduler_.landed(chunk);
+    if (chunk.sequence->finished && chunk.sequence->flights == 0) release_slot(*chunk.sequence);
+  }
   std::set<RequestId> failed;
   std::set<RequestId> touched;
-  for (size_t i = 0; i < step.wanted.size(); ++i) {
-    Sequence& sequence = *step.plan.chunks[step.wanted[i].chunk].sequence;
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    Sequence& sequence = sequence_of(i);
     LiveRequest& request = *sequence.request;
-    RowResult& result = step.results[i];
     const RequestId id = request.request.id;
-    if (failed.contains(id)) continue;
+    if (sequence.finished || failed.contains(id)) continue;
     touched.insert(id);
-    if (result.prompt) {
-      request.prompt_logprobs.push_back(std::move(*result.prompt));
-    } else if (!result.sampled || !accept(sequence, result, now)) {
+    if (sampled[i].broken) {
+      failed.insert(id);
+    } else if (flight.step->samples[i].target >= 0) {
+      request.prompt_logprobs.push_back(std::move(sampled[i].logprobs));
+    } else if (!accept(sequence, sampled[i], now)) {
       failed.insert(id);
     }
   }
-  for (RequestId id : failed) finish(id, -1, FinishReason::kError);
+  end_requests(failed, FinishReason::kError);
   for (RequestId id : touched) {
     const auto found = requests_.find(id);
     if (found != requests_.end() && found->second->unfinished == 0) end_request(*found->second);
   }
+}
+
+/// After a step that failed in a way that leaves the executor fit for others, or that is given up:
+/// ends its requests.
+void EngineCore::lose(const Flight& flight) {
+  std::set<RequestId> failed;
+  for (size_t i = 0; i < flight.wanted.size(); ++i) {
+    if (flight.step->samples[i].target >= 0) continue;
+    --flight.plan.chunks[flight.wanted[i]].sequence->pending;
+  }
+  for (const Chunk& chunk : flight.plan.chunks) {
+    scheduler_.lost(chunk);
+    if (!chunk.sequence->finished) failed.insert(chunk.sequence->request->request.id);
+    if (chunk.sequence->finished && chunk.sequence->flights == 0) release_slot(*chunk.sequence);
+  }
+  end_requests(failed, FinishReason::kError);
 }
 
 /// What is known of the requests once their rows are chosen but not yet computed.
@@ -336,63 +395,80 @@ void EngineCore::note_started(const Plan& plan, TimePoint now) {
   }
 }
 
-/// Runs the batch; false when it failed in a way that leaves the executor fit for the next one.
-bool EngineCore::execute(Step& step) {
-  const auto sink = [&](int64_t first, int64_t count, float* logits) {
-    take_logits(step, first, count, logits);
-  };
+namespace {
+
+/// Runs `work` on a step; false when it failed in a way that leaves the executor fit for the next.
+template <typename Work>
+bool attempt(int64_t rows, const Work& work) {
   try {
-    executor_.execute(step.batch, sink, counts_);
+    work();
     return true;
   } catch (const std::bad_alloc&) {
-    spdlog::error("no memory for a step of {} rows: its requests end", step.batch.rows());
+    spdlog::error("no memory for a step of {} rows: its requests end", rows);
   } catch (const base::RequestError& error) {
-    spdlog::error("a step of {} rows failed, its requests end: {}", step.batch.rows(),
-                  error.what());
+    spdlog::error("a step of {} rows failed, its requests end: {}", rows, error.what());
   }
   return false;
 }
 
-void EngineCore::count_experts() {
-  stats_.moe_layers = counts_.layers;
-  stats_.experts = counts_.experts;
-  stats_.expert_tokens.resize(counts_.counts.size());
-  for (size_t i = 0; i < counts_.counts.size(); ++i) {
-    stats_.expert_tokens[i] += static_cast<uint64_t>(counts_.counts[i]);
-  }
-}
+}  // namespace
 
 bool EngineCore::plan_step() {
-  auto step = std::make_unique<Step>();
-  step->plan = scheduler_.plan();
-  scheduler_.commit(step->plan);
-  // Whoever fits() can run when alone, so an empty plan means that there is nothing to run.
-  MOESAIC_ASSERT(!step->plan.chunks.empty() || requests_.empty());
-  if (step->plan.chunks.empty()) return false;
-  step_ = std::move(step);
+  if (in_flight() >= executor_.depth()) return false;
+  auto flight = std::make_unique<Flight>();
+  flight->plan = scheduler_.plan();
+  const Plan& plan = flight->plan;
+  for (const Chunk& chunk : plan.chunks) {
+    flight->rows += chunk.rows;
+    if (chunk.decode) flight->decode_rows += chunk.rows;
+    flight->requests.push_back(chunk.sequence->request->shared_from_this());
+  }
+  scheduler_.commit(plan);
+  for (Sequence* sequence : plan.preempted) release_slot(*sequence);
+  // Whoever fits() can run when alone, so an empty plan means that there is nothing to run, or that
+  // steps in flight have to land first. One that preempts is followed by one that does not.
+  MOESAIC_ASSERT(!plan.chunks.empty() || !plan.preempted.empty() || !flights_.empty() ||
+                 requests_.empty());
+  if (plan.chunks.empty()) return false;
+  planned_ = std::move(flight);
   return true;
 }
 
-void EngineCore::run_step() {
-  const std::unique_ptr<Step> owned = std::move(step_);
-  Step& step = *owned;
-  const TimePoint start = clock_();
-  note_started(step.plan, start);
-  build(step);
-  const bool computed = execute(step);
+void EngineCore::submit_step() {
+  std::unique_ptr<Flight> flight = std::move(planned_);
+  flight->submitted = clock_();
+  note_started(flight->plan, flight->submitted);
+  const bool submitted = attempt(flight->rows, [&] {
+    build(*flight);
+    set_sampling_states(*flight);
+    executor_.submit(flight->step);
+  });
+  if (submitted) {
+    flights_.push_back(std::move(flight));
+  } else {
+    lose(*flight);
+  }
+}
+
+void EngineCore::wait_step() {
+  const std::unique_ptr<Flight> flight = std::move(flights_.front());
+  flights_.pop_front();
+  std::vector<Sampled> sampled;
+  const bool computed = attempt(flight->rows, [&] { sampled = executor_.wait(); });
   ++stats_.steps;
-  int64_t decode_rows = 0;
-  std::set<RequestId> failed;
-  for (const Chunk& chunk : step.plan.chunks) {
-    if (chunk.decode) decode_rows += chunk.rows;
-    if (!computed) failed.insert(chunk.sequence->request->request.id);
-  }
+  news_ = {};
   if (computed) {
-    count_experts();
-    advance(step);
+    land(*flight, sampled);
+  } else {
+    lose(*flight);
   }
-  for (RequestId id : failed) finish(id, -1, FinishReason::kError);
-  observer_.on_step(step.batch.rows() - decode_rows, decode_rows, seconds_between(start, clock_()));
+  const TimePoint now = clock_();
+  news_.prompt_rows = flight->rows - flight->decode_rows;
+  news_.decode_rows = flight->decode_rows;
+  // Of a step that was submitted while another ran, only the time after that one's end is its own.
+  news_.seconds = seconds_between(std::max(flight->submitted, last_landing_), now);
+  last_landing_ = now;
+  observer_.on_step(news_);
 }
 
 EngineCore::Load EngineCore::load() const {
@@ -414,14 +490,31 @@ const EngineStats& EngineCore::stats() {
 void EngineCore::check_invariants() const {
   pool_.check_invariants();
   std::map<BlockId, int32_t> holders;
-  for (const Sequence* sequence : scheduler_.running()) {
-    for (BlockId block : sequence->blocks) ++holders[block];
-    MOESAIC_ASSERT(scheduler_.blocks_for(sequence->computed) <=
-                   static_cast<int64_t>(sequence->blocks.size()));
+  const auto hold = [&](const Sequence& sequence) {
+    for (BlockId block : sequence.blocks) ++holders[block];
+    MOESAIC_ASSERT(sequence.computed <= sequence.scheduled);
+    MOESAIC_ASSERT(scheduler_.blocks_for(sequence.scheduled) <=
+                   static_cast<int64_t>(sequence.blocks.size()));
+  };
+  for (const Sequence* sequence : scheduler_.running()) hold(*sequence);
+  for (const Sequence* sequence : scheduler_.retired()) {
+    MOESAIC_ASSERT(sequence->finished && sequence->flights > 0);
+    hold(*sequence);
+  }
+  for (const auto& flight : flights_) {
+    // What a step may still write is its sequences' own until it has landed.
+    for (size_t c = 0; c < flight->plan.chunks.size(); ++c) {
+      const Sequence& sequence = *flight->plan.chunks[c].sequence;
+      MOESAIC_ASSERT(scheduler_.blocks_for(flight->step->batch.context_lens[c]) <=
+                     static_cast<int64_t>(sequence.blocks.size()));
+    }
   }
   for (const auto& [block, count] : holders) MOESAIC_ASSERT(pool_.references(block) == count);
   MOESAIC_ASSERT(static_cast<int64_t>(holders.size()) == pool_.held());
-  if (idle()) MOESAIC_ASSERT(pool_.held() == 0 && scheduler_.waiting() == 0);
+  if (idle()) {
+    MOESAIC_ASSERT(pool_.held() == 0 && scheduler_.waiting() == 0);
+    MOESAIC_ASSERT(static_cast<int32_t>(free_slots_.size()) == slots_);
+  }
 }
 
 }  // namespace moesaic::engine

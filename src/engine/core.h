@@ -3,9 +3,12 @@
 // The engine without its thread: a plain object that a simulator can drive step by step. It reads
 // no clock; time is passed in.
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
+#include <vector>
 
 #include "engine/block_pool.h"
 #include "engine/engine.h"
@@ -29,36 +32,44 @@ class EngineCore {
   void add(Request request);
   /// Ends sequence `index`, or all with -1, with `reason`. False when the request is unknown.
   bool finish(RequestId id, int32_t index, FinishReason reason);
-  /// Plans a step and allocates for it; false when there is nothing to do.
+
+  // A step goes: plan_step(), submit_step(), wait_step(). When the executor throws std::bad_alloc
+  // or base::RequestError, the requests of that step end with kError. Anything else passes through,
+  // and the core must then be told to fail_all().
+
+  /// Plans a step and allocates for it; false when there is nothing to do now, or no further step
+  /// may be in flight.
   bool plan_step();
-  /// Computes the step just planned; no finish() comes between. When the executor throws
-  /// std::bad_alloc or base::RequestError, the requests of that step end with kError. Anything else
-  /// passes through, and the core must then be told to fail_all().
-  void run_step();
-  /// Ends everything with `reason`.
+  /// Hands the step just planned to the executor; no finish() comes between.
+  void submit_step();
+  /// Waits for the oldest step in flight, of which there must be one, and hands out what it chose.
+  void wait_step();
+  int64_t in_flight() const { return static_cast<int64_t>(flights_.size()); }
+  /// Ends everything with `reason`. Steps in flight are given up: nothing is submitted any more.
   void fail_all(FinishReason reason);
 
-  bool idle() const { return requests_.empty(); }
+  bool idle() const { return requests_.empty() && flights_.empty(); }
   struct Load {
     int64_t running = 0, waiting = 0;  ///< requests: with a running sequence, and the others
   };
   Load load() const;
   const EngineStats& stats();
-  /// Asserts that every block is free, cached or held by as many running sequences as it counts,
-  /// and that nothing is held when idle.
+  /// Asserts that every block is free, cached or held by as many running and retired sequences as
+  /// it counts, and that nothing is held when idle.
   void check_invariants() const;
   const Scheduler& scheduler() const { return scheduler_; }
 
  private:
-  struct Step;
+  struct Flight;
   void note_started(const Plan& plan, TimePoint now);
-  void build(Step& step) const;
-  bool execute(Step& step);
-  void count_experts();
-  void take_logits(Step& step, int64_t first, int64_t count, float* logits);
-  void take_row(const Step& step, int64_t row, std::span<float> logits, struct RowResult& result);
-  void advance(Step& step);
-  bool accept(Sequence& sequence, struct RowResult& result, TimePoint now);
+  void build(Flight& flight);
+  void add_wanted(Flight& flight, size_t chunk, int64_t position);
+  void set_sampling_states(const Flight& flight);
+  void land(Flight& flight, std::vector<Sampled>& sampled);
+  void lose(const Flight& flight);
+  void end_requests(const std::set<RequestId>& ids, FinishReason reason);
+  void release_slot(Sequence& sequence);
+  bool accept(Sequence& sequence, Sampled& sampled, TimePoint now);
   bool deliver(LiveRequest& request, SequenceOutput&& output);
   FinishReason reason_to_stop(const Sequence& sequence, int32_t token,
                               std::optional<int32_t>& stop_token) const;
@@ -71,11 +82,15 @@ class EngineCore {
   std::function<TimePoint()> clock_;
   BlockPool pool_;
   Scheduler scheduler_;
-  std::map<RequestId, std::unique_ptr<LiveRequest>> requests_;
+  std::map<RequestId, std::shared_ptr<LiveRequest>> requests_;
   uint64_t arrivals_ = 0;
-  model::ExpertCounts counts_;
   EngineStats stats_;
-  std::unique_ptr<Step> step_;  ///< planned and not yet run
+  std::unique_ptr<Flight> planned_;  ///< and not submitted yet
+  std::deque<std::unique_ptr<Flight>> flights_;
+  TimePoint last_landing_;
+  EngineObserver::StepNews news_;  ///< of the step that is landing
+  std::vector<int32_t> free_slots_;
+  int32_t slots_ = 0;  ///< that have been handed out, the free ones too
 };
 
 }  // namespace moesaic::engine

@@ -146,11 +146,13 @@ struct Engine::Impl {
     try {
       while (take_commands()) {
         obey_all();
-        const bool work = core.plan_step();
+        bool work = core.plan_step();
         publish_load();
-        if (work) core.run_step();
+        for (; work; work = core.plan_step()) core.submit_step();
+        if (core.in_flight() > 0) core.wait_step();
         publish();
       }
+      while (core.in_flight() > 0) core.wait_step();
       end_all(FinishReason::kAbort);
     } catch (const std::exception& error) {
       die(error.what());
@@ -232,8 +234,12 @@ bool Engine::idle() const {
 }
 
 EngineStats Engine::stats() const {
+  ExpertCounts experts = impl_->executor->expert_counts();
   std::lock_guard lock(impl_->mutex);
   EngineStats stats = impl_->published;
+  stats.moe_layers = experts.layers;
+  stats.experts = experts.experts;
+  stats.expert_tokens = std::move(experts.counts);
   stats.waiting += impl_->queued_requests;
   stats.alive = !impl_->dead;
   if (impl_->busy || !impl_->inbox.empty()) {

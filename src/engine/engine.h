@@ -50,19 +50,23 @@ struct EngineStats {
   double seconds_since_progress = 0;  ///< 0 when idle; else since the last step ended
 };
 
-/// Called on the engine thread after each step and at each request's milestones; must not block.
+/// Called on the engine thread after each step and at each request's end; must not block.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
-  virtual void on_step(int64_t prompt_rows, int64_t decode_rows, double seconds) {}
+  struct StepNews {
+    int64_t prompt_rows = 0, decode_rows = 0;
+    double seconds = 0;
+    std::vector<double> first_tokens;  ///< seconds since arrival, of requests that got their first
+    std::vector<double> next_tokens;   ///< seconds since the sequence's last token
+  };
+  virtual void on_step(const StepNews&) {}
   struct Finished {
     FinishReason reason = FinishReason::kNone;
     int64_t prompt_tokens = 0, generated_tokens = 0, max_tokens = 0, n = 1, cached_tokens = 0;
     double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0, e2e_seconds = 0;
   };
-  virtual void on_first_token(double seconds_since_arrival) {}
-  virtual void on_token(double seconds_since_last_token) {}
-  virtual void on_finished(const Finished& finished) {}
+  virtual void on_finished(const Finished&) {}
 };
 
 class Engine {

@@ -9,6 +9,8 @@
 #include <new>
 #include <thread>
 
+#include "engine/executor_testing.h"
+
 namespace moesaic::engine {
 namespace {
 
@@ -21,10 +23,9 @@ constexpr int32_t kFatal = 14;
 constexpr int32_t kHungry = 15;
 constexpr int64_t kOpen = 1 << 30;
 
-class Script : public Executor {
+class Script : public TestExecutor {
  public:
-  void execute(const model::StepBatch& batch, const model::LogitsSink& sink,
-               model::ExpertCounts& counts) override {
+  void compute(const StepBatch& batch, const Choose& choose) override {
     {
       std::unique_lock lock(mutex);
       entered = true;
@@ -32,7 +33,7 @@ class Script : public Executor {
       --permits;
     }
     ++steps;
-    counts = {1, 1, {static_cast<int32_t>(batch.rows())}};
+    count(1, 1, 0, 0, batch.rows());
     for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
       const int32_t token = batch.token_ids[static_cast<size_t>(batch.logit_rows[i])];
       if (token == kFatal) throw std::runtime_error("the device is gone");
@@ -40,7 +41,7 @@ class Script : public Executor {
       std::vector<float> logits(kVocab, 0.0f);
       logits[static_cast<size_t>((token + 1) % 10)] = 5.0f;
       if (token == kBad) logits[0] = std::numeric_limits<float>::quiet_NaN();
-      sink(static_cast<int64_t>(i), 1, logits.data());
+      choose(i, logits);
     }
   }
   int64_t vocab_size() const override { return kVocab; }
@@ -96,12 +97,12 @@ class Waiter : public OutputSink {
 /// Writes down what it is told.
 class Notes : public EngineObserver {
  public:
-  void on_step(int64_t prompt_rows, int64_t decode_rows, double) override {
-    prompt += prompt_rows;
-    decode += decode_rows;
+  void on_step(const StepNews& news) override {
+    prompt += news.prompt_rows;
+    decode += news.decode_rows;
+    first_tokens += static_cast<int64_t>(news.first_tokens.size());
+    tokens += static_cast<int64_t>(news.next_tokens.size());
   }
-  void on_first_token(double) override { ++first_tokens; }
-  void on_token(double) override { ++tokens; }
   void on_finished(const Finished& news) override {
     std::lock_guard lock(mutex);
     finished.push_back(news);
@@ -225,10 +226,9 @@ TEST_F(EngineTest, ASmallRequestBesideAHugeOneIsSoonDone) {
   std::vector<std::shared_ptr<Waiter>> huge;
   for (int i = 0; i < 20; ++i) huge.push_back(ask({1, 2}, 80, Refusal::kNone, 1, 1));
   const auto small = ask({3}, 5);
-  const int before = script_->steps;
-  script_->set_closed(false);
+  script_->allow(20);
   EXPECT_EQ(small->wait(), FinishReason::kLength);
-  EXPECT_LT(script_->steps - before, 20);
+  script_->set_closed(false);
   for (const auto& one : huge) one->wait();
 }
 

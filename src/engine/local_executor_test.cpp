@@ -1,6 +1,7 @@
 // Promise 7 of docs/engine.md with real models: sixteen requests of different lengths at once, in
 // chunks, from a pool too small for them, with shared prefixes, give bit for bit the tokens and
-// log-probabilities that each gives alone.
+// log-probabilities that each gives alone, with one step in flight and with two, and where the host
+// chooses what the backend does not.
 
 #include "engine/local_executor.h"
 
@@ -9,6 +10,8 @@
 #include <filesystem>
 #include <random>
 
+#include "backend/backends_testing.h"
+#include "backend/host/host_backend.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/core.h"
 #include "model/family.h"
@@ -25,10 +28,8 @@ struct Case {
 };
 
 std::vector<Case> cases() {
-  std::vector<std::string> backends = backend::available_cpu_isas();
-  backends.push_back("reference");
   std::vector<Case> result;
-  for (const std::string& backend : backends) {
+  for (const std::string& backend : backend::testing::backend_names()) {
     for (const tensor::DType dtype : {tensor::DType::kF32, tensor::DType::kBF16}) {
       for (const char* checkpoint : {"mixtral", "qwen2_moe"}) {
         result.push_back({backend, dtype, checkpoint});
@@ -71,13 +72,21 @@ class LocalExecutorTest : public testing::TestWithParam<Case> {
   LocalExecutorTest()
       : folder_(std::filesystem::path(MOESAIC_SOURCE_DIR) / "tests/golden/checkpoints" /
                 GetParam().checkpoint),
-        backend_(GetParam().backend == "reference"
-                     ? backend::make_reference_backend()
-                     : backend::make_cpu_backend(
-                           {.threads = 2, .pin = false, .isa = GetParam().backend})),
-        spec_(model::load_spec(folder_)),
-        weights_(model::load_weights(model::plan_weights(spec_, *backend_, GetParam().dtype),
-                                     *backend_, checkpoint::Checkpoint::open(folder_), {})) {}
+        spec_(model::load_spec(folder_)) {
+    use(std::make_unique<backend::HostBackend>(make_ops(), &pool_));
+  }
+
+  std::unique_ptr<backend::HostOps> make_ops() {
+    const std::string& name = GetParam().backend;
+    return name == "reference" ? backend::make_reference_ops() : backend::make_cpu_ops(pool_, name);
+  }
+
+  void use(std::unique_ptr<backend::Backend> backend) {
+    weights_ = {};
+    backend_ = std::move(backend);
+    weights_ = model::load_weights(model::plan_weights(spec_, *backend_, GetParam().dtype),
+                                   *backend_, pool_, checkpoint::Checkpoint::open(folder_), {});
+  }
 
   std::vector<Request> requests() const {
     std::mt19937 random(1);
@@ -97,15 +106,27 @@ class LocalExecutorTest : public testing::TestWithParam<Case> {
       request.sampling.max_tokens = 12;
       request.sampling.logprobs = 3;
       if (i == 5) request.sampling.prompt_logprobs = 2;
+      if (i % 4 == 1) request.sampling.repetition_penalty = 1.5f;
+      if (i % 4 == 2) request.sampling.frequency_penalty = 0.5f;
+      if (i % 5 == 3) request.sampling.min_tokens = 6;
+      if (i == 7) {
+        // Half the vocabulary ends it, after six tokens.
+        TokenRules rules;
+        for (int32_t id = 0; id < spec_.vocab_size; id += 2) rules.stop_token_ids.push_back(id);
+        request.sampling.rules = token_rules(std::move(rules));
+        request.sampling.min_tokens = 6;
+      }
     }
     return list;
   }
 
   /// Serves the requests together.
-  std::vector<std::shared_ptr<Given>> serve(std::vector<Request> list, EngineOptions options) {
-    model::KvCache cache(spec_, *backend_, GetParam().dtype, options.block_size,
-                         options.num_blocks);
-    LocalExecutor executor(spec_, weights_, *backend_, cache, options.max_rows);
+  std::vector<std::shared_ptr<Given>> serve(std::vector<Request> list, EngineOptions options,
+                                            int depth = 1) {
+    const model::KvCache cache(spec_, {}, *backend_, GetParam().dtype, options.block_size,
+                               options.num_blocks);
+    backend::SoloCommunicator solo;
+    LocalExecutor executor(spec_, weights_, *backend_, solo, cache, options.max_rows, depth);
     EngineObserver observer;
     EngineCore core(options, executor, observer, [] { return TimePoint(); });
     std::vector<std::shared_ptr<Given>> given;
@@ -114,42 +135,69 @@ class LocalExecutorTest : public testing::TestWithParam<Case> {
       request.sink = given.back();
       core.add(std::move(request));
     }
-    while (core.plan_step()) core.run_step();
+    while (!core.idle()) {
+      while (core.plan_step()) core.submit_step();
+      if (core.in_flight() > 0) core.wait_step();
+    }
     core.check_invariants();
     stats_ = core.stats();
     return given;
   }
 
   std::filesystem::path folder_;
+  base::ThreadPool pool_{2, /*pin=*/false};
   std::unique_ptr<backend::Backend> backend_;
   model::ModelSpec spec_;
   model::LoadedWeights weights_;
   EngineStats stats_;
 };
 
+/// Leaves rows of two kinds to the host.
+class Refusing : public backend::HostBackend {
+ public:
+  using HostBackend::HostBackend;
+  backend::Unsupported samples(const SampleRow& row) const override {
+    if (row.target >= 0) return {};
+    if (row.repetition_penalty != 1.0f) return "no repetition penalty";
+    return row.temperature == 0 && row.frequency_penalty == 0 ? "nothing greedy" : "";
+  }
+};
+
 TEST_P(LocalExecutorTest, SixteenAtOnceAreAsEachAlone) {
   EngineOptions options;
   options.max_model_len = kContext;
-  options.block_size = 8;
-  options.num_blocks = 60;
-  options.max_rows = 50;
-  const auto together = serve(requests(), options);
-  EXPECT_GT(stats_.preemptions, 0u);
-  EXPECT_GT(stats_.prefix_hits, 0u);
   options.prefix_caching = false;
   options.block_size = 16;
+  options.num_blocks = 60;
   options.max_rows = 2048;
   std::vector<Request> list = requests();
-  for (size_t i = 0; i < list.size(); ++i) {
-    SCOPED_TRACE("request " + std::to_string(i));
-    const auto alone = serve({list[i]}, options);
-    EXPECT_EQ(together[i]->finish, alone[0]->finish);
-    ASSERT_EQ(together[i]->tokens, alone[0]->tokens);
-    ASSERT_EQ(together[i]->tokens.size(), 12u);
-    expect_same(together[i]->logprobs, alone[0]->logprobs);
-    expect_same(together[i]->prompt_logprobs, alone[0]->prompt_logprobs);
-  }
-  EXPECT_EQ(together[5]->prompt_logprobs.size(), list[5].prompt.size() - 1);
+  std::vector<std::shared_ptr<Given>> alone;
+  for (const Request& request : list) alone.push_back(serve({request}, options)[0]);
+  EXPECT_LT(alone[7]->tokens.size(), 12u);
+
+  options.prefix_caching = true;
+  options.block_size = 8;
+  options.num_blocks = 45;
+  options.max_rows = 50;
+  const auto check = [&](int depth, const char* what) {
+    SCOPED_TRACE(std::string(what) + ", depth " + std::to_string(depth));
+    const auto together = serve(requests(), options, depth);
+    EXPECT_GT(stats_.preemptions, 0u);
+    EXPECT_GT(stats_.prefix_hits, 0u);
+    for (size_t i = 0; i < list.size(); ++i) {
+      SCOPED_TRACE("request " + std::to_string(i));
+      EXPECT_EQ(together[i]->finish, alone[i]->finish);
+      ASSERT_EQ(together[i]->tokens, alone[i]->tokens);
+      expect_same(together[i]->logprobs, alone[i]->logprobs);
+      expect_same(together[i]->prompt_logprobs, alone[i]->prompt_logprobs);
+    }
+    EXPECT_EQ(together[5]->prompt_logprobs.size(), list[5].prompt.size() - 1);
+  };
+  check(1, "chosen by the backend");
+  check(2, "chosen by the backend");
+  use(std::make_unique<Refusing>(make_ops(), &pool_));
+  check(1, "chosen by the host in part");
+  check(2, "chosen by the host in part");
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, LocalExecutorTest, testing::ValuesIn(cases()),

@@ -11,23 +11,18 @@
 #include <utility>
 #include <vector>
 
+#include "backend/sampling/sampling.h"
+
 namespace moesaic::engine {
 
 using RequestId = uint64_t;
 /// Monotonic time; the engine never reads a wall clock.
 using TimePoint = std::chrono::steady_clock::time_point;
 
-/// What a request says of single tokens, made ready for the sampler by token_rules(). One object
-/// for all sequences of a client's request, so that long lists are neither copied nor sorted again.
-struct TokenRules {
-  std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<int32_t> allowed_token_ids;       ///< ascending; empty = all
-  std::vector<std::vector<int32_t>> bad_words;  ///< token sequences never produced
-  std::vector<int32_t> stop_token_ids;          ///< ascending
-};
-
-/// Sorts the lists and drops what is in them twice.
-std::shared_ptr<const TokenRules> token_rules(TokenRules lists);
+using backend::PositionLogprobs;
+using backend::token_rules;
+using backend::TokenLogprob;
+using backend::TokenRules;
 
 /// How to choose tokens. Ranges are validated before a request reaches the engine.
 struct SamplingParams {
@@ -46,19 +41,6 @@ struct SamplingParams {
   bool ignore_eos = false;
   int32_t logprobs = -1;         ///< -1 = none; k = the sampled token and the k best
   int32_t prompt_logprobs = -1;  ///< -1 = none; needs logits of every prompt row
-};
-
-/// One candidate token at one position.
-struct TokenLogprob {
-  int32_t id = 0;
-  float logprob = 0;
-  int32_t rank = 0;  ///< 1 = most likely
-};
-
-/// One position's log-probabilities: the token that stands there first, then the best ones.
-struct PositionLogprobs {
-  TokenLogprob token;
-  std::vector<TokenLogprob> top;
 };
 
 enum class FinishReason : uint8_t {
@@ -95,7 +77,9 @@ struct Request {
   /// prompts of one client request are a group. They have one priority. 0 = a group of its own.
   uint64_t group = 0;
   std::vector<int32_t> prompt;
-  std::vector<int32_t> prompt_ids;  ///< those of `prompt`, ascending; set by EngineCore::admit()
+  /// Those of `prompt`, ascending, each once; set by EngineCore::admit() where a penalty wants
+  /// them.
+  std::shared_ptr<const std::vector<int32_t>> prompt_ids;
   SamplingParams sampling;
   int32_t priority = 0;  ///< lower runs first with --scheduling-policy priority
   std::shared_ptr<OutputSink> sink;

@@ -63,6 +63,7 @@ void Scheduler::give_back(Sequence& sequence) {
   }
   sequence.blocks.clear();
   sequence.computed = 0;
+  sequence.scheduled = 0;
   sequence.published = 0;
   sequence.chain_end = {};
   sequence.chain_broken = false;
@@ -74,7 +75,12 @@ void Scheduler::remove(Sequence* sequence) {
   if (request.group == nullptr) return;  // there was no memory to add() it
   if (sequence->running) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
-    give_back(*sequence);
+    if (sequence->flights > 0) {
+      sequence->running = false;
+      retired_.push_back(sequence);
+    } else {
+      give_back(*sequence);
+    }
     count_running(*request.group, -1);
   } else {
     request.group->waiting.erase(sequence);
@@ -102,6 +108,19 @@ void Scheduler::extend_keys(Sequence& sequence, int64_t blocks) const {
     const BlockKey parent = b == 0 ? BlockKey{} : sequence.keys.back();
     sequence.keys.push_back(chain_key(parent, sequence.tokens(b * size, size, scratch), size));
   }
+}
+
+/// Positions that a running sequence may have computed next. None come after a token that ends it
+/// for certain, nor after one that the next step cannot have before it is known.
+int64_t Scheduler::rows_left(const Sequence& sequence) const {
+  if (sequence.pending > 0) {
+    const int64_t most = std::max(sequence.request->request.sampling.max_tokens, 1);
+    const int64_t output = static_cast<int64_t>(sequence.output.size()) + sequence.pending;
+    if (output >= most || sequence.length() >= options_.max_model_len) return 0;
+    const bool follows = sequence.may_follow && sequence.pending_step == steps_;
+    if (!follows) return sequence.size() - sequence.scheduled;
+  }
+  return sequence.length() - sequence.scheduled;
 }
 
 /// The longest chain of cached blocks that a sequence about to start can begin with. Its last token
@@ -136,12 +155,13 @@ class Scheduler::Draft {
   Plan make() {
     const std::vector<Sequence*> order = running_;
     for (Sequence* sequence : order) {
-      if (sequence->uncomputed() == 1) grow(sequence, true);
+      if (scheduler_.rows_left(*sequence) == 1) grow(sequence, true);
     }
     for (Sequence* sequence : order) {
-      if (sequence->uncomputed() > 1) grow(sequence, false);
+      if (scheduler_.rows_left(*sequence) > 1) grow(sequence, false);
     }
     if (plan_.preempted.empty()) start_waiting();
+    if (!plan_.preempted.empty() && scheduler_.flights_ > 0) return {};
     return std::move(plan_);
   }
 
@@ -176,8 +196,8 @@ class Scheduler::Draft {
   void grow(Sequence* sequence, bool decode) {
     if (budget_ == 0) return;
     if (!plan_.preempted.empty() && !is_running(sequence)) return;
-    const int64_t rows = std::min(sequence->uncomputed(), budget_);
-    const int64_t needed = scheduler_.blocks_for(sequence->computed + rows) -
+    const int64_t rows = std::min(scheduler_.rows_left(*sequence), budget_);
+    const int64_t needed = scheduler_.blocks_for(sequence->scheduled + rows) -
                            static_cast<int64_t>(sequence->blocks.size());
     while (available_ < needed) {
       Sequence* other = first_to_yield(running_.back()->request->request.priority);
@@ -214,7 +234,7 @@ class Scheduler::Draft {
     int64_t blocks = 0;
     for (const Sequence* sequence : running_) {
       blocks +=
-          scheduler_.blocks_for(sequence->size()) - static_cast<int64_t>(sequence->blocks.size());
+          scheduler_.blocks_for(sequence->length()) - static_cast<int64_t>(sequence->blocks.size());
     }
     for (const Chunk& chunk : plan_.chunks) {
       blocks -= chunk.new_blocks + static_cast<int64_t>(chunk.reused.size());
@@ -321,11 +341,13 @@ void Scheduler::commit(const Plan& plan) {
   std::set<Sequence*, ServedBefore> returning(order_);
   for (Sequence* sequence : plan.preempted) returning.insert(sequence);
   running_.reserve(running_.size() + plan.chunks.size());
+  retired_.reserve(retired_.size() + running_.size() + plan.chunks.size());
   for (const Chunk& chunk : plan.chunks) {
     std::vector<BlockId>& blocks = chunk.sequence->blocks;
     blocks.reserve(blocks.size() + chunk.reused.size() + static_cast<size_t>(chunk.new_blocks));
   }
 
+  ++steps_;
   for (Sequence* sequence : plan.preempted) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
     give_back(*sequence);
@@ -346,6 +368,9 @@ void Scheduler::commit(const Plan& plan) {
     for (int64_t i = 0; i < chunk.new_blocks; ++i) {
       chunk.sequence->blocks.push_back(pool_.take());
     }
+    chunk.sequence->scheduled += chunk.rows;
+    ++chunk.sequence->flights;
+    ++flights_;
   }
 }
 
@@ -354,6 +379,7 @@ void Scheduler::start(const Chunk& chunk) {
   Sequence& sequence = *chunk.sequence;
   sequence.running = true;
   sequence.computed = static_cast<int64_t>(chunk.reused.size()) * pool_.block_size();
+  sequence.scheduled = sequence.computed;
   sequence.published = static_cast<int64_t>(chunk.reused.size());
   if (!chunk.reused.empty()) sequence.chain_end = pool_.content(chunk.reused.back());
   sequence.request->group->waiting.erase(&sequence);
@@ -361,10 +387,28 @@ void Scheduler::start(const Chunk& chunk) {
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, order_), &sequence);
 }
 
-void Scheduler::computed(const Chunk& chunk) {
+void Scheduler::end_flight(Sequence& sequence) {
+  --flights_;
+  if (--sequence.flights > 0) return;
+  const auto retired = std::find(retired_.begin(), retired_.end(), &sequence);
+  if (retired == retired_.end()) return;
+  retired_.erase(retired);
+  give_back(sequence);
+}
+
+void Scheduler::lost(const Chunk& chunk) { end_flight(*chunk.sequence); }
+
+void Scheduler::landed(const Chunk& chunk) {
   Sequence& sequence = *chunk.sequence;
-  sequence.computed += chunk.rows;
-  if (!publishes(sequence)) return;
+  if (sequence.running) {
+    sequence.computed += chunk.rows;
+    if (publishes(sequence)) publish(sequence);
+  }
+  end_flight(sequence);
+}
+
+/// Offers the full blocks of what is computed to the prefix cache.
+void Scheduler::publish(Sequence& sequence) {
   const int64_t size = pool_.block_size();
   const int64_t full = sequence.computed / size;
   std::vector<int32_t> scratch;

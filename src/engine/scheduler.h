@@ -38,24 +38,34 @@ class Scheduler {
 
   /// Takes a sequence in; without memory for it (std::bad_alloc) nothing has changed.
   void add(Sequence* sequence);
-  /// Takes a sequence out, wherever it is, and gives its blocks back.
+  /// Takes a sequence out, wherever it is, and gives its blocks back: at once, or when no step in
+  /// flight has rows of it any more.
   void remove(Sequence* sequence);
 
   /// Decodes first, oldest first; then the prompt under way; then waiting sequences, as far as
   /// token budget, sequence limit and blocks go. Groups take turns: next starts the one of which
   /// the fewest sequences run. Where blocks run out, or a group has no sequence running and there
   /// is no place left, the youngest sequence of the group that runs most gives up its own and will
-  /// be recomputed. The oldest of all never does, so it always goes on.
+  /// be recomputed. The oldest of all never does, so it always goes on. With steps in flight nobody
+  /// gives up anything: where that would be needed the plan is empty, and is to be made again when
+  /// they have landed.
   Plan plan() const;
 
-  /// Carries a plan out: preempts, starts, allocates.
+  /// Carries a plan out: preempts, starts, allocates. Its step is in flight from then on.
   void commit(const Plan& plan);
 
-  /// Marks a chunk's rows as computed and offers its full blocks to the prefix cache.
-  void computed(const Chunk& chunk);
+  /// A chunk's step has landed: marks its rows as computed and offers its full blocks to the prefix
+  /// cache, or if the sequence has been removed gives its blocks back when it was the last one.
+  void landed(const Chunk& chunk);
+  /// Likewise of a step that failed, whose sequences end.
+  void lost(const Chunk& chunk);
 
   const std::vector<Sequence*>& running() const { return running_; }
+  /// Removed, with blocks that steps in flight may still write.
+  const std::vector<Sequence*>& retired() const { return retired_; }
   int64_t waiting() const;
+  /// Plans carried out so far; the number of the last one.
+  uint64_t steps() const { return steps_; }
   /// Requests with a running sequence.
   int64_t running_requests() const;
   uint64_t preemptions() const { return preemptions_; }
@@ -67,6 +77,9 @@ class Scheduler {
   void start(const Chunk& chunk);
   std::vector<BlockId> find_reusable(Sequence& sequence) const;
   void extend_keys(Sequence& sequence, int64_t blocks) const;
+  int64_t rows_left(const Sequence& sequence) const;
+  void end_flight(Sequence& sequence);
+  void publish(Sequence& sequence);
   void give_back(Sequence& sequence);
   void count_running(Group& group, int64_t change);
   void forget_if_empty(LiveRequest& request);
@@ -91,6 +104,9 @@ class Scheduler {
   BlockPool& pool_;
   ServedBefore order_;
   std::vector<Sequence*> running_;  ///< in serving order
+  std::vector<Sequence*> retired_;
+  int64_t flights_ = 0;  ///< chunks in flight
+  uint64_t steps_ = 0;
   std::unordered_map<uint64_t, Group> groups_;
   std::set<Turn, TurnBefore> turns_;  ///< of all groups
   uint64_t preemptions_ = 0;

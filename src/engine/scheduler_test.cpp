@@ -47,8 +47,10 @@ class SchedulerTest : public testing::Test {
     Plan plan = scheduler_->plan();
     scheduler_->commit(plan);
     for (const Chunk& chunk : plan.chunks) {
-      scheduler_->computed(chunk);
-      if (chunk.sequence->uncomputed() == 0) chunk.sequence->output.push_back(999);
+      scheduler_->landed(chunk);
+      if (chunk.sequence->computed == chunk.sequence->size()) {
+        chunk.sequence->output.push_back(999);
+      }
     }
     pool_->check_invariants();
     return plan;
@@ -66,6 +68,76 @@ class SchedulerTest : public testing::Test {
 };
 
 using Rows = std::vector<int64_t>;
+
+/// A sequence whose prompt's step is in flight and chooses its first token.
+TEST_F(SchedulerTest, ATokenThatIsBeingChosenMayBeFollowed) {
+  options_.max_model_len = 1000;
+  start(64);
+  Sequence* sequence = add(prompt(5));
+  scheduler_->commit(scheduler_->plan());
+  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "nothing is known to come";
+  sequence->pending = 1;
+  sequence->pending_step = scheduler_->steps();
+  sequence->may_follow = true;
+  sequence->request->request.sampling.max_tokens = 3;
+  EXPECT_EQ(rows(scheduler_->plan()), Rows{1});
+  EXPECT_TRUE(scheduler_->plan().chunks[0].decode);
+
+  sequence->may_follow = false;
+  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "the executor cannot";
+  sequence->may_follow = true;
+  sequence->request->request.sampling.max_tokens = 1;
+  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "it is the last one";
+  sequence->request->request.sampling.max_tokens = 3;
+  options_.max_model_len = 6;
+  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "the context ends with it";
+  options_.max_model_len = 1000;
+  Sequence* other = add(prompt(3));
+  EXPECT_EQ(rows(scheduler_->plan()), (Rows{1, 3}));
+  sequence->may_follow = false;
+  scheduler_->commit(scheduler_->plan());
+  sequence->may_follow = true;
+  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "another step lies between";
+  other->pending = 1;
+}
+
+TEST_F(SchedulerTest, BlocksOfWhatEndedComeBackWhenItsStepsHaveLanded) {
+  start(64);
+  Sequence* sequence = add(prompt(5));
+  const Plan plan = scheduler_->plan();
+  scheduler_->commit(plan);
+  const int64_t held = pool_->held();
+  EXPECT_GT(held, 0);
+  scheduler_->remove(sequence);
+  EXPECT_EQ(pool_->held(), held);
+  EXPECT_EQ(scheduler_->retired(), std::vector<Sequence*>{sequence});
+  EXPECT_TRUE(scheduler_->running().empty());
+  scheduler_->landed(plan.chunks[0]);
+  EXPECT_EQ(pool_->held(), 0);
+  EXPECT_EQ(pool_->cached(), 0) << "nothing of it was offered";
+  EXPECT_TRUE(scheduler_->retired().empty());
+}
+
+TEST_F(SchedulerTest, NobodyIsPreemptedWhileStepsAreInFlight) {
+  start(5);
+  Sequence* old = add(prompt(2 * pool_->block_size()));
+  Sequence* young = add(prompt(2 * pool_->block_size(), 100));
+  step();
+  ASSERT_EQ(scheduler_->running().size(), 2u);
+  const Plan wanted = scheduler_->plan();
+  EXPECT_EQ(wanted.preempted, std::vector<Sequence*>{young}) << "a block is wanted";
+  // As if a step of another sequence were still in flight.
+  Chunk chunk;
+  chunk.sequence = young;
+  Plan flight;
+  flight.chunks.push_back(chunk);
+  scheduler_->commit(flight);
+  EXPECT_TRUE(scheduler_->plan().chunks.empty());
+  EXPECT_TRUE(scheduler_->plan().preempted.empty());
+  scheduler_->landed(chunk);
+  EXPECT_EQ(scheduler_->plan().preempted, std::vector<Sequence*>{young});
+  EXPECT_EQ(scheduler_->running().front(), old);
+}
 
 TEST_F(SchedulerTest, ALongPromptIsCutIntoChunksBetweenDecodes) {
   options_.max_rows = 8;

@@ -4,7 +4,7 @@
 
 #include <memory>
 #include <set>
-#include <unordered_map>
+#include <vector>
 
 #include "engine/block_pool.h"
 #include "engine/request.h"
@@ -14,12 +14,20 @@ namespace moesaic::engine {
 struct Group;
 struct LiveRequest;
 
-/// One stream of tokens. It runs when it holds blocks or is in the running list, else it waits.
+/// One stream of tokens. It runs, or it waits, or it has ended; one that ended while steps in
+/// flight had rows of it is retired: it holds its blocks until they have landed.
 struct Sequence {
   LiveRequest* request = nullptr;
   int32_t index = 0;
   std::vector<int32_t> output;  ///< generated; before it stands the prompt, which is the request's
   int64_t computed = 0;         ///< positions whose K and V are in the cache
+  int64_t scheduled = 0;        ///< those, and the ones that steps in flight compute
+  int64_t pending = 0;          ///< tokens that steps in flight choose
+  uint64_t pending_step = 0;    ///< the step that chooses the last of them,
+  int32_t pending_row = 0;      ///< and by which of its wanted rows
+  bool may_follow = false;      ///< whether the step after that one may have it before it is known
+  int64_t flights = 0;          ///< steps in flight that it has rows in
+  int32_t slot = -1;            ///< of its sampling state; -1 = none
   std::vector<BlockId> blocks;
   std::vector<BlockKey> keys;  ///< of the full blocks, as far as they were needed
   int64_t published = 0;       ///< leading blocks offered to the prefix cache
@@ -28,19 +36,19 @@ struct Sequence {
   bool running = false;
   bool finished = false;
   uint64_t seed = 0;
-  std::unordered_map<int32_t, int32_t> output_counts;  ///< kept only when a penalty wants it
   TimePoint last_token;
 
-  /// Of prompt and output together, as every position here.
+  /// Of prompt and output together, as every position here; what is known of it.
   int64_t size() const;
-  int64_t uncomputed() const { return size() - computed; }
+  /// With the tokens that are being chosen.
+  int64_t length() const { return size() + pending; }
   int32_t token(int64_t position) const;
   /// `count` tokens from `first` on, in place; where prompt and output meet, copied to `scratch`.
   const int32_t* tokens(int64_t first, int64_t count, std::vector<int32_t>& scratch) const;
 };
 
-/// A request between admission and its end.
-struct LiveRequest {
+/// A request between admission and its end, or the landing of the last step that has rows of it.
+struct LiveRequest : std::enable_shared_from_this<LiveRequest> {
   Request request;
   Group* group = nullptr;  ///< while the scheduler knows a sequence of it
   uint64_t arrival = 0;    ///< order of arrival

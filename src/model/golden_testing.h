@@ -7,8 +7,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <set>
+#include <span>
 
+#include "backend/backends_testing.h"
 #include "checkpoint/checkpoint.h"
 #include "model/decoder.h"
 #include "model/family.h"
@@ -16,22 +19,11 @@
 
 namespace moesaic::model::golden {
 
+using backend::testing::backend_names;
 using Tokens = std::vector<int32_t>;
 
 inline constexpr int64_t kBlockSize = 16;
 inline constexpr int64_t kMaxRows = 2048;
-
-inline std::unique_ptr<backend::Backend> make_backend(const std::string& name, int threads) {
-  if (name == "reference") return backend::make_reference_backend();
-  return backend::make_cpu_backend({.threads = threads, .pin = false, .isa = name});
-}
-
-/// "reference" and every instruction set of the cpu backend that this machine has.
-inline std::vector<std::string> backend_names(bool with_reference) {
-  std::vector<std::string> names = backend::available_cpu_isas();
-  if (with_reference) names.insert(names.begin(), "reference");
-  return names;
-}
 
 /// What a sequence produced.
 struct Produced {
@@ -46,11 +38,12 @@ class Runner {
   /// wait for it.
   Runner(const std::filesystem::path& folder, const std::string& backend_name, tensor::DType dtype,
          int threads = 1)
-      : backend_(make_backend(backend_name, threads)),
+      : named_(backend_name, threads),
+        backend_(*named_.backend),
         spec_(load_spec(folder)),
-        weights_(load_weights(plan_weights(spec_, *backend_, dtype), *backend_,
+        weights_(load_weights(plan_weights(spec_, backend_, dtype), backend_, *named_.pool,
                               checkpoint::Checkpoint::open(folder), {})),
-        decoder_(spec_, weights_, *backend_, kMaxRows),
+        decoder_(spec_, weights_, backend_, solo_, kMaxRows),
         dtype_(dtype) {}
 
   const ModelSpec& spec() const { return spec_; }
@@ -80,7 +73,7 @@ class Runner {
         dealt = true;
       }
     }
-    KvCache cache(spec_, *backend_, dtype_, kBlockSize, blocks);
+    const KvCache cache(spec_, {}, backend_, dtype_, kBlockSize, blocks);
     while (step(sequences, chunk, count, cache)) {
     }
     std::vector<Produced> produced;
@@ -98,7 +91,7 @@ class Runner {
   };
 
   /// One decoder step over all unfinished sequences; false when there was none.
-  bool step(std::vector<Sequence>& sequences, int64_t chunk, size_t count, KvCache& cache) {
+  bool step(std::vector<Sequence>& sequences, int64_t chunk, size_t count, const KvCache& cache) {
     StepBatch batch;
     batch.seq_starts = {0};
     for (const Sequence& sequence : sequences) {
@@ -110,16 +103,18 @@ class Runner {
     }
     if (batch.rows() == 0) return false;
     const auto vocab = static_cast<size_t>(spec_.vocab_size);
-    const LogitsSink sink = [&](int64_t first, int64_t rows, float* logits) {
+    const LogitsSink sink = [&](const backend::StepView&, int64_t first, int64_t rows) {
+      backend::Address at = backend_.activation(backend::ActivationKind::kLogits).address;
       for (int64_t i = 0; i < rows; ++i) {
         auto& [sequence, position] = wanted[static_cast<size_t>(first + i)];
-        const float* row = logits + static_cast<size_t>(i) * vocab;
-        sequence->produced.logits[position].assign(row, row + vocab);
+        std::vector<float>& logits = sequence->produced.logits[position];
+        logits.resize(vocab);
+        backend_.wait(backend_.read(at, std::as_writable_bytes(std::span(logits))));
+        at = at + vocab * sizeof(float);
       }
     };
-    ExpertCounts counts;
-    decoder_.forward(batch, cache, sink, counts);
-    check(counts, batch.rows());
+    decoder_.forward(batch, cache, sink);
+    count_rows(batch.rows());
     for (Sequence& sequence : sequences) sample(sequence, count);
     return true;
   }
@@ -158,19 +153,23 @@ class Runner {
     sequence.produced.tokens.push_back(static_cast<int32_t>(best));
   }
 
-  void check(const ExpertCounts& counts, int64_t rows) const {
-    ASSERT_EQ(counts.layers, spec_.moe_layers());
-    ASSERT_EQ(counts.counts.size(), static_cast<size_t>(counts.layers * counts.experts));
-    int64_t sum = 0;
-    for (int32_t count : counts.counts) sum += count;
-    EXPECT_EQ(sum, rows * spec_.max_top_k() * spec_.moe_layers());
+  /// Each row of a step counts with top_k experts of each MoE layer.
+  void count_rows(int64_t rows) {
+    rows_ += rows;
+    std::vector<uint64_t> counts(static_cast<size_t>(spec_.moe_layers() * spec_.max_experts()));
+    backend_.expert_counts(counts);
+    const uint64_t sum = std::accumulate(counts.begin(), counts.end(), uint64_t{0});
+    EXPECT_EQ(sum, static_cast<uint64_t>(rows_ * spec_.max_top_k() * spec_.moe_layers()));
   }
 
-  std::unique_ptr<backend::Backend> backend_;
+  backend::testing::NamedBackend named_;
+  backend::Backend& backend_;
   ModelSpec spec_;
   LoadedWeights weights_;
+  backend::SoloCommunicator solo_;
   Decoder decoder_;
   tensor::DType dtype_;
+  int64_t rows_ = 0;
 };
 
 }  // namespace moesaic::model::golden

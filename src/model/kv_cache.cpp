@@ -8,9 +8,10 @@ namespace {
 /// Layers start at a cache line whatever the block size.
 constexpr size_t kAlignment = 64;
 
-backend::KvDesc describe(const AttentionSpec& attention, tensor::DType dtype, int64_t block_size) {
-  return {.kv_heads = attention.kv_heads,
-          .head_dim = attention.head_dim,
+backend::KvDesc describe(const LayerSpec& layer, const Shard& shard, tensor::DType dtype,
+                         int64_t block_size) {
+  return {.kv_heads = LayerShare(layer, shard).kv_heads.count,
+          .head_dim = layer.attention.head_dim,
           .block_size = block_size,
           .dtype = dtype};
 }
@@ -24,25 +25,27 @@ size_t layer_block_bytes(const backend::Backend& backend, const backend::KvDesc&
 
 }  // namespace
 
-KvCache::KvCache(const ModelSpec& spec, const backend::Backend& backend, tensor::DType dtype,
-                 int64_t block_size, int64_t num_blocks)
+KvCache::KvCache(const ModelSpec& spec, const Shard& shard, backend::Backend& backend,
+                 tensor::DType dtype, int64_t block_size, int64_t num_blocks)
     : block_size_(block_size), num_blocks_(num_blocks) {
   MOESAIC_ASSERT(block_size > 0 && num_blocks > 0);
-  const size_t per_block = block_bytes(spec, backend, dtype, block_size);
-  region_ = base::Region(base::MemoryTag::kKvCache, per_block * static_cast<size_t>(num_blocks));
-  std::byte* at = region_.data();
+  const size_t per_block = block_bytes(spec, shard, backend, dtype, block_size);
+  buffer_ =
+      backend.allocate(base::MemoryTag::kKvCache, per_block * static_cast<size_t>(num_blocks));
+  backend::Address at = buffer_.address();
   for (const LayerSpec& layer : spec.layers) {
-    const backend::KvDesc desc = describe(layer.attention, dtype, block_size);
+    const backend::KvDesc desc = describe(layer, shard, dtype, block_size);
     layers_.push_back({.desc = desc, .data = at, .num_blocks = num_blocks});
-    at += layer_block_bytes(backend, desc) * static_cast<size_t>(num_blocks);
+    at = at + layer_block_bytes(backend, desc) * static_cast<size_t>(num_blocks);
   }
 }
 
-size_t KvCache::block_bytes(const ModelSpec& spec, const backend::Backend& backend,
-                            tensor::DType dtype, int64_t block_size) {
+size_t KvCache::block_bytes(const ModelSpec& spec, const Shard& shard,
+                            const backend::Backend& backend, tensor::DType dtype,
+                            int64_t block_size) {
   size_t bytes = 0;
   for (const LayerSpec& layer : spec.layers) {
-    bytes += layer_block_bytes(backend, describe(layer.attention, dtype, block_size));
+    bytes += layer_block_bytes(backend, describe(layer, shard, dtype, block_size));
   }
   return bytes;
 }

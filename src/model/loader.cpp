@@ -10,9 +10,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "checkpoint/truncation_guard.h"
 #include "model/loader_sources.h"
@@ -29,38 +30,43 @@ constexpr int64_t kFiniteCheckElements = int64_t{4} << 20;
 
 /// Tells the kernel what becomes of a view's pages in the mapped file.
 void advise(const View& view, int advice) {
-  if (view.bytes() == 0) return;
+  if (view.extent() == 0) return;
   static const auto kPage = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const size_t into_page = reinterpret_cast<uintptr_t>(view.data) % kPage;
   auto* begin = const_cast<std::byte*>(view.data) - into_page;
   // Advice may fail; loading is then slower or larger, not wrong.
-  ::madvise(begin, view.bytes() + into_page, advice);
+  ::madvise(begin, view.extent() + into_page, advice);
 }
 
 bool aligned(const View& view) {
   return reinterpret_cast<uintptr_t>(view.data) % tensor::size_of(view.dtype) == 0;
 }
 
-/// Packs all items into the region, unit by unit on the backend's threads.
+/// Packs all items into the buffer, unit by unit on the pool's threads.
 class Packer {
  public:
-  Packer(backend::Backend& backend, std::vector<ItemSource> sources, std::byte* region,
-         uint64_t region_bytes, const LoadProgress& progress)
-      : backend_(backend), region_(region), region_bytes_(region_bytes), progress_(progress) {
+  Packer(backend::Backend& backend, base::ThreadPool& pool, std::vector<ItemSource> sources,
+         const backend::Buffer& buffer, const LoadProgress& progress)
+      : backend_(backend), pool_(pool), buffer_(buffer), progress_(progress) {
     for (ItemSource& source : sources) {
       auto job = std::make_unique<Job>();
       job->first_task = tasks_;
       measure(source.item, *job);
       job->left = job->units;
       job->source = std::move(source);
+      if (job->source.item.vector != nullptr) {
+        vectors_.push_back(std::move(job));
+        continue;
+      }
       tasks_ += job->units;
       jobs_.push_back(std::move(job));
     }
   }
 
   void run() {
+    for (const auto& job : vectors_) write_vector(*job);
     if (!jobs_.empty()) read_ahead(0);
-    backend_.parallel_for(tasks_, [this](int64_t task, int) {
+    pool_.parallel_for(tasks_, [this](int64_t task, int) {
       if (failed_) return;
       try {
         pack(task);
@@ -70,7 +76,7 @@ class Packer {
       }
     });
     if (failure_) std::rethrow_exception(failure_);
-    if (progress_) progress_(region_bytes_, region_bytes_);
+    if (progress_) progress_(buffer_.size(), buffer_.size());
   }
 
  private:
@@ -87,17 +93,15 @@ class Packer {
 
   void measure(const PlanItem& item, Job& job) const {
     if (item.matrix != nullptr) {
-      job.bytes = backend_.packed_bytes(item.matrix->desc);
+      job.bytes = packed_bytes(backend_, *item.matrix);
       job.units = backend_.pack_units(item.matrix->desc);
     } else if (item.experts != nullptr) {
-      job.bytes = backend_.packed_bytes(item.experts->desc);
+      job.bytes = packed_bytes(backend_, *item.experts);
       job.units = backend_.pack_units(item.experts->desc);
     } else {
-      for (int64_t size : item.vector->part_sizes) {
-        job.bytes += static_cast<uint64_t>(size) * sizeof(float);
-      }
+      job.bytes = packed_bytes(backend_, *item.vector);
     }
-    MOESAIC_ASSERT(static_cast<uint64_t>(item.offset) + job.bytes <= region_bytes_);
+    MOESAIC_ASSERT(static_cast<uint64_t>(item.offset) + job.bytes <= buffer_.size());
   }
 
   void pack(int64_t task) {
@@ -110,34 +114,41 @@ class Packer {
     if (unit == 0) read_ahead(index + 1);
     std::call_once(job.prepared, [&] { align(job); });
     pack_unit(job, unit);
-    report(job.bytes * static_cast<uint64_t>(unit + 1) / static_cast<uint64_t>(job.units) -
-           job.bytes * static_cast<uint64_t>(unit) / static_cast<uint64_t>(job.units));
+    report(unit_bytes(job.source.item, unit));
     if (--job.left == 0) release(job);
+  }
+
+  uint64_t unit_bytes(const PlanItem& item, int64_t unit) const {
+    return item.matrix != nullptr ? backend_.pack_unit(item.matrix->desc, unit).bytes
+                                  : backend_.pack_unit(item.experts->desc, unit).bytes;
   }
 
   void pack_unit(Job& job, int64_t unit) {
     const PlanItem& item = job.source.item;
-    std::byte* destination = region_ + item.offset;
+    const backend::Address destination = buffer_.address() + static_cast<size_t>(item.offset);
     if (item.matrix != nullptr) {
       backend_.pack(item.matrix->desc, job.source.matrix, unit, destination);
-    } else if (item.experts != nullptr) {
-      backend_.pack(item.experts->desc, job.source.experts, unit, destination);
     } else {
-      convert_vector(job.source, reinterpret_cast<float*>(destination));
+      backend_.pack(item.experts->desc, job.source.experts, unit, destination);
     }
   }
 
-  static void convert_vector(const ItemSource& source, float* out) {
-    if (source.vector.empty()) {  // dummy
-      for (int64_t size : source.item.vector->part_sizes) {
-        out = std::fill_n(out, size, source.item.vector->dummy);
-      }
-      return;
-    }
-    for (const View& view : source.vector) {
+  void write_vector(Job& job) {
+    align(job);
+    const VectorItem& item = *job.source.item.vector;
+    std::vector<float> values;
+    values.reserve(static_cast<size_t>(item.size()));
+    for (const View& view : job.source.vector) {
       const int64_t count = view.elements();
-      for (int64_t i = 0; i < count; ++i) *out++ = tensor::load_float(view.dtype, view.data, i);
+      for (int64_t i = 0; i < count; ++i) {
+        values.push_back(tensor::load_float(view.dtype, view.data, i));
+      }
     }
+    values.resize(static_cast<size_t>(item.size()), item.dummy);
+    backend_.write(buffer_.address() + static_cast<size_t>(job.source.item.offset),
+                   std::as_bytes(std::span(values)));
+    report(job.bytes);
+    release(job);
   }
 
   /// A safetensors header may have any length, so its data may start at an odd byte; backends read
@@ -145,8 +156,8 @@ class Packer {
   static void align(Job& job) {
     for (View* view : job.source.views()) {
       if (aligned(*view)) continue;
-      job.copies.push_back(std::make_unique<std::byte[]>(view->bytes()));
-      std::memcpy(job.copies.back().get(), view->data, view->bytes());
+      job.copies.push_back(std::make_unique<std::byte[]>(view->extent()));
+      std::memcpy(job.copies.back().get(), view->data, view->extent());
       advise(*view, MADV_DONTNEED);
       view->data = job.copies.back().get();
     }
@@ -171,13 +182,14 @@ class Packer {
     if (!progress_) return;
     // Whoever finds it busy leaves the news to a later unit.
     const std::unique_lock lock(progress_mutex_, std::try_to_lock);
-    if (lock.owns_lock()) progress_(done_, region_bytes_);
+    if (lock.owns_lock()) progress_(done_, buffer_.size());
   }
 
   backend::Backend& backend_;
-  std::byte* region_;
-  uint64_t region_bytes_;
+  base::ThreadPool& pool_;
+  const backend::Buffer& buffer_;
   const LoadProgress& progress_;
+  std::vector<std::unique_ptr<Job>> vectors_;
   std::vector<std::unique_ptr<Job>> jobs_;
   int64_t tasks_ = 0;
   std::atomic<uint64_t> done_ = 0;
@@ -212,51 +224,39 @@ void warn_of_non_finite(const std::vector<ItemSource>& sources) {
   };
   for (const ItemSource& source : sources) {
     for (size_t i = 0; i < source.vector.size(); ++i) {
-      check(source.vector[i], source.item.vector->parts[i]);
+      check(source.vector[i], source.item.vector->slices[i].name);
     }
     const MatrixItem* matrix = source.item.matrix;
-    if (matrix == nullptr || matrix->desc.dtype != tensor::DType::kF32 ||
+    if (matrix == nullptr || matrix->desc.format.base != tensor::DType::kF32 ||
         matrix->desc.n * matrix->desc.k > kFiniteCheckElements) {
       continue;
     }
     for (size_t i = 0; i < source.matrix.parts.size(); ++i) {
-      check(source.matrix.parts[i], matrix->parts[i]);
+      check(source.matrix.parts[i].part.values, matrix->slices[i].name);
     }
   }
-}
-
-std::vector<ItemSource> dummy_sources(const WeightPlan& plan, uint64_t seed) {
-  std::vector<ItemSource> sources;
-  for (const PlanItem& item : list_items(plan)) {
-    ItemSource source;
-    source.item = item;
-    const uint64_t item_seed = base::mix_bits(base::mix_bits(seed) + sources.size());
-    source.matrix.dummy = source.experts.dummy = true;
-    source.matrix.seed = source.experts.seed = item_seed;
-    sources.push_back(std::move(source));
-  }
-  return sources;
 }
 
 }  // namespace
 
 backend::Matrix LoadedWeights::matrix(const Placed<MatrixItem>& placed) const {
-  MOESAIC_ASSERT(placed.present());
-  return {.desc = placed.item.desc, .packed = region.data() + placed.offset};
+  if (!placed.present()) return {};
+  return {placed.item.desc, buffer.address() + static_cast<size_t>(placed.offset)};
 }
 
 backend::Experts LoadedWeights::experts(const Placed<ExpertsItem>& placed) const {
-  MOESAIC_ASSERT(placed.present());
-  return {.desc = placed.item.desc, .packed = region.data() + placed.offset};
+  if (!placed.present()) return {};
+  return {placed.item.desc, buffer.address() + static_cast<size_t>(placed.offset)};
 }
 
-const float* LoadedWeights::vector(const Placed<VectorItem>& placed) const {
-  if (!placed.present()) return nullptr;
-  return reinterpret_cast<const float*>(region.data() + placed.offset);
+backend::Address LoadedWeights::vector(const Placed<VectorItem>& placed) const {
+  if (!placed.present()) return {};
+  return buffer.address() + static_cast<size_t>(placed.offset);
 }
 
 LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
-                           const checkpoint::Checkpoint& checkpoint, const LoadOptions& options) {
+                           base::ThreadPool& pool, const checkpoint::Checkpoint& checkpoint,
+                           const LoadOptions& options) {
   const checkpoint::TruncationGuard guard;
   ResolvedSources resolved = resolve_sources(plan, checkpoint);
   warn_of_non_finite(resolved.items);
@@ -265,37 +265,37 @@ LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
     cache.emplace(options.cache_folder, PreparedKey{.folder = checkpoint.folder().string(),
                                                     .checkpoint = checkpoint.fingerprint(),
                                                     .layout = backend.layout_id(),
-                                                    .plan = plan_digest(plan)});
+                                                    .plan = plan_digest(plan),
+                                                    .shard = plan.shard});
   }
   LoadedWeights loaded;
   loaded.plan = plan;
   loaded.ignored = std::move(resolved.ignored);
-  loaded.region = base::Region(base::MemoryTag::kWeights, plan.bytes);
-  if (cache && cache->read(loaded.region, backend, options.progress)) {
+  loaded.buffer = backend.allocate(base::MemoryTag::kWeights, plan.bytes);
+  if (cache && cache->read(loaded.buffer, backend, pool, options.progress)) {
     checkpoint.check_unchanged();
     loaded.source = LoadSource::kPreparedCache;
     return loaded;
   }
   if (cache) {
     // A damaged cache file may have been read in part; packing counts on zeroed memory.
-    loaded.region = {};
-    loaded.region = base::Region(base::MemoryTag::kWeights, plan.bytes);
+    loaded.buffer = {};
+    loaded.buffer = backend.allocate(base::MemoryTag::kWeights, plan.bytes);
   }
-  Packer(backend, std::move(resolved.items), loaded.region.data(), plan.bytes, options.progress)
-      .run();
+  Packer(backend, pool, std::move(resolved.items), loaded.buffer, options.progress).run();
   checkpoint.check_unchanged();
   loaded.source = LoadSource::kCheckpoint;
-  if (cache) cache->write(loaded.region, backend);
+  if (cache) cache->write(loaded.buffer, backend, pool);
   return loaded;
 }
 
-LoadedWeights make_dummy_weights(const WeightPlan& plan, backend::Backend& backend, uint64_t seed,
+LoadedWeights make_dummy_weights(const WeightPlan& plan, backend::Backend& backend,
+                                 base::ThreadPool& pool, uint64_t seed,
                                  const LoadOptions& options) {
   LoadedWeights loaded;
   loaded.plan = plan;
-  loaded.region = base::Region(base::MemoryTag::kWeights, plan.bytes);
-  Packer(backend, dummy_sources(plan, seed), loaded.region.data(), plan.bytes, options.progress)
-      .run();
+  loaded.buffer = backend.allocate(base::MemoryTag::kWeights, plan.bytes);
+  Packer(backend, pool, dummy_sources(plan, seed), loaded.buffer, options.progress).run();
   loaded.source = LoadSource::kDummy;
   return loaded;
 }

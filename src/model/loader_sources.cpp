@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace moesaic::model {
 namespace {
@@ -21,31 +22,41 @@ using tensor::View;
 
 constexpr size_t kNamesInMessage = 5;
 
-void add(std::vector<PlanItem>& items, const Placed<MatrixItem>& placed) {
-  if (placed.present()) items.push_back({.matrix = &placed.item, .offset = placed.offset});
-}
-void add(std::vector<PlanItem>& items, const Placed<ExpertsItem>& placed) {
-  if (placed.present()) items.push_back({.experts = &placed.item, .offset = placed.offset});
-}
-void add(std::vector<PlanItem>& items, const Placed<VectorItem>& placed) {
-  if (placed.present()) items.push_back({.vector = &placed.item, .offset = placed.offset});
-}
+void set(PlanItem& item, const MatrixItem& matrix) { item.matrix = &matrix; }
+void set(PlanItem& item, const ExpertsItem& experts) { item.experts = &experts; }
+void set(PlanItem& item, const VectorItem& vector) { item.vector = &vector; }
 
-/// Part `index` of `count` equal parts of a view along its first dimension, with the first
-/// dimension dropped.
-View slice(const View& view, int64_t index) {
+/// Matrix `index` of a tensor of matrices.
+View matrix_of(const View& view, int64_t index) {
   View part = view;
   part.shape.erase(part.shape.begin());
   part.data += static_cast<size_t>(index) * part.bytes();
   return part;
 }
 
-/// Rows [first, first + count) of a matrix.
-View rows(const View& view, int64_t first, int64_t count) {
-  View part = view;
-  part.shape[0] = count;
-  const size_t row_bytes = view.bytes() / static_cast<size_t>(std::max<int64_t>(view.shape[0], 1));
-  part.data += static_cast<size_t>(first) * row_bytes;
+/// What a slice takes of a matrix whose first row of the slice's tensor is `first_row`.
+View cut(const View& matrix, const Slice& slice, int64_t first_row = 0) {
+  View part = matrix;
+  part.data = matrix.row(first_row + slice.row) +
+              static_cast<size_t>(slice.col) * tensor::size_of(matrix.dtype);
+  part.shape = {slice.rows, slice.cols};
+  if (slice.cols < matrix.shape[1]) part.row_stride = matrix.shape[1];
+  return part;
+}
+
+backend::SourcePart part_of(const View& view, const Slice& slice) {
+  backend::SourcePart part;
+  part.part.values = view;
+  part.rows = slice.rows;
+  return part;
+}
+
+backend::SourcePart dummy_part(const Slice& slice, uint64_t seed) {
+  backend::SourcePart part;
+  part.rows = slice.rows;
+  part.seed = seed;
+  part.first_row = slice.stacked_at + slice.row;
+  part.first_col = slice.col;
   return part;
 }
 
@@ -82,38 +93,51 @@ class Resolver {
 
  private:
   void matrix(const MatrixItem& item, ItemSource& source) {
-    for (size_t i = 0; i < item.parts.size(); ++i) {
-      source.matrix.parts.push_back(take(item.parts[i], {item.part_rows[i], item.desc.k}));
-    }
+    for (const Slice& slice : item.slices) source.matrix.parts.push_back(part(slice));
   }
 
   void vector(const VectorItem& item, ItemSource& source) {
-    for (size_t i = 0; i < item.parts.size(); ++i) {
-      source.vector.push_back(take(item.parts[i], {item.part_sizes[i]}));
+    for (const Slice& slice : item.slices) {
+      View view = take(slice.name, {slice.tensor_rows});
+      view.data += static_cast<size_t>(slice.row) * tensor::size_of(view.dtype);
+      view.shape = {slice.rows};
+      source.vector.push_back(view);
     }
   }
 
   void experts(const ExpertsItem& item, ItemSource& source) {
-    const auto& [count, hidden, width, dtype] = item.desc;
     const bool fused = !item.fused_gate_up.empty() &&
-                       checkpoint_.find(item.gate.front()) == nullptr &&
+                       checkpoint_.find(item.gate.front().name) == nullptr &&
                        checkpoint_.find(item.fused_gate_up) != nullptr;
     if (fused) {
-      const View gate_up = take(item.fused_gate_up, {count, 2 * width, hidden});
-      const View down = take(item.fused_down, {count, hidden, width});
-      for (int64_t e = 0; e < count; ++e) {
-        const View both = slice(gate_up, e);
-        source.experts.gate.push_back(rows(both, 0, width));
-        source.experts.up.push_back(rows(both, width, width));
-        source.experts.down.push_back(slice(down, e));
-      }
+      fused_experts(item, source);
       return;
     }
-    for (size_t e = 0; e < static_cast<size_t>(count); ++e) {
-      source.experts.gate.push_back(take(item.gate[e], {width, hidden}));
-      source.experts.up.push_back(take(item.up[e], {width, hidden}));
-      source.experts.down.push_back(take(item.down[e], {hidden, width}));
+    for (size_t e = 0; e < item.gate.size(); ++e) {
+      source.experts.gate.push_back(part(item.gate[e]));
+      source.experts.up.push_back(part(item.up[e]));
+      source.experts.down.push_back(part(item.down[e]));
     }
+  }
+
+  void fused_experts(const ExpertsItem& item, ItemSource& source) {
+    const int64_t count = item.tensor_experts;
+    const int64_t width = item.gate.front().tensor_rows;
+    const int64_t hidden = item.gate.front().tensor_cols;
+    const View gate_up = take(item.fused_gate_up, {count, 2 * width, hidden});
+    const View down = take(item.fused_down, {count, hidden, width});
+    for (size_t e = 0; e < item.gate.size(); ++e) {
+      const int64_t expert = item.first_expert + static_cast<int64_t>(e);
+      const View both = matrix_of(gate_up, expert);
+      source.experts.gate.push_back(part_of(cut(both, item.gate[e]), item.gate[e]));
+      source.experts.up.push_back(part_of(cut(both, item.up[e], width), item.up[e]));
+      source.experts.down.push_back(
+          part_of(cut(matrix_of(down, expert), item.down[e]), item.down[e]));
+    }
+  }
+
+  backend::SourcePart part(const Slice& slice) {
+    return part_of(cut(take(slice.name, {slice.tensor_rows, slice.tensor_cols}), slice), slice);
   }
 
   /// The tensor of that name, checked and marked as used.
@@ -154,7 +178,7 @@ class Resolver {
     std::vector<std::string> ignored;
     std::vector<const TensorEntry*> unexpected;
     for (const TensorEntry& entry : checkpoint_.tensors()) {
-      if (used_.contains(entry.name)) continue;
+      if (used_.contains(entry.name) || plan_.elsewhere.contains(entry.name)) continue;
       if (ignored_by_rule(entry.name)) {
         ignored.push_back(entry.name);
       } else {
@@ -185,8 +209,8 @@ class Resolver {
   /// The N of a name that starts as layers' names do, "model.layers.N."; -1 for others. Layers
   /// beyond the last are heads that predict further tokens.
   int64_t layer_index(std::string_view name) const {
-    if (plan_.layers.empty() || plan_.layers[0].input_norm.item.parts.empty()) return -1;
-    const std::string& first = plan_.layers[0].input_norm.item.parts[0];
+    if (plan_.layers.empty() || plan_.layers[0].input_norm.item.slices.empty()) return -1;
+    const std::string& first = plan_.layers[0].input_norm.item.slices[0].name;
     const size_t digit = first.find(".0.");
     if (digit == std::string::npos || name.substr(0, digit + 1) != first.substr(0, digit + 1)) {
       return -1;
@@ -207,38 +231,55 @@ class Resolver {
 
 std::vector<PlanItem> list_items(const WeightPlan& plan) {
   std::vector<PlanItem> items;
-  add(items, plan.embed);
-  for (const LayerPlan& layer : plan.layers) {
-    for (const auto* vector : {&layer.input_norm, &layer.post_attention_norm, &layer.q_norm,
-                               &layer.k_norm, &layer.qkv_bias, &layer.o_bias}) {
-      add(items, *vector);
-    }
-    for (const auto* matrix : {&layer.qkv, &layer.o, &layer.router}) add(items, *matrix);
-    add(items, layer.experts);
-    add(items, layer.shared_gate);
-    add(items, layer.shared);
-  }
-  add(items, plan.final_norm);
-  add(items, plan.lm_head);
+  for_each_item(plan, [&](const auto& placed, WeightPart, size_t index) {
+    if (!placed.present()) return;
+    PlanItem item;
+    set(item, placed.item);
+    item.offset = placed.offset;
+    item.index = index;
+    items.push_back(item);
+  });
   return items;
 }
 
 std::vector<View*> ItemSource::views() {
   std::vector<View*> all;
-  for (auto* list : {&matrix.parts, &experts.gate, &experts.up, &experts.down, &vector}) {
-    for (View& view : *list) all.push_back(&view);
+  for (auto* list : {&matrix.parts, &experts.gate, &experts.up, &experts.down}) {
+    for (backend::SourcePart& part : *list) {
+      if (!part.dummy()) all.push_back(&part.part.values);
+    }
   }
+  for (View& view : vector) all.push_back(&view);
   return all;
-}
-
-const std::string& ItemSource::name() const {
-  if (item.matrix != nullptr) return item.matrix->parts.front();
-  if (item.experts != nullptr) return item.experts->gate.front();
-  return item.vector->parts.front();
 }
 
 ResolvedSources resolve_sources(const WeightPlan& plan, const checkpoint::Checkpoint& checkpoint) {
   return Resolver(plan, checkpoint).run();
+}
+
+std::vector<ItemSource> dummy_sources(const WeightPlan& plan, uint64_t seed) {
+  std::vector<ItemSource> sources;
+  for (const PlanItem& item : list_items(plan)) {
+    ItemSource source;
+    source.item = item;
+    const uint64_t item_seed = base::mix_bits(base::mix_bits(seed) + item.index);
+    if (item.matrix != nullptr) {
+      for (const Slice& slice : item.matrix->slices) {
+        source.matrix.parts.push_back(dummy_part(slice, item_seed));
+      }
+    }
+    if (item.experts != nullptr) {
+      const ExpertsItem& experts = *item.experts;
+      uint64_t expert_seed = item_seed + 3 * static_cast<uint64_t>(experts.first_expert);
+      for (size_t e = 0; e < experts.gate.size(); ++e, expert_seed += 3) {
+        source.experts.gate.push_back(dummy_part(experts.gate[e], expert_seed));
+        source.experts.up.push_back(dummy_part(experts.up[e], expert_seed + 1));
+        source.experts.down.push_back(dummy_part(experts.down[e], expert_seed + 2));
+      }
+    }
+    sources.push_back(std::move(source));
+  }
+  return sources;
 }
 
 }  // namespace moesaic::model

@@ -19,9 +19,10 @@ struct PlanItem {
   const ExpertsItem* experts = nullptr;
   const VectorItem* vector = nullptr;
   int64_t offset = 0;
+  size_t index = 0;  ///< of for_each_item
 };
 
-/// The present items in a fixed order: embedding, layers, final norm, head.
+/// The present items in the order of for_each_item.
 std::vector<PlanItem> list_items(const WeightPlan& plan);
 
 /// An item and its values; the member that fits the item's kind is filled.
@@ -29,12 +30,10 @@ struct ItemSource {
   PlanItem item;
   backend::MatrixSource matrix;
   backend::ExpertsSource experts;
-  std::vector<tensor::View> vector;  ///< parts, concatenated
+  std::vector<tensor::View> vector;  ///< slices, concatenated; none: dummy
 
   /// All views, to read ahead, drop or replace them.
   std::vector<tensor::View*> views();
-  /// First tensor's name, for messages.
-  const std::string& name() const;
 };
 
 struct ResolvedSources {
@@ -45,5 +44,8 @@ struct ResolvedSources {
 /// Matches plan and checkpoint. Throws ModelFileError, naming it, for a tensor that is missing, has
 /// another shape than planned, is not F32, BF16 or F16, or is known to neither plan nor rules.
 ResolvedSources resolve_sources(const WeightPlan& plan, const checkpoint::Checkpoint& checkpoint);
+
+/// Dummy values for every item, from a seed.
+std::vector<ItemSource> dummy_sources(const WeightPlan& plan, uint64_t seed);
 
 }  // namespace moesaic::model

@@ -24,7 +24,6 @@ using testing::kExperts;
 using testing::kHidden;
 using testing::kVocab;
 using testing::kWidth;
-using testing::PlanMaker;
 
 /// Everything logged while it lives.
 class LogCapture {
@@ -45,48 +44,63 @@ LoadedWeights load(const WeightPlan& plan, FakeBackend& backend, const FakeTenso
                    size_t remainder = 0) {
   TempFolder folder;
   testing::write_checkpoint(folder.path(), tensors, remainder);
-  return load_weights(plan, backend, Checkpoint::open(folder.path()), {});
+  base::ThreadPool pool(4, /*pin=*/false);
+  return load_weights(plan, backend, pool, Checkpoint::open(folder.path()), {});
 }
 
-std::vector<float> floats(const std::byte* packed, DType dtype, int64_t count) {
+LoadedWeights load_dummy(const WeightPlan& plan, FakeBackend& backend, uint64_t seed) {
+  base::ThreadPool pool(2, /*pin=*/false);
+  return make_dummy_weights(plan, backend, pool, seed, {});
+}
+
+std::vector<float> floats(FakeBackend& backend, backend::Address packed, DType dtype,
+                          int64_t count) {
+  std::vector<std::byte> bytes(static_cast<size_t>(count) * tensor::size_of(dtype));
+  backend.wait(backend.read(packed, bytes));
   std::vector<float> values;
-  for (int64_t i = 0; i < count; ++i) values.push_back(tensor::load_float(dtype, packed, i));
+  for (int64_t i = 0; i < count; ++i) values.push_back(tensor::load_float(dtype, bytes.data(), i));
   return values;
 }
 
-std::vector<float> joined(const FakeTensors& tensors, const std::vector<std::string>& names) {
+std::vector<float> joined(const FakeTensors& tensors, const std::vector<Slice>& slices) {
   std::vector<float> all;
-  for (const std::string& name : names) {
-    const auto& values = tensors.at(name).values;
+  for (const Slice& slice : slices) {
+    const auto& values = tensors.at(slice.name).values;
     all.insert(all.end(), values.begin(), values.end());
   }
   return all;
 }
 
-void expect_all_items(const LoadedWeights& loaded, const FakeTensors& tensors, DType dtype) {
+void expect_all_items(FakeBackend& backend, const LoadedWeights& loaded, const FakeTensors& tensors,
+                      DType dtype) {
+  const auto expect_matrix = [&](const Placed<MatrixItem>& placed) {
+    const backend::Matrix matrix = loaded.matrix(placed);
+    EXPECT_EQ(floats(backend, matrix.packed, matrix.desc.format.base, matrix.desc.n * kHidden),
+              joined(tensors, placed.item.slices));
+  };
+  const auto expect_vector = [&](const Placed<VectorItem>& placed) {
+    EXPECT_EQ(floats(backend, loaded.vector(placed), DType::kF32, placed.item.size()),
+              joined(tensors, placed.item.slices));
+  };
   const WeightPlan& plan = loaded.plan;
   const LayerPlan& layer = plan.layers[0];
-  EXPECT_EQ(floats(loaded.matrix(plan.embed).packed, dtype, kVocab * kHidden),
-            joined(tensors, {"model.embed_tokens.weight"}));
-  EXPECT_EQ(floats(loaded.matrix(plan.lm_head).packed, dtype, kVocab * kHidden),
-            joined(tensors, {"lm_head.weight"}));
-  EXPECT_EQ(floats(loaded.matrix(layer.qkv).packed, dtype, 16 * kHidden),
-            joined(tensors, layer.qkv.item.parts));
-  EXPECT_EQ(floats(loaded.matrix(layer.router).packed, DType::kF32, kExperts * kHidden),
-            joined(tensors, layer.router.item.parts));
-  const float* bias = loaded.vector(layer.qkv_bias);
-  EXPECT_EQ(std::vector<float>(bias, bias + 16), joined(tensors, layer.qkv_bias.item.parts));
-  const float* norm = loaded.vector(plan.final_norm);
-  EXPECT_EQ(std::vector<float>(norm, norm + kHidden), joined(tensors, {"model.norm.weight"}));
-  EXPECT_EQ(loaded.vector(layer.q_norm), nullptr);
-  std::vector<std::string> order;
+  for (const auto* matrix :
+       {&plan.embed, &plan.lm_head, &layer.qkv, &layer.o, &layer.router, &layer.shared_gate}) {
+    expect_matrix(*matrix);
+  }
+  EXPECT_EQ(loaded.matrix(layer.router).desc.format.base, DType::kF32);
+  EXPECT_EQ(loaded.matrix(layer.qkv).desc.format.base, dtype);
+  expect_vector(layer.qkv_bias);
+  expect_vector(plan.final_norm);
+  EXPECT_FALSE(loaded.vector(layer.q_norm));
+  std::vector<Slice> order;
   for (size_t e = 0; e < kExperts; ++e) {
     for (const auto* list :
          {&layer.experts.item.gate, &layer.experts.item.up, &layer.experts.item.down}) {
       order.push_back((*list)[e]);
     }
   }
-  EXPECT_EQ(floats(loaded.experts(layer.experts).packed, dtype, 9 * kHidden * kWidth),
+  EXPECT_EQ(floats(backend, loaded.experts(layer.experts).packed, dtype, 9 * kHidden * kWidth),
             joined(tensors, order));
   EXPECT_EQ(loaded.experts(layer.experts).desc.experts, kExperts);
 }
@@ -96,29 +110,29 @@ TEST(Loader, PutsEveryTensorInItsPlace) {
     for (DType wanted : {DType::kF32, DType::kBF16, DType::kF16}) {
       SCOPED_TRACE(std::string(tensor::to_string(stored)) + " to " +
                    std::string(tensor::to_string(wanted)));
-      const WeightPlan plan = PlanMaker(wanted).make();
+      const WeightPlan plan = testing::small_plan(wanted);
       const FakeTensors tensors = testing::tensors_for(plan, stored);
       FakeBackend backend;
       const LoadedWeights loaded = load(plan, backend, tensors);
       EXPECT_EQ(loaded.source, LoadSource::kCheckpoint);
       EXPECT_TRUE(loaded.ignored.empty());
-      expect_all_items(loaded, tensors, wanted);
+      expect_all_items(backend, loaded, tensors, wanted);
     }
   }
 }
 
 TEST(Loader, MisalignedFilesLoadTheSame) {
-  const WeightPlan plan = PlanMaker(DType::kBF16).make();
+  const WeightPlan plan = testing::small_plan(DType::kBF16);
   const FakeTensors tensors = testing::tensors_for(plan, DType::kBF16);
   FakeBackend backend;
   for (size_t remainder : {1, 3, 6}) {
-    expect_all_items(load(plan, backend, tensors, remainder), tensors, DType::kBF16);
+    expect_all_items(backend, load(plan, backend, tensors, remainder), tensors, DType::kBF16);
   }
   EXPECT_EQ(backend.misaligned, 0);
 }
 
 TEST(Loader, AcceptsFusedExperts) {
-  const WeightPlan plan = PlanMaker(DType::kF32).make();
+  const WeightPlan plan = testing::small_plan(DType::kF32);
   const FakeTensors split = testing::tensors_for(plan, DType::kBF16);
   FakeTensors fused = split;
   const std::string prefix = "model.layers.0.mlp.experts.";
@@ -141,8 +155,9 @@ TEST(Loader, AcceptsFusedExperts) {
   fused[prefix + "down_proj"] = down;
   FakeBackend backend;
   const LoadedWeights loaded = load(plan, backend, fused);
-  expect_all_items(loaded, split, DType::kF32);
-  EXPECT_EQ(testing::bytes_of(load(plan, backend, split).region), testing::bytes_of(loaded.region));
+  expect_all_items(backend, loaded, split, DType::kF32);
+  EXPECT_EQ(testing::bytes_of(backend, load(plan, backend, split).buffer),
+            testing::bytes_of(backend, loaded.buffer));
 
   fused.erase(prefix + "down_proj");
   EXPECT_THROW(load(plan, backend, fused), base::ModelFileError);
@@ -231,7 +246,7 @@ TEST(Loader, RefusesWhatDoesNotFitThePlan) {
        [](auto& t) { t["model.layers.9x.norm"] = testing::numbered(DType::kF32, {1}, 1); },
        "model.layers.9x.norm", "unexpected tensor"},
   };
-  const WeightPlan plan = PlanMaker(DType::kF32).make();
+  const WeightPlan plan = testing::small_plan(DType::kF32);
   for (const BadCheckpoint& bad : cases) {
     SCOPED_TRACE(bad.what);
     FakeTensors tensors = testing::tensors_for(plan, DType::kF32);
@@ -250,7 +265,7 @@ TEST(Loader, RefusesWhatDoesNotFitThePlan) {
 }
 
 TEST(Loader, ListsWhatItIgnores) {
-  WeightPlan plan = PlanMaker(DType::kF32).make();
+  WeightPlan plan = testing::small_plan(DType::kF32);
   FakeTensors tensors = testing::tensors_for(plan, DType::kF32);
   for (const char* name :
        {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.2.input_layernorm.weight",
@@ -270,7 +285,7 @@ TEST(Loader, ListsWhatItIgnores) {
 }
 
 TEST(Loader, WarnsOfNonFiniteRoutersAndVectors) {
-  const WeightPlan plan = PlanMaker(DType::kBF16).make();
+  const WeightPlan plan = testing::small_plan(DType::kBF16);
   FakeBackend backend;
   for (const char* name : {"model.layers.0.mlp.gate.weight", "model.norm.weight",
                            "model.layers.1.self_attn.v_proj.bias"}) {
@@ -289,7 +304,7 @@ TEST(Loader, WarnsOfNonFiniteRoutersAndVectors) {
 }
 
 TEST(Loader, ReportsProgressUpToTheTotal) {
-  const WeightPlan plan = PlanMaker(DType::kF32).make();
+  const WeightPlan plan = testing::small_plan(DType::kF32);
   FakeBackend backend;
   TempFolder folder;
   testing::write_checkpoint(folder.path(), testing::tensors_for(plan, DType::kF32));
@@ -306,13 +321,14 @@ TEST(Loader, ReportsProgressUpToTheTotal) {
     ++calls;
     --inside;
   };
-  load_weights(plan, backend, Checkpoint::open(folder.path()), options);
+  base::ThreadPool pool(4, /*pin=*/false);
+  load_weights(plan, backend, pool, Checkpoint::open(folder.path()), options);
   EXPECT_EQ(last, plan.bytes);
   EXPECT_GT(calls, 2);
 }
 
 TEST(Loader, AFailureInPackingReachesTheCaller) {
-  const WeightPlan plan = PlanMaker(DType::kF32).make();
+  const WeightPlan plan = testing::small_plan(DType::kF32);
   FakeBackend backend;
   backend.fail = true;
   EXPECT_THROW(load(plan, backend, testing::tensors_for(plan, DType::kF32)), std::runtime_error);
@@ -320,39 +336,120 @@ TEST(Loader, AFailureInPackingReachesTheCaller) {
 }
 
 TEST(Loader, AFileWrittenToWhileLoadingIsRefused) {
-  const WeightPlan plan = PlanMaker(DType::kF32).make();
+  const WeightPlan plan = testing::small_plan(DType::kF32);
   TempFolder folder;
   testing::write_checkpoint(folder.path(), testing::tensors_for(plan, DType::kF32));
   const Checkpoint checkpoint = Checkpoint::open(folder.path());
   std::filesystem::resize_file(folder / "model.safetensors",
                                std::filesystem::file_size(folder / "model.safetensors") + 1);
   FakeBackend backend;
-  EXPECT_THROW(load_weights(plan, backend, checkpoint, {}), base::ModelFileError);
+  base::ThreadPool pool(1);
+  EXPECT_THROW(load_weights(plan, backend, pool, checkpoint, {}), base::ModelFileError);
 }
 
 TEST(Loader, DummyWeightsFollowTheSeed) {
-  const WeightPlan plan = PlanMaker(DType::kBF16).make();
+  const WeightPlan plan = testing::small_plan(DType::kBF16);
   FakeBackend backend;
-  const LoadedWeights first = make_dummy_weights(plan, backend, 1, {});
+  const auto bytes_of = [&](uint64_t seed) {
+    return testing::bytes_of(backend, load_dummy(plan, backend, seed).buffer);
+  };
+  const LoadedWeights first = load_dummy(plan, backend, 1);
   EXPECT_EQ(first.source, LoadSource::kDummy);
-  const std::string bytes = testing::bytes_of(first.region);
-  EXPECT_EQ(testing::bytes_of(make_dummy_weights(plan, backend, 1, {}).region), bytes);
-  EXPECT_NE(testing::bytes_of(make_dummy_weights(plan, backend, 2, {}).region), bytes);
-  for (int64_t i = 0; i < kHidden; ++i) EXPECT_EQ(first.vector(plan.final_norm)[i], 1.0f);
-  for (int64_t i = 0; i < 16; ++i) EXPECT_EQ(first.vector(plan.layers[1].qkv_bias)[i], 0.0f);
+  EXPECT_EQ(testing::bytes_of(backend, first.buffer), bytes_of(1));
+  EXPECT_NE(bytes_of(2), bytes_of(1));
+  const auto vector = [&](const Placed<VectorItem>& placed) {
+    return floats(backend, first.vector(placed), DType::kF32, placed.item.size());
+  };
+  EXPECT_EQ(vector(plan.final_norm), std::vector<float>(kHidden, 1.0f));
+  EXPECT_EQ(vector(plan.layers[1].qkv_bias), std::vector<float>(16, 0.0f));
   // Layers differ from one another.
-  EXPECT_NE(floats(first.matrix(plan.layers[0].qkv).packed, DType::kBF16, 128),
-            floats(first.matrix(plan.layers[1].qkv).packed, DType::kBF16, 128));
+  EXPECT_NE(floats(backend, first.matrix(plan.layers[0].qkv).packed, DType::kBF16, 128),
+            floats(backend, first.matrix(plan.layers[1].qkv).packed, DType::kBF16, 128));
+}
+
+/// Rank `rank` of two's part of every matrix of a model of one rank, row-major.
+std::vector<float> part_of_whole(FakeBackend& backend, const LoadedWeights& whole,
+                                 const Placed<MatrixItem>& all, const MatrixItem& part) {
+  std::vector<float> values;
+  const std::vector<float> rows =
+      floats(backend, whole.matrix(all).packed, DType::kF32, all.item.desc.n * all.item.desc.k);
+  for (const Slice& slice : part.slices) {
+    for (int64_t row = slice.row; row < slice.row + slice.rows; ++row) {
+      const auto begin = rows.begin() + (slice.stacked_at + row) * slice.tensor_cols + slice.col;
+      values.insert(values.end(), begin, begin + slice.cols);
+    }
+  }
+  return values;
+}
+
+TEST(Loader, RanksHoldTheirPartsOfTheSameModel) {
+  const WeightPlan whole_plan = testing::small_plan(DType::kF32);
+  const FakeTensors tensors = testing::tensors_for(whole_plan, DType::kBF16);
+  FakeBackend backend;
+  for (const bool dummy : {false, true}) {
+    const auto make = [&](const WeightPlan& plan) {
+      return dummy ? load_dummy(plan, backend, 3) : load(plan, backend, tensors);
+    };
+    const LoadedWeights whole = make(whole_plan);
+    const LayerPlan& all = whole.plan.layers[0];
+    for (const bool expert_parallel : {false, true}) {
+      for (int64_t rank = 0; rank < 2; ++rank) {
+        const LoadedWeights part =
+            make(testing::small_plan(DType::kF32, {2, rank, expert_parallel}));
+        const LayerPlan& own = part.plan.layers[0];
+        const auto expect_part = [&](const Placed<MatrixItem>& placed,
+                                     const Placed<MatrixItem>& of) {
+          const backend::Matrix matrix = part.matrix(placed);
+          EXPECT_EQ(floats(backend, matrix.packed, DType::kF32, matrix.desc.n * matrix.desc.k),
+                    part_of_whole(backend, whole, of, placed.item));
+        };
+        expect_part(part.plan.embed, whole.plan.embed);
+        expect_part(part.plan.lm_head, whole.plan.lm_head);
+        expect_part(own.qkv, all.qkv);
+        expect_part(own.o, all.o);
+        expect_part(own.router, all.router);
+        EXPECT_EQ(part.matrix(own.o).desc.k, 4);
+        EXPECT_EQ(part.matrix(own.qkv).desc.n, 12) << "one head each, and the KV head";
+
+        // Each of a rank's experts, by its place among all.
+        const backend::Experts experts = part.experts(own.experts);
+        EXPECT_EQ(experts.desc.experts, expert_parallel ? 2 - rank : kExperts);
+        EXPECT_EQ(experts.desc.width, expert_parallel ? kWidth : kWidth / 2);
+        const int64_t size = kHidden * kWidth;
+        const int64_t share = kHidden * experts.desc.width;
+        const std::vector<float> every =
+            floats(backend, whole.experts(all.experts).packed, DType::kF32, 9 * size);
+        const std::vector<float> mine =
+            floats(backend, experts.packed, DType::kF32, 3 * experts.desc.experts * share);
+        const int64_t first_row = expert_parallel ? 0 : rank * kWidth / 2;
+        for (int64_t e = 0; e < experts.desc.experts; ++e) {
+          const int64_t of = e + own.experts.item.first_expert;
+          for (int64_t m = 0; m < 3; ++m) {
+            for (int64_t r = 0; r < experts.desc.width; ++r) {
+              for (int64_t c = 0; c < kHidden; ++c) {
+                const int64_t from =
+                    m < 2 ? (first_row + r) * kHidden + c : c * kWidth + first_row + r;
+                const int64_t to = m < 2 ? r * kHidden + c : c * experts.desc.width + r;
+                ASSERT_EQ(mine[static_cast<size_t>((3 * e + m) * share + to)],
+                          every[static_cast<size_t>((3 * of + m) * size + from)])
+                    << e << " " << m << " " << r << " " << c;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(Loader, ItemsAreListedOnceAndDoNotOverlap) {
-  const WeightPlan plan = PlanMaker(DType::kF32).make();
+  const WeightPlan plan = testing::small_plan(DType::kF32);
   std::vector<int64_t> offsets;
   for (const PlanItem& item : list_items(plan)) {
     EXPECT_EQ((item.matrix != nullptr) + (item.experts != nullptr) + (item.vector != nullptr), 1);
     offsets.push_back(item.offset);
   }
-  EXPECT_EQ(offsets.size(), 14U);
+  EXPECT_EQ(offsets.size(), 18U);
   std::sort(offsets.begin(), offsets.end());
   EXPECT_EQ(std::adjacent_find(offsets.begin(), offsets.end()), offsets.end());
 }

@@ -1,14 +1,8 @@
 #include "model/memory_plan.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <limits>
-#include <optional>
-#include <sstream>
 
 #include "base/error.h"
 #include "model/decoder.h"
@@ -77,75 +71,20 @@ int64_t useful_blocks(const MemoryPlanInputs& inputs) {
   return one * std::max<int64_t>(1, inputs.max_sequences);
 }
 
-/// A number alone in a file ("max" or no file: none).
-std::optional<uint64_t> read_limit(const std::filesystem::path& file) {
-  std::ifstream stream(file);
-  uint64_t value = 0;
-  if (!(stream >> value)) return std::nullopt;
-  return value;
-}
-
-/// The lowest limit from `group` up to the root of the hierarchy mounted at `root`.
-std::optional<uint64_t> lowest_limit(const std::filesystem::path& root, std::filesystem::path group,
-                                     const char* file) {
-  std::optional<uint64_t> lowest;
-  group = group.relative_path();
-  while (true) {
-    const std::optional<uint64_t> limit = read_limit(root / group / file);
-    if (limit && (!lowest || *limit < *lowest)) lowest = limit;
-    if (group.empty()) return lowest;
-    group = group.parent_path();
-  }
-}
-
-std::optional<uint64_t> cgroup_limit() {
-  const std::filesystem::path root = "/sys/fs/cgroup";
-  std::ifstream groups("/proc/self/cgroup");
-  std::optional<uint64_t> lowest;
-  std::string line;
-  while (std::getline(groups, line)) {
-    // hierarchy:controllers:path; version 2 is the line "0::path".
-    const size_t first = line.find(':');
-    const size_t second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
-    std::optional<uint64_t> limit;
-    if (controllers.empty()) limit = lowest_limit(root, path, "memory.max");
-    if (controllers == "memory") {
-      limit = lowest_limit(root / "memory", path, "memory.limit_in_bytes");
-    }
-    if (limit && (!lowest || *limit < *lowest)) lowest = limit;
-  }
-  return lowest;
-}
-
-/// What the kernel believes a new workload can have without swapping; the machine's total where it
-/// does not say.
-uint64_t machine_memory() {
-  std::ifstream info("/proc/meminfo");
-  std::string line;
-  while (std::getline(info, line)) {
-    std::istringstream words(line);
-    std::string name;
-    uint64_t kib = 0;
-    if (words >> name >> kib && name == "MemAvailable:") return kib * 1024;
-  }
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
 }  // namespace
 
-MemoryPlan plan_memory(const ModelSpec& spec, const backend::Backend& backend,
+MemoryPlan plan_memory(const ModelSpec& spec, std::span<const DeviceRank> ranks,
                        const MemoryPlanInputs& inputs) {
   MOESAIC_ASSERT(inputs.block_size > 0 && inputs.max_rows > 0 && inputs.max_model_len > 0);
   MemoryPlan plan;
-  plan.weights = plan_weights(spec, backend, inputs.dtype).bytes;
-  plan.activations = Decoder::activation_bytes(spec, backend, inputs.dtype, inputs.max_rows);
+  uint64_t block_bytes = 0;
+  for (const auto& [backend, shard] : ranks) {
+    plan.weights += plan_weights(spec, *backend, inputs.format, shard).bytes;
+    plan.activations +=
+        backend->activation_bytes(Decoder::shape(spec, shard, inputs.format, inputs.max_rows));
+    block_bytes += KvCache::block_bytes(spec, shard, *backend, inputs.kv_dtype, inputs.block_size);
+  }
   plan.runtime = kRuntimeBase + kRuntimePerSequence * static_cast<uint64_t>(inputs.max_sequences);
-  const uint64_t block_bytes =
-      KvCache::block_bytes(spec, backend, inputs.kv_dtype, inputs.block_size);
   const auto budget =
       static_cast<uint64_t>(static_cast<double>(inputs.device_bytes) * inputs.utilization);
   const uint64_t fixed = plan.total();
@@ -162,11 +101,6 @@ MemoryPlan plan_memory(const ModelSpec& spec, const backend::Backend& backend,
   plan.kv_tokens = blocks * inputs.block_size;
   plan.kv_cache = static_cast<uint64_t>(blocks) * block_bytes;
   return plan;
-}
-
-uint64_t host_memory_limit() {
-  const uint64_t machine = machine_memory();
-  return std::min(machine, cgroup_limit().value_or(machine));
 }
 
 }  // namespace moesaic::model

@@ -1,11 +1,13 @@
 #pragma once
 
-// The one memory function: `serve` sizes the KV pool with it and `plan` will print it.
+// The one memory function: `serve` sizes the KV pool with it and `plan` prints it.
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "backend/ops.h"
+#include "model/shard.h"
 #include "model/spec.h"
 
 namespace moesaic::model {
@@ -22,7 +24,7 @@ struct MemoryPlan {
 };
 
 struct MemoryPlanInputs {
-  tensor::DType dtype = tensor::DType::kBF16;
+  tensor::WeightFormat format;
   tensor::DType kv_dtype = tensor::DType::kBF16;
   int64_t block_size = 16;
   int64_t max_rows = 2048;      ///< --max-num-batched-tokens
@@ -34,12 +36,24 @@ struct MemoryPlanInputs {
   int64_t kv_blocks = 0;      ///< fixed block count; wins over kv_bytes
 };
 
+/// A rank whose memory is the device's that is planned.
+struct DeviceRank {
+  const backend::Backend* backend = nullptr;
+  Shard shard;
+};
+
+/// The terms are those of all ranks together, on one device: on the CPU all ranks of a model share
+/// the host's memory. Each has the same number of blocks.
+///
 /// Throws UnavailableError, naming each term and the remedies in order, when the weights do not fit
 /// or the KV cache left cannot hold one sequence of max_model_len.
-MemoryPlan plan_memory(const ModelSpec& spec, const backend::Backend& backend,
+MemoryPlan plan_memory(const ModelSpec& spec, std::span<const DeviceRank> ranks,
                        const MemoryPlanInputs& inputs);
-
-/// Memory this process may use: the cgroup limit or the machine's, whichever is smaller.
-uint64_t host_memory_limit();
+/// Of one rank alone.
+inline MemoryPlan plan_memory(const ModelSpec& spec, const backend::Backend& backend,
+                              const MemoryPlanInputs& inputs) {
+  const DeviceRank solo{&backend, {}};
+  return plan_memory(spec, std::span(&solo, 1), inputs);
+}
 
 }  // namespace moesaic::model

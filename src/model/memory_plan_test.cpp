@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "backend/backends_testing.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "checkpoint/checkpoint.h"
@@ -45,7 +46,7 @@ TEST_F(MemoryPlanTest, FillsWhatIsLeftWithKvBlocks) {
   EXPECT_GE(plan.weights, 6919161856u * 2);
   EXPECT_LE(plan.weights, 6919161856u * 2 + 200 * 1024 * 1024);
   EXPECT_LE(plan.total(), 24 * kGiB * 9 / 10);
-  const size_t block = KvCache::block_bytes(olmoe_, *backend_, inputs_.kv_dtype, 16);
+  const size_t block = KvCache::block_bytes(olmoe_, {}, *backend_, inputs_.kv_dtype, 16);
   EXPECT_GT(plan.total() + block, 24 * kGiB * 9 / 10) << "another block would have fitted";
   EXPECT_EQ(plan.kv_cache, static_cast<uint64_t>(plan.kv_blocks) * block);
   EXPECT_EQ(plan.kv_tokens, plan.kv_blocks * 16);
@@ -61,7 +62,7 @@ TEST_F(MemoryPlanTest, TakesNoMoreKvThanTheSequencesCanUse) {
 TEST_F(MemoryPlanTest, FixedKvSizesWin) {
   inputs_.device_bytes = 64 * kGiB;
   inputs_.kv_bytes = 2 * kGiB;
-  const size_t block = KvCache::block_bytes(olmoe_, *backend_, inputs_.kv_dtype, 16);
+  const size_t block = KvCache::block_bytes(olmoe_, {}, *backend_, inputs_.kv_dtype, 16);
   EXPECT_EQ(plan_memory(olmoe_, *backend_, inputs_).kv_blocks,
             static_cast<int64_t>(2 * kGiB / block));
   inputs_.kv_blocks = 300;
@@ -106,7 +107,8 @@ TEST_F(MemoryPlanTest, IsWhatIsAllocated) {
     const ModelSpec spec = load_spec(folder);
     for (const std::string& isa : backend::available_cpu_isas()) {
       SCOPED_TRACE(isa);
-      const auto backend = backend::make_cpu_backend({.threads = 2, .pin = false, .isa = isa});
+      const backend::testing::NamedBackend named(isa);
+      backend::Backend* const backend = named.backend.get();
       MemoryPlanInputs inputs;
       inputs.device_bytes = 2 * kGiB;
       inputs.max_rows = 96;
@@ -118,23 +120,17 @@ TEST_F(MemoryPlanTest, IsWhatIsAllocated) {
       const size_t kv_before = base::allocated_bytes(base::MemoryTag::kKvCache);
       const size_t activations_before = base::allocated_bytes(base::MemoryTag::kActivations);
       const LoadedWeights weights =
-          load_weights(plan_weights(spec, *backend, inputs.dtype), *backend,
+          load_weights(plan_weights(spec, *backend, inputs.format), *backend, *named.pool,
                        checkpoint::Checkpoint::open(folder), {});
-      const KvCache cache(spec, *backend, inputs.kv_dtype, inputs.block_size, plan.kv_blocks);
-      const Decoder decoder(spec, weights, *backend, inputs.max_rows);
+      const KvCache cache(spec, {}, *backend, inputs.kv_dtype, inputs.block_size, plan.kv_blocks);
+      backend::SoloCommunicator solo;
+      const Decoder decoder(spec, weights, *backend, solo, inputs.max_rows);
       EXPECT_EQ(base::allocated_bytes(base::MemoryTag::kWeights) - weights_before, plan.weights);
       EXPECT_EQ(base::allocated_bytes(base::MemoryTag::kKvCache) - kv_before, plan.kv_cache);
       EXPECT_EQ(base::allocated_bytes(base::MemoryTag::kActivations) - activations_before,
                 plan.activations);
     }
   }
-}
-
-TEST(HostMemory, LimitIsAtMostTheMachines) {
-  const uint64_t physical =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  EXPECT_GT(host_memory_limit(), uint64_t{64} << 20);
-  EXPECT_LE(host_memory_limit(), physical);
 }
 
 }  // namespace

@@ -56,11 +56,53 @@ uint64_t data_offset(uint64_t bytes) {
   return (sizeof(Header) + chunk_count(bytes) * sizeof(uint64_t) + kPage - 1) / kPage * kPage;
 }
 
-/// Chunk `index` of the region.
-std::span<std::byte> chunk_of(const base::Region& region, uint64_t index) {
-  const uint64_t begin = index * kChunk;
-  return {region.data() + begin, std::min<uint64_t>(kChunk, region.size() - begin)};
-}
+/// The chunks of a buffer, for threads to fill or to read: in place where the host can, else
+/// through host memory of their own, whose way to or from the backend is one thread's at a time.
+class Chunks {
+ public:
+  Chunks(const backend::Buffer& buffer, backend::Backend& backend)
+      : buffer_(buffer), backend_(backend), view_(backend.host_view(buffer)) {}
+
+  uint64_t count() const { return chunk_count(buffer_.size()); }
+  uint64_t size_of(uint64_t index) const {
+    return std::min<uint64_t>(kChunk, buffer_.size() - index * kChunk);
+  }
+
+  /// What `fill` writes into the chunk becomes the buffer's, if it returns 0; returns what it does.
+  template <typename Fill>
+  int fill(uint64_t index, const Fill& fill) {
+    if (!view_.empty()) return fill(in_place(index));
+    std::vector<std::byte> chunk(size_of(index));
+    const int problem = fill(std::span(chunk));
+    if (problem != 0) return problem;
+    const std::lock_guard lock(mutex_);
+    backend_.write(address(index), chunk);
+    return 0;
+  }
+
+  /// Returns what `use` returns of the chunk's bytes.
+  template <typename Use>
+  int use(uint64_t index, const Use& use) {
+    if (!view_.empty()) return use(std::span<const std::byte>(in_place(index)));
+    std::vector<std::byte> chunk(size_of(index));
+    {
+      const std::lock_guard lock(mutex_);
+      backend_.wait(backend_.read(address(index), chunk));
+    }
+    return use(std::span<const std::byte>(chunk));
+  }
+
+ private:
+  std::span<std::byte> in_place(uint64_t index) const {
+    return view_.subspan(index * kChunk, size_of(index));
+  }
+  backend::Address address(uint64_t index) const { return buffer_.address() + index * kChunk; }
+
+  const backend::Buffer& buffer_;
+  backend::Backend& backend_;
+  std::span<std::byte> view_;
+  std::mutex mutex_;
+};
 
 /// A file descriptor, closed at the end of the scope.
 class File {
@@ -127,62 +169,64 @@ std::string check_head(const File& file, const uint64_t (&key)[2], uint64_t byte
   return {};
 }
 
-/// Reads the data into the region in parallel. Empty when every byte is right.
+/// Reads the data into the buffer in parallel. Empty when every byte is right.
 std::string read_data(const File& file, const std::vector<uint64_t>& hashes,
-                      const base::Region& region, backend::Backend& backend,
-                      const LoadProgress& progress) {
+                      const backend::Buffer& buffer, backend::Backend& backend,
+                      base::ThreadPool& pool, const LoadProgress& progress) {
   std::atomic<int> problem = 0;
   std::atomic<uint64_t> done = 0;
   std::mutex mutex;
   constexpr int kDamaged = -1;
-  const uint64_t start = data_offset(region.size());
-  backend.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t task, int) {
+  const uint64_t start = data_offset(buffer.size());
+  Chunks chunks(buffer, backend);
+  pool.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t task, int) {
     if (problem != 0) return;
     const auto index = static_cast<uint64_t>(task);
-    const auto chunk = chunk_of(region, index);
-    const int error = file.read_at(chunk, start + index * kChunk);
-    if (error != 0) {
-      problem = error;
+    const int found = chunks.fill(index, [&](std::span<std::byte> chunk) {
+      const int error = file.read_at(chunk, start + index * kChunk);
+      if (error != 0) return error;
+      return base::hash_bytes(chunk) == hashes[index] ? 0 : kDamaged;
+    });
+    if (found != 0) {
+      problem = found;
       return;
     }
-    if (base::hash_bytes(chunk) != hashes[index]) {
-      problem = kDamaged;
-      return;
-    }
-    done += chunk.size();
+    done += chunks.size_of(index);
     const std::unique_lock lock(mutex, std::try_to_lock);
-    if (progress && lock.owns_lock()) progress(done, region.size());
+    if (progress && lock.owns_lock()) progress(done, buffer.size());
   });
   if (problem == kDamaged) return "the data is damaged";
-  if (problem == 0 && progress) progress(region.size(), region.size());
+  if (problem == 0 && progress) progress(buffer.size(), buffer.size());
   return problem == 0 ? std::string() : std::strerror(problem);
 }
 
 /// Writes data, then what describes it. 0 or an errno.
-int write_all(const File& file, const uint64_t (&key)[2], const base::Region& region,
-              backend::Backend& backend) {
-  const uint64_t start = data_offset(region.size());
+int write_all(const File& file, const uint64_t (&key)[2], const backend::Buffer& buffer,
+              backend::Backend& backend, base::ThreadPool& pool) {
+  const uint64_t start = data_offset(buffer.size());
   // Asking for the space at once finds a full disk early. Not every file system can.
   if (::ftruncate(file.fd(), 0) != 0) return errno;
-  if (::fallocate(file.fd(), 0, 0, static_cast<off_t>(start + region.size())) != 0 &&
+  if (::fallocate(file.fd(), 0, 0, static_cast<off_t>(start + buffer.size())) != 0 &&
       errno != EOPNOTSUPP && errno != ENOSYS) {
     return errno;
   }
-  std::vector<uint64_t> hashes(chunk_count(region.size()));
+  Chunks chunks(buffer, backend);
+  std::vector<uint64_t> hashes(chunks.count());
   std::atomic<int> problem = 0;
-  backend.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t task, int) {
+  pool.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t task, int) {
     if (problem != 0) return;
     const auto index = static_cast<uint64_t>(task);
-    const auto chunk = chunk_of(region, index);
-    hashes[index] = base::hash_bytes(chunk);
-    const int error = file.write_at(chunk, start + index * kChunk);
+    const int error = chunks.use(index, [&](std::span<const std::byte> chunk) {
+      hashes[index] = base::hash_bytes(chunk);
+      return file.write_at(chunk, start + index * kChunk);
+    });
     if (error != 0) problem = error;
   });
   if (problem != 0) return problem;
   Header header;
   header.key[0] = key[0];
   header.key[1] = key[1];
-  header.total_bytes = region.size();
+  header.total_bytes = buffer.size();
   header.table_hash = base::hash_bytes(std::as_bytes(std::span(hashes)));
   header.header_hash = hash_of(header);
   int error = file.write_at(std::as_bytes(std::span(hashes)), sizeof(Header));
@@ -199,13 +243,29 @@ bool names(const fs::path& path, const File& file) {
          by_path.st_ino == by_fd.st_ino && by_path.st_dev == by_fd.st_dev;
 }
 
-/// Removes the model folder's files but `keep`, finished or abandoned.
-void remove_others(const fs::path& folder, const std::string& prefix, const fs::path& keep) {
+/// How the name of a rank's file goes on after the model folder's part.
+std::string rank_part(const Shard& shard) {
+  return fmt::format("{}of{}-", shard.rank, shard.ranks);
+}
+
+/// Removes the model folder's files, finished or abandoned, but `keep` and those of the ranks that
+/// share the model with this one.
+void remove_others(const fs::path& folder, const std::string& prefix, const Shard& shard,
+                   const fs::path& keep) {
+  const auto is_sibling = [&](std::string_view name) {
+    name.remove_prefix(prefix.size());
+    for (int64_t rank = 0; rank < shard.ranks; ++rank) {
+      const Shard other{shard.ranks, rank, shard.expert_parallel};
+      if (rank != shard.rank && name.starts_with(rank_part(other))) return true;
+    }
+    return false;
+  };
   std::error_code error;
   std::vector<fs::path> stale;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(prefix) || name.starts_with(keep.filename().string())) continue;
+    if (is_sibling(name)) continue;
     if (name.ends_with(kSuffix)) stale.push_back(entry.path());
     if (!name.ends_with(kPartSuffix)) continue;
     const File part(entry.path(), O_RDWR);
@@ -228,51 +288,56 @@ uint64_t plan_digest(const WeightPlan& plan) {
   const auto number = [&](int64_t value) {
     digest = base::mix_bits(digest ^ base::mix_bits(static_cast<uint64_t>(value)));
   };
-  const auto names = [&](const std::vector<std::string>& list) {
+  const auto slices = [&](const std::vector<Slice>& list) {
     number(static_cast<int64_t>(list.size()));
-    for (const std::string& name : list) digest = base::hash_text(name, digest);
+    for (const Slice& slice : list) {
+      digest = base::hash_text(slice.name, digest);
+      for (int64_t value : {slice.row, slice.rows, slice.col, slice.cols}) number(value);
+    }
+  };
+  const auto format = [&](const tensor::WeightFormat& given) {
+    digest = base::hash_text(given.name, digest);
   };
   for (const PlanItem& item : list_items(plan)) {
     number(item.offset);
     if (item.matrix != nullptr) {
       number(item.matrix->desc.n);
       number(item.matrix->desc.k);
-      number(static_cast<int64_t>(item.matrix->desc.dtype));
-      names(item.matrix->parts);
-      for (int64_t rows : item.matrix->part_rows) number(rows);
+      format(item.matrix->desc.format);
+      slices(item.matrix->slices);
     } else if (item.experts != nullptr) {
-      const auto& [experts, hidden, width, dtype] = item.experts->desc;
-      for (int64_t value : {experts, hidden, width, static_cast<int64_t>(dtype)}) number(value);
+      const auto& [experts, hidden, width, given] = item.experts->desc;
+      for (int64_t value : {experts, hidden, width}) number(value);
+      format(given);
       for (const auto* list : {&item.experts->gate, &item.experts->up, &item.experts->down}) {
-        names(*list);
+        slices(*list);
       }
     } else {
-      names(item.vector->parts);
-      for (int64_t size : item.vector->part_sizes) number(size);
+      slices(item.vector->slices);
     }
   }
   return digest;
 }
 
 PreparedCache::PreparedCache(fs::path cache_folder, const PreparedKey& key)
-    : folder_(std::move(cache_folder)) {
+    : folder_(std::move(cache_folder)), shard_(key.shard) {
   const std::string text =
       fmt::format("{}\n{}\n{}\n{}", key.folder, key.checkpoint, key.layout, key.plan);
   key_[0] = base::hash_text(text, 0);
   key_[1] = base::hash_text(text, 1);
   prefix_ = fmt::format("{:016x}-", base::hash_text(key.folder));
-  path_ = folder_ / fmt::format("{}{:016x}{}", prefix_, key_[0], kSuffix);
+  path_ = folder_ / fmt::format("{}{}{:016x}{}", prefix_, rank_part(shard_), key_[0], kSuffix);
 }
 
-bool PreparedCache::read(const base::Region& region, backend::Backend& backend,
-                         const LoadProgress& progress) const {
+bool PreparedCache::read(const backend::Buffer& buffer, backend::Backend& backend,
+                         base::ThreadPool& pool, const LoadProgress& progress) const {
   const File file(path_, O_RDONLY);
   if (!file && errno == ENOENT) return false;
   std::string problem;
   std::vector<uint64_t> hashes;
   if (!file) problem = std::strerror(errno);
-  if (problem.empty()) problem = check_head(file, key_, region.size(), hashes);
-  if (problem.empty()) problem = read_data(file, hashes, region, backend, progress);
+  if (problem.empty()) problem = check_head(file, key_, buffer.size(), hashes);
+  if (problem.empty()) problem = read_data(file, hashes, buffer, backend, pool, progress);
   if (problem.empty()) {
     spdlog::info("weights come prepared from {}", path_.string());
     return true;
@@ -284,7 +349,8 @@ bool PreparedCache::read(const base::Region& region, backend::Backend& backend,
   return false;
 }
 
-void PreparedCache::write(const base::Region& region, backend::Backend& backend) const {
+void PreparedCache::write(const backend::Buffer& buffer, backend::Backend& backend,
+                          base::ThreadPool& pool) const {
   const auto start = std::chrono::steady_clock::now();
   const auto warn = [&](const std::string& problem) {
     spdlog::warn(
@@ -295,7 +361,7 @@ void PreparedCache::write(const base::Region& region, backend::Backend& backend)
   std::error_code error;
   fs::create_directories(folder_, error);
   if (error) return warn(error.message());
-  remove_others(folder_, prefix_, path_);
+  remove_others(folder_, prefix_, shard_, path_);
 
   const fs::path part = path_.string() + kPartSuffix;
   const File file(part, O_RDWR | O_CREAT);
@@ -307,18 +373,18 @@ void PreparedCache::write(const base::Region& region, backend::Backend& backend)
   if (const File finished(path_, O_RDONLY); finished) {
     // Another process was quicker, with the same bytes.
     std::vector<uint64_t> hashes;
-    if (check_head(finished, key_, region.size(), hashes).empty()) {
+    if (check_head(finished, key_, buffer.size(), hashes).empty()) {
       fs::remove(part, error);
       return;
     }
   }
-  const uint64_t needed = data_offset(region.size()) + region.size();
+  const uint64_t needed = data_offset(buffer.size()) + buffer.size();
   const fs::space_info space = fs::space(folder_, error);
   int failure = 0;
   if (!error && static_cast<double>(space.available) < 1.1 * static_cast<double>(needed)) {
     failure = ENOSPC;
   }
-  if (failure == 0) failure = write_all(file, key_, region, backend);
+  if (failure == 0) failure = write_all(file, key_, buffer, backend, pool);
   if (failure == 0 && ::rename(part.c_str(), path_.c_str()) != 0) failure = errno;
   if (failure != 0) {
     fs::remove(part, error);

@@ -1,11 +1,11 @@
 #pragma once
 
-// The prepared cache: packed weights as they lie in memory, in a file, so that the next start reads
-// them instead of converting the checkpoint again. One file per model folder, named after the
-// folder and what it was made from. It is only ever a shortcut: whatever is wrong with it, loading
-// goes on without.
+// The prepared cache: a rank's packed weights as they lie in memory, in a file, so that the next
+// start reads them instead of converting the checkpoint again. One file per model folder, named
+// after the folder and what it was made from. It is only ever a shortcut: whatever is wrong with
+// it, loading goes on without.
 //
-// File: a header, a hash of each chunk of data, padding to a page, the region's bytes. It is
+// File: a header, a hash of each chunk of data, padding to a page, the buffer's bytes. It is
 // written under a temporary name, locked, and renamed when complete.
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include <string>
 
 #include "backend/ops.h"
-#include "base/memory.h"
+#include "base/thread_pool.h"
 #include "model/weights.h"
 
 namespace moesaic::model {
@@ -27,6 +27,7 @@ struct PreparedKey {
   std::string checkpoint;  ///< Checkpoint::fingerprint()
   std::string layout;      ///< Backend::layout_id()
   uint64_t plan = 0;       ///< plan_digest()
+  Shard shard;
 };
 
 class PreparedCache {
@@ -36,18 +37,20 @@ class PreparedCache {
   /// Where this key's file is or would be.
   const std::filesystem::path& path() const { return path_; }
 
-  /// Fills the region from the file, verifying every byte. False when there is none (silently) or
-  /// it cannot be used (logged, and the file removed); the region may then hold part of it.
-  bool read(const base::Region& region, backend::Backend& backend,
+  /// Fills the buffer from the file, verifying every byte. False when there is none (silently) or
+  /// it cannot be used (logged, and the file removed); the buffer may then hold part of it.
+  bool read(const backend::Buffer& buffer, backend::Backend& backend, base::ThreadPool& pool,
             const LoadProgress& progress) const;
 
   /// Writes the file and removes the model folder's other ones. Whatever prevents it is a warning:
   /// a full or read-only disk, or another process that is writing the same file.
-  void write(const base::Region& region, backend::Backend& backend) const;
+  void write(const backend::Buffer& buffer, backend::Backend& backend,
+             base::ThreadPool& pool) const;
 
  private:
   std::filesystem::path folder_;
   std::filesystem::path path_;
+  Shard shard_;
   std::string prefix_;  ///< of all file names of the model's folder
   uint64_t key_[2];
 };

@@ -24,19 +24,19 @@ using checkpoint::testing::write_file;
 using tensor::DType;
 using testing::bytes_of;
 using testing::FakeBackend;
-using testing::PlanMaker;
 
 /// A model folder and a cache folder.
 class PreparedCacheTest : public ::testing::Test {
  protected:
-  PreparedCacheTest() : plan_(PlanMaker(DType::kBF16).make()) {
+  PreparedCacheTest() : plan_(testing::small_plan(DType::kBF16)) {
     testing::write_checkpoint(model_.path(), testing::tensors_for(plan_, DType::kF32));
   }
 
   LoadedWeights load(FakeBackend& backend, const WeightPlan& plan, fs::path cache) {
     LoadOptions options;
     options.cache_folder = std::move(cache);
-    return load_weights(plan, backend, Checkpoint::open(model_.path()), options);
+    base::ThreadPool pool(4, /*pin=*/false);
+    return load_weights(plan, backend, pool, Checkpoint::open(model_.path()), options);
   }
   LoadedWeights load(FakeBackend& backend) { return load(backend, plan_, cache_ / "weights"); }
 
@@ -65,14 +65,15 @@ TEST_F(PreparedCacheTest, SecondStartReadsTheSameBytesAndPacksNothing) {
   const LoadedWeights warm = load(second);
   EXPECT_EQ(warm.source, LoadSource::kPreparedCache);
   EXPECT_EQ(second.packs, 0);
-  EXPECT_EQ(bytes_of(warm.region), bytes_of(cold.region));
+  EXPECT_EQ(bytes_of(second, warm.buffer), bytes_of(first, cold.buffer));
   EXPECT_EQ(warm.ignored, cold.ignored);
 }
 
 TEST_F(PreparedCacheTest, NoFolderMeansNoFile) {
   FakeBackend backend;
   load(backend, plan_, {});
-  make_dummy_weights(plan_, backend, 1, {.cache_folder = cache_ / "weights", .progress = {}});
+  base::ThreadPool pool(1);
+  make_dummy_weights(plan_, backend, pool, 1, {.cache_folder = cache_ / "weights", .progress = {}});
   EXPECT_TRUE(cache_files().empty());
 }
 
@@ -89,7 +90,7 @@ TEST_F(PreparedCacheTest, WhatChangesTheWeightsMakesANewFileAndRemovesTheOld) {
   };
   FakeBackend other_layout("fake-2");
   expect_new(load(other_layout), "layout");
-  const WeightPlan f32 = PlanMaker(DType::kF32).make();
+  const WeightPlan f32 = testing::small_plan(DType::kF32);
   expect_new(load(backend, f32, cache_ / "weights"), "dtype");
   auto tensors = testing::tensors_for(plan_, DType::kF32);
   tensors["model.norm.weight"].values[0] += 1;
@@ -113,7 +114,7 @@ struct Damage {
 
 TEST_F(PreparedCacheTest, AnyDamageFallsBackToConverting) {
   FakeBackend backend;
-  const std::string good = bytes_of(load(backend).region);
+  const std::string good = bytes_of(backend, load(backend).buffer);
   const fs::path path = cache_files().at(0);
   const std::string file = read_file(path);
   std::mt19937 random(7);
@@ -147,14 +148,14 @@ TEST_F(PreparedCacheTest, AnyDamageFallsBackToConverting) {
     const LoadedWeights loaded = load(counting);
     EXPECT_EQ(loaded.source, LoadSource::kCheckpoint);
     EXPECT_GT(counting.packs, 0);
-    EXPECT_EQ(bytes_of(loaded.region), good);
+    EXPECT_EQ(bytes_of(backend, loaded.buffer), good);
     EXPECT_EQ(read_file(path), file) << "was not repaired";
   }
 }
 
 TEST_F(PreparedCacheTest, AFileOfAnotherModelUnderOurNameIsRefused) {
   FakeBackend backend;
-  const std::string good = bytes_of(load(backend).region);
+  const std::string good = bytes_of(backend, load(backend).buffer);
   const fs::path path = cache_files().at(0);
   auto tensors = testing::tensors_for(plan_, DType::kF32);
   tensors["model.norm.weight"].values[0] += 1;
@@ -168,7 +169,7 @@ TEST_F(PreparedCacheTest, AFileOfAnotherModelUnderOurNameIsRefused) {
   write_file(cache_files().at(0), foreign);
   const LoadedWeights loaded = load(backend);
   EXPECT_EQ(loaded.source, LoadSource::kCheckpoint);
-  EXPECT_EQ(bytes_of(loaded.region), good);
+  EXPECT_EQ(bytes_of(backend, loaded.buffer), good);
 }
 
 TEST_F(PreparedCacheTest, AFolderOrLinkUnderTheNameIsNoCatastrophe) {
@@ -230,9 +231,45 @@ TEST_F(PreparedCacheTest, AnAbandonedPartIsReusedAndAnotherWritersIsLeftAlone) {
   ::close(fd);
 }
 
+TEST_F(PreparedCacheTest, MemoryThatTheHostCannotReachIsWrittenAndReadToo) {
+  FakeBackend plain;
+  const std::string good = bytes_of(plain, load(plain).buffer);
+  const std::string file = read_file(cache_files().at(0));
+  fs::remove_all(cache_ / "weights");
+  FakeBackend device("fake-1", /*opaque=*/true);
+  EXPECT_EQ(bytes_of(device, load(device).buffer), good);
+  EXPECT_EQ(read_file(cache_files().at(0)), file);
+  FakeBackend warm("fake-1", /*opaque=*/true);
+  const LoadedWeights loaded = load(warm);
+  EXPECT_EQ(loaded.source, LoadSource::kPreparedCache);
+  EXPECT_EQ(warm.packs, 0);
+  EXPECT_EQ(bytes_of(warm, loaded.buffer), good);
+}
+
+TEST_F(PreparedCacheTest, EachRankHasItsFileAndLeavesTheOthersAlone) {
+  FakeBackend backend;
+  const fs::path folder = cache_ / "weights";
+  const auto source = [&](const Shard& shard) {
+    return load(backend, testing::small_plan(DType::kBF16, shard), folder).source;
+  };
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(source({2, rank, false}), LoadSource::kCheckpoint);
+  }
+  EXPECT_EQ(cache_files().size(), 2U);
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(source({2, rank, false}), LoadSource::kPreparedCache);
+  }
+  // The same ranks with their experts dealt out otherwise, and then one alone.
+  EXPECT_EQ(source({2, 1, true}), LoadSource::kCheckpoint);
+  EXPECT_EQ(cache_files().size(), 2U) << "rank 1's old file is gone, rank 0's is not";
+  EXPECT_EQ(source({2, 0, false}), LoadSource::kPreparedCache);
+  EXPECT_EQ(source({}), LoadSource::kCheckpoint);
+  EXPECT_EQ(cache_files().size(), 1U);
+}
+
 TEST_F(PreparedCacheTest, ManyProcessesAtOnceAgree) {
   FakeBackend backend;
-  const std::string good = bytes_of(load(backend, plan_, {}).region);
+  const std::string good = bytes_of(backend, load(backend, plan_, {}).buffer);
   for (int round = 0; round < 5; ++round) {
     fs::remove_all(cache_ / "weights");
     std::vector<pid_t> children;
@@ -243,7 +280,7 @@ TEST_F(PreparedCacheTest, ManyProcessesAtOnceAgree) {
         bool same = true;
         for (int repeat = 0; repeat < 4; ++repeat) {
           FakeBackend mine;
-          same = same && bytes_of(load(mine).region) == good;
+          same = same && bytes_of(mine, load(mine).buffer) == good;
         }
         ::_exit(same ? 0 : 1);
       }
@@ -261,43 +298,49 @@ TEST_F(PreparedCacheTest, ManyProcessesAtOnceAgree) {
 }
 
 TEST(PreparedCache, ManyChunksKeepTheirPlaces) {
-  TempFolder folder;
-  const PreparedCache cache(folder.path(),
-                            {.folder = "f", .checkpoint = "c", .layout = "l", .plan = 1});
-  base::Region region(base::MemoryTag::kWeights, (size_t{20} << 20) + 4321);
-  auto* words = region.as<uint32_t>();
-  std::mt19937 random(3);
-  for (size_t i = 0; i < region.size() / 4; ++i) words[i] = static_cast<uint32_t>(random());
-  FakeBackend backend;
-  cache.write(region, backend);
-  base::Region copy(base::MemoryTag::kWeights, region.size());
-  uint64_t last = 0;
-  ASSERT_TRUE(cache.read(copy, backend, [&](uint64_t done, uint64_t) { last = done; }));
-  EXPECT_EQ(last, region.size());
-  EXPECT_EQ(bytes_of(copy), bytes_of(region));
-  // Two chunks that changed places are not what was written.
-  std::string file = read_file(cache.path());
-  const size_t chunk = size_t{8} << 20;
-  std::swap_ranges(file.begin() + 4096, file.begin() + 4096 + static_cast<ptrdiff_t>(chunk),
-                   file.begin() + 4096 + static_cast<ptrdiff_t>(chunk));
-  write_file(cache.path(), file);
-  EXPECT_FALSE(cache.read(copy, backend, {}));
+  for (const bool opaque : {false, true}) {
+    TempFolder folder;
+    const PreparedCache cache(
+        folder.path(), {.folder = "f", .checkpoint = "c", .layout = "l", .plan = 1, .shard = {}});
+    std::string bytes((size_t{20} << 20) + 4321, 0);
+    std::mt19937 random(3);
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    FakeBackend backend("l", opaque);
+    base::ThreadPool pool(4, /*pin=*/false);
+    const backend::Buffer buffer = backend.allocate(base::MemoryTag::kWeights, bytes.size());
+    backend.write(buffer.address(), std::as_bytes(std::span(bytes)));
+    cache.write(buffer, backend, pool);
+    const backend::Buffer copy = backend.allocate(base::MemoryTag::kWeights, bytes.size());
+    uint64_t last = 0;
+    ASSERT_TRUE(cache.read(copy, backend, pool, [&](uint64_t done, uint64_t) { last = done; }));
+    EXPECT_EQ(last, bytes.size());
+    EXPECT_TRUE(bytes_of(backend, copy) == bytes);
+    // Two chunks that changed places are not what was written.
+    std::string file = read_file(cache.path());
+    const size_t chunk = size_t{8} << 20;
+    std::swap_ranges(file.begin() + 4096, file.begin() + 4096 + static_cast<ptrdiff_t>(chunk),
+                     file.begin() + 4096 + static_cast<ptrdiff_t>(chunk));
+    write_file(cache.path(), file);
+    EXPECT_FALSE(cache.read(copy, backend, pool, {}));
+  }
 }
 
 TEST(PreparedCache, PlanDigestSeesEveryChange) {
-  const WeightPlan plan = PlanMaker(DType::kBF16).make();
-  EXPECT_EQ(plan_digest(plan), plan_digest(PlanMaker(DType::kBF16).make()));
+  const WeightPlan plan = testing::small_plan(DType::kBF16);
+  EXPECT_EQ(plan_digest(plan), plan_digest(testing::small_plan(DType::kBF16)));
   const std::vector<std::function<void(WeightPlan&)>> changes = {
       [](WeightPlan& p) { p.bytes += 64; },
       [](WeightPlan& p) { p.embed.offset += 64; },
-      [](WeightPlan& p) { p.embed.item.desc.dtype = DType::kF16; },
+      [](WeightPlan& p) { p.embed.item.desc.format = DType::kF16; },
       [](WeightPlan& p) { p.embed.item.desc.k += 1; },
       [](WeightPlan& p) {
-        std::swap(p.layers[0].qkv.item.parts[1], p.layers[0].qkv.item.parts[2]);
+        std::swap(p.layers[0].qkv.item.slices[1], p.layers[0].qkv.item.slices[2]);
       },
       [](WeightPlan& p) { p.layers[0].experts.item.desc.width += 1; },
-      [](WeightPlan& p) { p.layers[0].experts.item.down[2] += "x"; },
-      [](WeightPlan& p) { p.final_norm.item.part_sizes[0] += 1; },
+      [](WeightPlan& p) { p.layers[0].experts.item.down[2].name += "x"; },
+      [](WeightPlan& p) { p.final_norm.item.slices[0].rows += 1; },
+      [](WeightPlan& p) { p.embed.item.slices[0].row += 1; },
+      [](WeightPlan& p) { p.layers[0].o.item.slices[0].col += 1; },
       [](WeightPlan& p) { p.layers.pop_back(); },
       [](WeightPlan& p) { p.lm_head = {}; },
   };

@@ -73,50 +73,34 @@ double yarn_amplitude(const RopeSpec& spec) {
 
 }  // namespace
 
-Rope::Rope(const RopeSpec& spec) : spec_(spec) {
+backend::RopeTable rope_table(const RopeSpec& spec) {
+  backend::RopeTable table;
   const auto dim = static_cast<float>(spec.rotary_dim);
   for (int64_t i = 0; i < spec.rotary_dim; i += 2) {
-    exponents_.push_back(static_cast<float>(i) / dim);
-    frequencies_.push_back(1.0f / std::pow(static_cast<float>(spec.theta), exponents_.back()));
+    table.exponents.push_back(static_cast<float>(i) / dim);
+    table.frequencies.push_back(1.0f /
+                                std::pow(static_cast<float>(spec.theta), table.exponents.back()));
   }
   switch (spec.scaling) {
     case RopeScaling::kNone:
+      break;
     case RopeScaling::kDynamic:
+      table.theta = spec.theta;
+      table.factor = spec.factor;
+      table.length = spec.original_max_position;
       break;
     case RopeScaling::kLinear:
-      for (float& frequency : frequencies_) frequency /= static_cast<float>(spec.factor);
+      for (float& frequency : table.frequencies) frequency /= static_cast<float>(spec.factor);
       break;
     case RopeScaling::kLlama3:
-      scale_llama3(spec, frequencies_);
+      scale_llama3(spec, table.frequencies);
       break;
     case RopeScaling::kYarn:
-      scale_yarn(spec, exponents_, frequencies_);
-      amplitude_ = static_cast<float>(yarn_amplitude(spec));
+      scale_yarn(spec, table.exponents, table.frequencies);
+      table.amplitude = static_cast<float>(yarn_amplitude(spec));
       break;
   }
-}
-
-void Rope::row(int32_t position, float* cos, float* sin) const {
-  const auto at = static_cast<float>(position);
-  const int64_t length = int64_t{position} + 1;
-  if (spec_.scaling == RopeScaling::kDynamic && length > spec_.original_max_position) {
-    const double stretch = spec_.factor * static_cast<double>(length) /
-                               static_cast<double>(spec_.original_max_position) -
-                           (spec_.factor - 1.0);
-    const auto dim = static_cast<double>(spec_.rotary_dim);
-    const auto theta = static_cast<float>(spec_.theta * std::pow(stretch, dim / (dim - 2.0)));
-    for (size_t i = 0; i < exponents_.size(); ++i) {
-      const float angle = at * (1.0f / std::pow(theta, exponents_[i]));
-      cos[i] = std::cos(angle);
-      sin[i] = std::sin(angle);
-    }
-    return;
-  }
-  for (size_t i = 0; i < frequencies_.size(); ++i) {
-    const float angle = at * frequencies_[i];
-    cos[i] = std::cos(angle) * amplitude_;
-    sin[i] = std::sin(angle) * amplitude_;
-  }
+  return table;
 }
 
 }  // namespace moesaic::model

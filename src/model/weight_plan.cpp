@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "base/error.h"
 #include "model/family.h"
 #include "model/weights.h"
@@ -24,25 +22,47 @@ std::string substitute(std::string text, std::string_view placeholder, int64_t v
   return text;
 }
 
-/// Walks the spec once, handing out places in the region.
+/// A tensor of a checkpoint, whole.
+Slice whole(const std::string& name, int64_t rows, int64_t cols = 1) {
+  return {.name = name, .tensor_rows = rows, .tensor_cols = cols, .rows = rows, .cols = cols};
+}
+Slice rows_of(Slice slice, const Share& share) {
+  slice.row = share.first;
+  slice.rows = share.count;
+  return slice;
+}
+Slice cols_of(Slice slice, const Share& share) {
+  slice.col = share.first;
+  slice.cols = share.count;
+  return slice;
+}
+/// Heads of a tensor that has head_dim rows for each.
+Share elements(const Share& heads, int64_t head_dim) {
+  return {heads.first * head_dim, heads.count * head_dim};
+}
+
+/// Walks the spec once, describing every item; then hands out places in the buffer.
 class Planner {
  public:
-  Planner(const ModelSpec& spec, const backend::Backend& backend, tensor::DType dtype,
-          const TensorNames& names)
-      : spec_(spec), backend_(backend), dtype_(dtype), names_(names) {}
+  Planner(const ModelSpec& spec, const backend::Backend& backend,
+          const tensor::WeightFormat& format, const Shard& shard, const TensorNames& names)
+      : spec_(spec), backend_(backend), format_(format), shard_(shard), names_(names) {}
 
   WeightPlan run() {
     WeightPlan plan;
-    plan.embed = matrix(dtype_, spec_.hidden, {{names_.embed, spec_.vocab_size}});
+    plan.shard = shard_;
+    const Share vocabulary = share_of(spec_.vocab_size, shard_);
+    const auto table = [&](const std::string& name) {
+      return matrix(format_, {rows_of(whole(name, spec_.vocab_size, spec_.hidden), vocabulary)});
+    };
+    plan.embed = table(names_.embed);
     for (size_t i = 0; i < spec_.layers.size(); ++i) {
       prefix_ = substitute(names_.layer, "{L}", static_cast<int64_t>(i));
       plan.layers.push_back(layer(spec_.layers[i]));
     }
-    plan.final_norm = vector(1.0f, {{names_.final_norm, spec_.hidden}});
-    if (!spec_.tied_embeddings) {
-      plan.lm_head = matrix(dtype_, spec_.hidden, {{names_.lm_head, spec_.vocab_size}});
-    }
-    plan.bytes = bytes_;
+    plan.final_norm = vector(1.0f, {whole(names_.final_norm, spec_.hidden)});
+    if (!spec_.tied_embeddings) plan.lm_head = table(names_.lm_head);
+    for_each_item(plan, [&](auto& placed, WeightPart, size_t) { place(placed, plan.bytes); });
     plan.ignored_suffixes = names_.ignored_suffixes;
     // Files of tied models often repeat the embedding as the head.
     if (spec_.tied_embeddings) plan.ignored_suffixes.push_back(names_.lm_head);
@@ -50,157 +70,205 @@ class Planner {
   }
 
  private:
-  using Parts = std::vector<std::pair<std::string, int64_t>>;
-
-  int64_t place(size_t bytes) {
-    const size_t offset = bytes_;
-    bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return static_cast<int64_t>(offset);
+  /// Gives what is described a place, unless it is empty.
+  template <typename Item>
+  void place(Placed<Item>& placed, size_t& bytes) const {
+    placed.offset = -1;
+    const size_t size = packed_bytes(backend_, placed.item);
+    if (size == 0) return;
+    placed.offset = static_cast<int64_t>(bytes);
+    bytes += (size + kAlignment - 1) / kAlignment * kAlignment;
   }
 
-  Placed<MatrixItem> matrix(tensor::DType dtype, int64_t columns, const Parts& parts) {
+  /// Tensors stacked over their rows.
+  static Placed<MatrixItem> matrix(const tensor::WeightFormat& format, std::vector<Slice> slices) {
     Placed<MatrixItem> placed;
-    placed.item.desc = {.n = 0, .k = columns, .dtype = dtype};
-    for (const auto& [name, rows] : parts) {
-      placed.item.parts.push_back(name);
-      placed.item.part_rows.push_back(rows);
-      placed.item.desc.n += rows;
+    placed.item.desc = {.n = 0, .k = slices.front().cols, .format = format};
+    int64_t at = 0;
+    for (Slice& slice : slices) {
+      slice.stacked_at = at;
+      at += slice.tensor_rows;
+      placed.item.desc.n += slice.rows;
     }
-    placed.offset = place(backend_.packed_bytes(placed.item.desc));
+    placed.item.slices = std::move(slices);
     return placed;
   }
 
-  Placed<VectorItem> vector(float dummy, const Parts& parts) {
-    Placed<VectorItem> placed;
-    placed.item.dummy = dummy;
-    int64_t size = 0;
-    for (const auto& [name, part] : parts) {
-      placed.item.parts.push_back(name);
-      placed.item.part_sizes.push_back(part);
-      size += part;
-    }
-    placed.offset = place(static_cast<size_t>(size) * sizeof(float));
-    return placed;
+  static Placed<VectorItem> vector(float dummy, std::vector<Slice> slices) {
+    return {.item = {.slices = std::move(slices), .dummy = dummy}};
   }
 
-  Placed<ExpertsItem> experts(int64_t count, int64_t width, const std::string& gate,
-                              const std::string& up, const std::string& down) {
+  /// `count` experts of `full_width`, of which this rank holds `experts` and of each `width`.
+  Placed<ExpertsItem> experts(int64_t count, int64_t full_width, const Share& experts,
+                              const Share& width, const std::string& gate, const std::string& up,
+                              const std::string& down) const {
     Placed<ExpertsItem> placed;
-    placed.item.desc = {.experts = count, .hidden = spec_.hidden, .width = width, .dtype = dtype_};
-    for (int64_t e = 0; e < count; ++e) {
-      placed.item.gate.push_back(substitute(prefix_ + gate, "{E}", e));
-      placed.item.up.push_back(substitute(prefix_ + up, "{E}", e));
-      placed.item.down.push_back(substitute(prefix_ + down, "{E}", e));
+    ExpertsItem& item = placed.item;
+    item.desc = {.experts = width.count > 0 ? experts.count : 0,
+                 .hidden = spec_.hidden,
+                 .width = width.count,
+                 .format = format_};
+    item.first_expert = experts.first;
+    item.tensor_experts = count;
+    for (int64_t e = experts.first; e < experts.first + item.desc.experts; ++e) {
+      const auto name = [&](const std::string& pattern) {
+        return substitute(prefix_ + pattern, "{E}", e);
+      };
+      item.gate.push_back(rows_of(whole(name(gate), full_width, spec_.hidden), width));
+      item.up.push_back(rows_of(whole(name(up), full_width, spec_.hidden), width));
+      item.down.push_back(cols_of(whole(name(down), spec_.hidden, full_width), width));
     }
-    placed.offset = place(backend_.packed_bytes(placed.item.desc));
     return placed;
   }
 
   /// One FFN named `part` + {gate,up,down}_proj.weight.
-  Placed<ExpertsItem> single(int64_t width, const std::string& part) {
-    return experts(1, width, part + "gate_proj.weight", part + "up_proj.weight",
+  Placed<ExpertsItem> single(int64_t full_width, const Share& width,
+                             const std::string& part) const {
+    return experts(1, full_width, {0, 1}, width, part + "gate_proj.weight", part + "up_proj.weight",
                    part + "down_proj.weight");
   }
 
-  void attention(const AttentionSpec& spec, LayerPlan& plan) {
+  void attention(const AttentionSpec& spec, const LayerShare& share, LayerPlan& plan) const {
     const std::string base = prefix_ + names_.attention;
     const int64_t q_width = spec.heads * spec.head_dim;
     const int64_t kv_width = spec.kv_heads * spec.head_dim;
-    plan.qkv = matrix(dtype_, spec_.hidden,
-                      {{base + "q_proj.weight", q_width},
-                       {base + "k_proj.weight", kv_width},
-                       {base + "v_proj.weight", kv_width}});
+    const Share q = elements(share.heads, spec.head_dim);
+    const Share kv = elements(share.kv_heads, spec.head_dim);
+    if (q.count > 0) {
+      plan.qkv =
+          matrix(format_, {rows_of(whole(base + "q_proj.weight", q_width, spec_.hidden), q),
+                           rows_of(whole(base + "k_proj.weight", kv_width, spec_.hidden), kv),
+                           rows_of(whole(base + "v_proj.weight", kv_width, spec_.hidden), kv)});
+      plan.o = matrix(format_, {cols_of(whole(base + "o_proj.weight", spec_.hidden, q_width), q)});
+    }
     if (spec.qkv_bias) {
-      plan.qkv_bias = vector(0.0f, {{base + "q_proj.bias", q_width},
-                                    {base + "k_proj.bias", kv_width},
-                                    {base + "v_proj.bias", kv_width}});
+      plan.qkv_bias = vector(0.0f, {rows_of(whole(base + "q_proj.bias", q_width), q),
+                                    rows_of(whole(base + "k_proj.bias", kv_width), kv),
+                                    rows_of(whole(base + "v_proj.bias", kv_width), kv)});
     }
-    if (spec.qk_norm != backend::QkNorm::kNone) {
-      const bool per_head = spec.qk_norm == backend::QkNorm::kPerHead;
-      plan.q_norm = vector(1.0f, {{base + "q_norm.weight", per_head ? spec.head_dim : q_width}});
-      plan.k_norm = vector(1.0f, {{base + "k_norm.weight", per_head ? spec.head_dim : kv_width}});
+    if (spec.qk_norm == backend::QkNorm::kPerHead) {
+      plan.q_norm = vector(1.0f, {whole(base + "q_norm.weight", spec.head_dim)});
+      plan.k_norm = vector(1.0f, {whole(base + "k_norm.weight", spec.head_dim)});
+    } else if (spec.qk_norm == backend::QkNorm::kFull) {
+      plan.q_norm = vector(1.0f, {rows_of(whole(base + "q_norm.weight", q_width), q)});
+      plan.k_norm = vector(1.0f, {rows_of(whole(base + "k_norm.weight", kv_width), kv)});
     }
-    plan.o = matrix(dtype_, q_width, {{base + "o_proj.weight", spec_.hidden}});
-    if (spec.o_bias) plan.o_bias = vector(0.0f, {{base + "o_proj.bias", spec_.hidden}});
+    // Added once: by a rank that has heads, and rank 0 has some if any rank has.
+    if (spec.o_bias && shard_.rank == 0) {
+      plan.o_bias = vector(0.0f, {whole(base + "o_proj.bias", spec_.hidden)});
+    }
   }
 
-  void moe(const FfnSpec& spec, LayerPlan& plan) {
+  void moe(const FfnSpec& spec, const LayerShare& share, LayerPlan& plan) const {
     // Router and gate stay float32: they are small, and a choice of experts that rounding flips
-    // changes the whole row.
+    // changes the whole row. Every rank routes every row.
     plan.router =
-        matrix(tensor::DType::kF32, spec_.hidden, {{prefix_ + names_.router, spec.experts}});
-    plan.experts =
-        experts(spec.experts, spec.width, names_.expert_gate, names_.expert_up, names_.expert_down);
+        matrix(tensor::DType::kF32, {whole(prefix_ + names_.router, spec.experts, spec_.hidden)});
+    plan.experts = experts(spec.experts, spec.width, share.experts, share.width, names_.expert_gate,
+                           names_.expert_up, names_.expert_down);
     plan.experts.item.fused_gate_up = prefix_ + names_.fused_gate_up;
     plan.experts.item.fused_down = prefix_ + names_.fused_down;
     if (spec.shared_width == 0) return;
-    plan.shared = single(spec.shared_width, names_.shared);
+    plan.shared = single(spec.shared_width, share.shared_width, names_.shared);
     if (spec.shared_gate) {
       plan.shared_gate =
-          matrix(tensor::DType::kF32, spec_.hidden, {{prefix_ + names_.shared_gate, 1}});
+          matrix(tensor::DType::kF32, {whole(prefix_ + names_.shared_gate, 1, spec_.hidden)});
     }
   }
 
-  LayerPlan layer(const LayerSpec& spec) {
+  LayerPlan layer(const LayerSpec& spec) const {
+    const LayerShare share(spec, shard_);
     LayerPlan plan;
-    plan.input_norm = vector(kDummyBranchNorm, {{prefix_ + names_.input_norm, spec_.hidden}});
-    attention(spec.attention, plan);
+    plan.moe = spec.ffn.moe;
+    plan.input_norm = vector(kDummyBranchNorm, {whole(prefix_ + names_.input_norm, spec_.hidden)});
+    attention(spec.attention, share, plan);
     plan.post_attention_norm =
-        vector(kDummyBranchNorm, {{prefix_ + names_.post_attention_norm, spec_.hidden}});
+        vector(kDummyBranchNorm, {whole(prefix_ + names_.post_attention_norm, spec_.hidden)});
     if (spec.ffn.moe) {
-      moe(spec.ffn, plan);
+      moe(spec.ffn, share, plan);
     } else {
-      plan.experts = single(spec.ffn.width, names_.dense);
+      plan.experts = single(spec.ffn.width, share.width, names_.dense);
     }
     return plan;
   }
 
   const ModelSpec& spec_;
   const backend::Backend& backend_;
-  tensor::DType dtype_;
+  const tensor::WeightFormat& format_;
+  const Shard& shard_;
   const TensorNames& names_;
   std::string prefix_;
-  size_t bytes_ = 0;
 };
+
+void add_names(const MatrixItem& item, std::unordered_set<std::string>& names) {
+  for (const Slice& slice : item.slices) names.insert(slice.name);
+}
+void add_names(const VectorItem& item, std::unordered_set<std::string>& names) {
+  for (const Slice& slice : item.slices) names.insert(slice.name);
+}
+void add_names(const ExpertsItem& item, std::unordered_set<std::string>& names) {
+  for (const auto* slices : {&item.gate, &item.up, &item.down}) {
+    for (const Slice& slice : *slices) names.insert(slice.name);
+  }
+  if (item.fused_gate_up.empty()) return;
+  names.insert(item.fused_gate_up);
+  names.insert(item.fused_down);
+}
+
+/// Of every tensor that a plan's items are made of, in any spelling.
+std::unordered_set<std::string> tensor_names(const WeightPlan& plan) {
+  std::unordered_set<std::string> names;
+  for_each_item(plan, [&](const auto& placed, WeightPart, size_t) {
+    if (placed.present()) add_names(placed.item, names);
+  });
+  return names;
+}
 
 }  // namespace
 
-WeightParts weight_parts(const WeightPlan& plan, const ModelSpec& spec) {
+int64_t VectorItem::size() const {
+  int64_t total = 0;
+  for (const Slice& slice : slices) total += slice.rows;
+  return total;
+}
+
+size_t packed_bytes(const backend::Backend& backend, const MatrixItem& item) {
+  return item.desc.n > 0 ? backend.packed_bytes(item.desc) : 0;
+}
+size_t packed_bytes(const backend::Backend& backend, const ExpertsItem& item) {
+  return item.desc.experts > 0 ? backend.packed_bytes(item.desc) : 0;
+}
+size_t packed_bytes(const backend::Backend&, const VectorItem& item) {
+  return static_cast<size_t>(item.size()) * sizeof(float);
+}
+
+WeightParts weight_parts(const WeightPlan& plan) {
   WeightParts parts;
-  std::vector<std::pair<int64_t, uint64_t*>> starts;  // of each item, and the part it belongs to
-  const auto add = [&](const auto& placed, uint64_t& part) {
-    if (placed.present()) starts.emplace_back(placed.offset, &part);
-  };
-  add(plan.embed, parts.embeddings);
-  add(plan.lm_head, parts.embeddings);
-  add(plan.final_norm, parts.attention);
-  for (size_t i = 0; i < plan.layers.size(); ++i) {
-    const LayerPlan& layer = plan.layers[i];
-    for (const auto* vector : {&layer.input_norm, &layer.post_attention_norm, &layer.q_norm,
-                               &layer.k_norm, &layer.qkv_bias, &layer.o_bias}) {
-      add(*vector, parts.attention);
-    }
-    for (const auto* matrix : {&layer.qkv, &layer.o, &layer.router}) add(*matrix, parts.attention);
-    add(layer.experts, spec.layers[i].ffn.moe ? parts.experts : parts.shared);
-    add(layer.shared_gate, parts.shared);
-    add(layer.shared, parts.shared);
-  }
-  std::sort(starts.begin(), starts.end());
+  uint64_t* const counts[] = {&parts.attention, &parts.experts, &parts.shared, &parts.embeddings};
+  std::vector<std::pair<uint64_t, WeightPart>> starts;
+  for_each_item(plan, [&](const auto& placed, WeightPart part, size_t) {
+    if (placed.present()) starts.emplace_back(placed.offset, part);
+  });
   for (size_t i = 0; i < starts.size(); ++i) {
-    const int64_t end =
-        i + 1 < starts.size() ? starts[i + 1].first : static_cast<int64_t>(plan.bytes);
-    *starts[i].second += static_cast<uint64_t>(end - starts[i].first);
+    const uint64_t end = i + 1 < starts.size() ? starts[i + 1].first : plan.bytes;
+    *counts[static_cast<size_t>(starts[i].second)] += end - starts[i].first;
   }
   return parts;
 }
 
 WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
-                        tensor::DType dtype) {
+                        const tensor::WeightFormat& format, const Shard& shard) {
+  MOESAIC_ASSERT(shard.ranks > 0 && shard.rank >= 0 && shard.rank < shard.ranks);
   const Family* family = find_family(spec.family);
   MOESAIC_ASSERT(family != nullptr && family->can_serve);
-  const backend::Unsupported reason = backend.supports(dtype);
+  const backend::Unsupported reason = backend.supports(format);
   if (!reason.empty()) throw base::ConfigError(reason);
-  return Planner(spec, backend, dtype, family->names).run();
+  WeightPlan plan = Planner(spec, backend, format, shard, family->names).run();
+  if (shard.ranks > 1) {
+    plan.elsewhere = tensor_names(Planner(spec, backend, format, {}, family->names).run());
+    for (const std::string& own : tensor_names(plan)) plan.elsewhere.erase(own);
+  }
+  return plan;
 }
 
 }  // namespace moesaic::model

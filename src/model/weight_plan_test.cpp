@@ -33,55 +33,37 @@ struct Inventory {
   int64_t elements = 0;
 
   Inventory(const WeightPlan& plan, const backend::Backend& backend) : backend_(backend) {
-    add(plan.embed);
-    add(plan.lm_head);
-    add(plan.final_norm);
-    for (const LayerPlan& layer : plan.layers) {
-      for (const auto* vector : {&layer.input_norm, &layer.post_attention_norm, &layer.q_norm,
-                                 &layer.k_norm, &layer.qkv_bias, &layer.o_bias}) {
-        add(*vector);
-      }
-      for (const auto* matrix : {&layer.qkv, &layer.o, &layer.router, &layer.shared_gate}) {
-        add(*matrix);
-      }
-      add(layer.experts);
-      add(layer.shared);
-    }
+    for_each_item(plan, [&](const auto& placed, WeightPart, size_t) {
+      if (placed.present()) add(placed);
+    });
     std::sort(places.begin(), places.end());
   }
 
  private:
-  void name(const std::string& tensor, int64_t size) {
-    EXPECT_TRUE(tensors.emplace(tensor, size).second) << tensor << " is planned twice";
+  void name(const Slice& slice) {
+    const int64_t size = slice.rows * slice.cols;
+    EXPECT_TRUE(tensors.emplace(slice.name, size).second) << slice.name << " is planned twice";
     elements += size;
   }
   void add(const Placed<MatrixItem>& placed) {
-    if (!placed.present()) return;
-    const MatrixItem& item = placed.item;
     int64_t rows = 0;
-    for (size_t i = 0; i < item.parts.size(); ++i) {
-      name(item.parts[i], item.part_rows[i] * item.desc.k);
-      rows += item.part_rows[i];
+    for (const Slice& slice : placed.item.slices) {
+      name(slice);
+      rows += slice.rows;
+      EXPECT_EQ(slice.cols, placed.item.desc.k);
     }
-    EXPECT_EQ(rows, item.desc.n);
-    places.emplace_back(placed.offset, backend_.packed_bytes(item.desc));
+    EXPECT_EQ(rows, placed.item.desc.n);
+    places.emplace_back(placed.offset, backend_.packed_bytes(placed.item.desc));
   }
   void add(const Placed<VectorItem>& placed) {
-    if (!placed.present()) return;
-    int64_t size = 0;
-    for (size_t i = 0; i < placed.item.parts.size(); ++i) {
-      name(placed.item.parts[i], placed.item.part_sizes[i]);
-      size += placed.item.part_sizes[i];
-    }
-    places.emplace_back(placed.offset, static_cast<size_t>(size) * sizeof(float));
+    for (const Slice& slice : placed.item.slices) name(slice);
+    places.emplace_back(placed.offset, static_cast<size_t>(placed.item.size()) * sizeof(float));
   }
   void add(const Placed<ExpertsItem>& placed) {
-    if (!placed.present()) return;
     const ExpertsItem& item = placed.item;
-    const int64_t size = item.desc.hidden * item.desc.width;
     EXPECT_EQ(item.gate.size(), static_cast<size_t>(item.desc.experts));
-    for (const auto* names : {&item.gate, &item.up, &item.down}) {
-      for (const std::string& tensor : *names) name(tensor, size);
+    for (const auto* slices : {&item.gate, &item.up, &item.down}) {
+      for (const Slice& slice : *slices) name(slice);
     }
     if (!item.fused_gate_up.empty()) fused.insert({item.fused_gate_up, item.fused_down});
     places.emplace_back(placed.offset, backend_.packed_bytes(item.desc));
@@ -154,12 +136,50 @@ TEST_F(WeightPlanTest, IsAPureFunction) {
   EXPECT_EQ(once.bytes, again.bytes);
 }
 
+/// What the ranks of a model hold together is the model: each element once, but for what every rank
+/// needs (norms, routers, the shared expert's gate) and the KV heads that several share.
+TEST_F(WeightPlanTest, RanksShareTheModel) {
+  for (const auto& entry : std::filesystem::directory_iterator(golden() / "checkpoints")) {
+    const ModelSpec spec = load_spec(entry.path());
+    const Inventory whole(plan_weights(spec, *backend_, tensor::DType::kF32), *backend_);
+    for (const int64_t ranks : {2, 3, 4, 7}) {
+      for (const bool expert_parallel : {false, true}) {
+        SCOPED_TRACE(entry.path().string() + ", " + std::to_string(ranks) + " ranks");
+        std::map<std::string, int64_t> held;
+        for (int64_t rank = 0; rank < ranks; ++rank) {
+          const Shard shard{ranks, rank, expert_parallel};
+          const WeightPlan plan = plan_weights(spec, *backend_, tensor::DType::kF32, shard);
+          for (const auto& [name, elements] : Inventory(plan, *backend_).tensors) {
+            held[name] += elements;
+          }
+          const WeightParts parts = weight_parts(plan);
+          EXPECT_EQ(parts.attention + parts.experts + parts.shared + parts.embeddings, plan.bytes);
+        }
+        for (const auto& [name, elements] : whole.tensors) {
+          const bool everywhere = name.find("norm") != std::string::npos ||
+                                  name.find("mlp.gate.") != std::string::npos ||
+                                  name.find("block_sparse_moe.gate.") != std::string::npos ||
+                                  name.find("shared_expert_gate") != std::string::npos;
+          const bool kv =
+              name.find("k_proj") != std::string::npos || name.find("v_proj") != std::string::npos;
+          if (everywhere || kv) {
+            EXPECT_GE(held[name], elements) << name;
+            EXPECT_LE(held[name], elements * ranks) << name;
+          } else {
+            EXPECT_EQ(held[name], elements) << name;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_F(WeightPlanTest, KeepsRoutersInFloat32) {
   const WeightPlan plan = plan_weights(load_spec(golden() / "configs/qwen1.5-moe-a2.7b.json"),
                                        *backend_, tensor::DType::kBF16);
-  EXPECT_EQ(plan.layers[0].router.item.desc.dtype, tensor::DType::kF32);
-  EXPECT_EQ(plan.layers[0].shared_gate.item.desc.dtype, tensor::DType::kF32);
-  EXPECT_EQ(plan.layers[0].qkv.item.desc.dtype, tensor::DType::kBF16);
+  EXPECT_EQ(plan.layers[0].router.item.desc.format.base, tensor::DType::kF32);
+  EXPECT_EQ(plan.layers[0].shared_gate.item.desc.format.base, tensor::DType::kF32);
+  EXPECT_EQ(plan.layers[0].qkv.item.desc.format.base, tensor::DType::kBF16);
 }
 
 TEST_F(WeightPlanTest, TiedModelsHaveNoHeadAndMayRepeatIt) {

@@ -1,44 +1,57 @@
 #pragma once
 
-// From a spec to packed weights in memory: plan_weights() lists every packed item with the
-// checkpoint tensors it comes from and its place in one region; load_weights() fills the region
-// from a checkpoint, from a prepared cache file, or with dummy values.
+// From a spec to packed weights in memory: plan_weights() lists every packed item of one rank with
+// the slices of checkpoint tensors it comes from and its place in one buffer; load_weights() fills
+// the buffer from a checkpoint, from a prepared cache file, or with dummy values.
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "backend/ops.h"
-#include "base/memory.h"
+#include "base/thread_pool.h"
 #include "checkpoint/checkpoint.h"
+#include "model/shard.h"
 #include "model/spec.h"
 
 namespace moesaic::model {
 
-/// Checkpoint tensors that make one packed item. For a matrix: names stacked over rows. For
-/// experts: either one name per expert, or one fused name.
+/// Rows [row, row + rows) and columns [col, col + cols) of a checkpoint tensor of `tensor_rows` x
+/// `tensor_cols`; of a vector, elements as rows.
+struct Slice {
+  std::string name;
+  int64_t tensor_rows = 0, tensor_cols = 1;
+  int64_t row = 0, rows = 0;
+  int64_t col = 0, cols = 1;
+  int64_t stacked_at = 0;  ///< where the tensor begins in the whole matrix that ranks share
+};
+
+/// Slices that make one packed item. For a matrix, stacked over rows.
 struct MatrixItem {
   backend::MatrixDesc desc;
-  std::vector<std::string> parts;
-  std::vector<int64_t> part_rows;  ///< rows of each part; they sum to desc.n
+  std::vector<Slice> slices;
 };
 struct ExpertsItem {
-  backend::ExpertsDesc desc;
-  std::vector<std::string> gate, up, down;  ///< [experts]
+  backend::ExpertsDesc desc;          ///< of this rank's part
+  std::vector<Slice> gate, up, down;  ///< [desc.experts]
+  int64_t first_expert = 0;           ///< in the checkpoint
+  int64_t tensor_experts = 0;         ///< there
   /// Spelling of transformers 5 when re-saved fused: [E, 2 width, hidden] (gate rows first) and
   /// [E, hidden, width]; tried when the per-expert tensors are absent. Empty = no such spelling.
   std::string fused_gate_up, fused_down;
 };
-/// A vector kept as float32 (norm weights, biases); parts are concatenated.
+/// A vector kept as float32 (norm weights, biases); slices are concatenated.
 struct VectorItem {
-  std::vector<std::string> parts;
-  std::vector<int64_t> part_sizes;
+  std::vector<Slice> slices;
   float dummy = 1.0f;  ///< value with --load-format dummy: of a norm, or 0 for biases
+
+  int64_t size() const;
 };
 
-/// Everything one layer needs; offsets are into the weights region, -1 = absent.
+/// Everything one layer needs; offsets are into the weights' buffer, -1 = absent.
 template <typename Item>
 struct Placed {
   Item item;
@@ -46,9 +59,11 @@ struct Placed {
   bool present() const { return offset >= 0; }
 };
 
+/// A rank that holds no heads of a layer has neither qkv nor o, one without experts no experts.
 struct LayerPlan {
   Placed<VectorItem> input_norm, post_attention_norm, q_norm, k_norm, qkv_bias, o_bias;
   Placed<MatrixItem> qkv, o;
+  bool moe = false;
   Placed<MatrixItem> router;       ///< float32
   Placed<ExpertsItem> experts;     ///< routed experts, or the dense FFN as one expert
   Placed<MatrixItem> shared_gate;  ///< [1, hidden] float32
@@ -56,24 +71,64 @@ struct LayerPlan {
 };
 
 struct WeightPlan {
+  Shard shard;
   Placed<MatrixItem> embed;
   Placed<MatrixItem> lm_head;  ///< absent when tied: embed serves both
   Placed<VectorItem> final_norm;
   std::vector<LayerPlan> layers;
-  size_t bytes = 0;                           ///< size of the region
+  size_t bytes = 0;                           ///< size of the buffer
   std::vector<std::string> ignored_suffixes;  ///< tensors that are known and not used
+  std::unordered_set<std::string> elsewhere;  ///< tensors that other ranks hold alone
 };
 
-/// Pure: the same spec, backend and dtype give the same plan.
-WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
-                        tensor::DType dtype);
+/// The parts that weights are counted by.
+enum class WeightPart : uint8_t {
+  kAttention,  ///< norms and routers too
+  kExperts,
+  kShared,  ///< shared experts and dense feed-forward layers
+  kEmbeddings,
+};
 
-/// Bytes of a plan's region by part; they sum to `bytes`. Norms and routers count as attention, the
-/// dense FFN as shared.
+/// Calls visit(placed, part, index) for every item that a plan has a place for, absent ones too, in
+/// the order in which they lie in the buffer: embedding, layers, final norm, head. `index` is the
+/// same on every rank. Plan is WeightPlan or const WeightPlan.
+template <typename Plan, typename Visit>
+void for_each_item(Plan& plan, const Visit& visit) {
+  size_t index = 0;
+  const auto give = [&](auto& placed, WeightPart part) { visit(placed, part, index++); };
+  give(plan.embed, WeightPart::kEmbeddings);
+  for (auto& layer : plan.layers) {
+    give(layer.input_norm, WeightPart::kAttention);
+    give(layer.qkv, WeightPart::kAttention);
+    give(layer.qkv_bias, WeightPart::kAttention);
+    give(layer.q_norm, WeightPart::kAttention);
+    give(layer.k_norm, WeightPart::kAttention);
+    give(layer.o, WeightPart::kAttention);
+    give(layer.o_bias, WeightPart::kAttention);
+    give(layer.post_attention_norm, WeightPart::kAttention);
+    give(layer.router, WeightPart::kAttention);
+    give(layer.experts, layer.moe ? WeightPart::kExperts : WeightPart::kShared);
+    give(layer.shared, WeightPart::kShared);
+    give(layer.shared_gate, WeightPart::kShared);
+  }
+  give(plan.final_norm, WeightPart::kAttention);
+  give(plan.lm_head, WeightPart::kEmbeddings);
+}
+
+/// Bytes of an item in a backend's layout.
+size_t packed_bytes(const backend::Backend& backend, const MatrixItem& item);
+size_t packed_bytes(const backend::Backend& backend, const ExpertsItem& item);
+size_t packed_bytes(const backend::Backend& backend, const VectorItem& item);
+
+/// Pure: the same spec, backend, format and shard give the same plan.
+WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
+                        const tensor::WeightFormat& format, const Shard& shard = {});
+
+/// Bytes of a plan's buffer by part; they sum to `bytes`.
 struct WeightParts {
   uint64_t attention = 0, experts = 0, shared = 0, embeddings = 0;
 };
-WeightParts weight_parts(const WeightPlan& plan, const ModelSpec& spec);
+WeightParts weight_parts(const WeightPlan& plan);
 
 /// Progress of loading: called often, from one thread at a time.
 using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
@@ -88,19 +143,23 @@ enum class LoadSource { kCheckpoint, kPreparedCache, kDummy };
 
 struct LoadedWeights {
   WeightPlan plan;
-  base::Region region;
+  backend::Buffer buffer;
   LoadSource source = LoadSource::kDummy;
   std::vector<std::string> ignored;  ///< checkpoint tensors that were not used, by rule
 
+  /// Handles; of what is absent they are empty.
   backend::Matrix matrix(const Placed<MatrixItem>& placed) const;
   backend::Experts experts(const Placed<ExpertsItem>& placed) const;
-  const float* vector(const Placed<VectorItem>& placed) const;  ///< null when absent
+  backend::Address vector(const Placed<VectorItem>& placed) const;
 };
 
-/// Throws ModelFileError for a missing, misshapen or unexpected tensor, naming it.
+/// Packs on the threads of `pool`. Throws ModelFileError for a missing, misshapen or unexpected
+/// tensor, naming it.
 LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
-                           const checkpoint::Checkpoint& checkpoint, const LoadOptions& options);
-LoadedWeights make_dummy_weights(const WeightPlan& plan, backend::Backend& backend, uint64_t seed,
-                                 const LoadOptions& options);
+                           base::ThreadPool& pool, const checkpoint::Checkpoint& checkpoint,
+                           const LoadOptions& options);
+/// Every shard of a model gets its part of the same values.
+LoadedWeights make_dummy_weights(const WeightPlan& plan, backend::Backend& backend,
+                                 base::ThreadPool& pool, uint64_t seed, const LoadOptions& options);
 
 }  // namespace moesaic::model

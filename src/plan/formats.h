@@ -1,23 +1,20 @@
 #pragma once
 
-#include <cstdint>
+// tensor/weight_format.h as the planner reads it: how the projections' weights are held. Embedding,
+// head, norms and router stay in 16 bits in every quantised one, as the published checkpoints have
+// them.
+
 #include <string>
 #include <vector>
 
+#include "tensor/weight_format.h"
+
 namespace moesaic::plan {
 
-/// How the projections' weights are held. Embedding, head, norms and router stay in 16 bits in
-/// every one, as the published quantised checkpoints have them.
-struct WeightFormat {
-  std::string name;             ///< as --quantization takes it; "none" for plain types
-  std::string label;            ///< for people
-  int64_t bits = 16;            ///< of one weight
-  double extra_bits = 0;        ///< scales and zero points, per weight
-  int64_t granule = 64;         ///< expert widths are cut at multiples of this
-  bool experts_only = false;    ///< attention and shared experts stay in 16 bits (gpt-oss)
-  bool fp8_arithmetic = false;  ///< activations are quantised too, where the device can
-  double bytes_per_weight() const { return (static_cast<double>(bits) + extra_bits) / 8; }
-};
+using tensor::WeightFormat;
+
+/// As --quantization names it: "none" for plain types.
+std::string quantization_name(const WeightFormat& format);
 
 /// The format that `quantization` (a --quantization value or a config's quant_method) means; empty
 /// or "none" is the plain 16-bit one, or 32-bit for `dtype` float32. Throws UsageError with the

@@ -22,7 +22,7 @@ tensor::DType weight_type(const PlanInputs& inputs) {
 std::string refusal(const Setting& setting) {
   const PlanInputs& inputs = *setting.inputs;
   if (!inputs.model.spec.not_served.empty()) return inputs.model.spec.not_served;
-  if (setting.format.bits < 16) return "quantised weights are not supported yet";
+  if (!setting.format.plain()) return "quantised weights are not supported yet";
   if (setting.kv_element_bytes < 2) return "an fp8 KV cache is not supported yet";
   if (inputs.tp.value_or(1) * inputs.ep.value_or(1) * inputs.pp.value_or(1) > 1) {
     return "more than one rank is not supported yet";
@@ -46,15 +46,15 @@ Candidate plan_host(const Setting& setting) {
   candidate.reason = refusal(setting);
   if (!candidate.reason.empty()) return candidate;
   model::MemoryPlanInputs wanted;
-  wanted.dtype = weight_type(inputs);
-  wanted.kv_dtype = setting.kv_element_bytes > 2 ? tensor::DType::kF32 : wanted.dtype;
+  wanted.format = weight_type(inputs);
+  wanted.kv_dtype = setting.kv_element_bytes > 2 ? tensor::DType::kF32 : wanted.format.base;
   wanted.max_rows = inputs.step_rows;
   wanted.max_sequences = setting.load.concurrency.value_or(kUsualLoad);
   wanted.max_model_len = setting.load.context;
   wanted.device_bytes = host.memory_bytes;
   wanted.utilization = setting.utilization;
   const model::WeightParts parts =
-      weight_parts(model::plan_weights(spec, *host.backend, wanted.dtype), spec);
+      weight_parts(model::plan_weights(spec, *host.backend, wanted.format));
   MemoryTerms& terms = candidate.per_device;
   terms.attention = parts.attention;
   terms.experts = parts.experts;

@@ -84,7 +84,7 @@ json::object inputs_object(const Plan& plan) {
           {"output_tokens", plan.load.output},
           {"concurrency", maybe_int(plan.load.concurrency)},
           {"dtype", inputs.dtype},
-          {"quantization", plan.format.name},
+          {"quantization", quantization_name(plan.format)},
           {"kv_cache_dtype", inputs.kv_cache_dtype},
           {"utilization", inputs.utilization},
           {"budget_usd_per_hour", maybe(inputs.budget)},

@@ -42,7 +42,7 @@ double share_of(const SpecTensor& tensor, const Layout& layout, const WeightForm
 }
 
 double element_bytes(const SpecTensor& tensor, const WeightFormat& format) {
-  const double plain = format.bits > 16 ? format.bytes_per_weight() : kPlainBytes;
+  const double plain = format.value_bits > 16 ? format.bytes_per_weight() : kPlainBytes;
   if (!tensor.linear) return plain;
   if (format.experts_only && tensor.part != Part::kExpert) return plain;
   return format.bytes_per_weight();

@@ -135,15 +135,15 @@ TEST(ServerAgreement, WeightsAndCacheAreWithin2Percent) {
     const model::WeightPlan server = plan_weights(spec, *backend, tensor::DType::kBF16);
     const auto planned = static_cast<double>(weight_bytes(spec, find_format("none")));
     EXPECT_NEAR(planned, static_cast<double>(server.bytes), 0.02 * planned);
-    const model::WeightParts parts = weight_parts(server, spec);
+    const model::WeightParts parts = weight_parts(server);
     EXPECT_EQ(parts.attention + parts.experts + parts.shared + parts.embeddings, server.bytes);
     const MemoryTerms terms = weight_terms(spec, {}, find_format("none"));
     EXPECT_NEAR(static_cast<double>(parts.experts), static_cast<double>(terms.experts),
                 0.02 * static_cast<double>(terms.experts));
     EXPECT_NEAR(static_cast<double>(parts.shared), static_cast<double>(terms.shared_experts),
                 0.02 * static_cast<double>(terms.shared_experts));
-    const auto block =
-        static_cast<double>(model::KvCache::block_bytes(spec, *backend, tensor::DType::kBF16, 16));
+    const auto block = static_cast<double>(
+        model::KvCache::block_bytes(spec, {}, *backend, tensor::DType::kBF16, 16));
     const double token = sequence_bytes(spec, {}, 2, 16);
     EXPECT_NEAR(token, block, 0.02 * block);
   }

@@ -146,7 +146,7 @@ TEST(Plan, TypesHaveShortNames) {
     inputs.dtype = name;
     const Plan plan = make_plan(inputs);
     EXPECT_EQ(plan.kv_element_bytes, 4) << name;
-    EXPECT_EQ(plan.format.bits, 32) << name;
+    EXPECT_EQ(plan.format.value_bits, 32) << name;
   }
   inputs.dtype = "bf16";
   EXPECT_EQ(make_plan(inputs).kv_element_bytes, 2);

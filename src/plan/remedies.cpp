@@ -151,10 +151,10 @@ std::vector<Remedy> find_remedies(const Setting& setting, const Candidate& candi
   }
   remedies.push_back(shorten_context(setting, candidate));
   if (setting.kv_element_bytes > 1) remedies.push_back(quantize_cache(setting, candidate));
-  if (setting.format.bits > 8) {
+  if (setting.format.value_bits > 8) {
     remedies.push_back(quantize_weights(setting, candidate, "fp8"));
   }
-  if (setting.format.bits > 4) {
+  if (setting.format.value_bits > 4) {
     remedies.push_back(quantize_weights(setting, candidate, "awq"));
   }
   remedies.push_back(more_devices(setting, candidate));

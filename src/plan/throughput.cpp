@@ -141,7 +141,7 @@ Estimate step_estimate(const ModelSpec& spec, const Layout& layout, const Weight
   const double arithmetic = work.operations / (fp8 ? device.fp8_flops : device.bf16_flops);
   const Exchange link = exchange(spec, layout, machine, step.rows);
   const double bandwidth_share =
-      format.bits <= 4 ? efficiency.bandwidth_share_4bit : efficiency.bandwidth_share;
+      format.value_bits <= 4 ? efficiency.bandwidth_share_4bit : efficiency.bandwidth_share;
   Estimate estimate;
   estimate.distinct_experts = work.distinct;
   estimate.memory_seconds = memory / bandwidth_share;

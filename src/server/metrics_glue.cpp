@@ -15,22 +15,22 @@ namespace {
 /// Histograms of requests and tokens. Runs on the engine thread.
 class MetricsObserver : public engine::EngineObserver {
  public:
-  explicit MetricsObserver(std::shared_ptr<base::Metrics> metrics) : metrics_(std::move(metrics)) {}
+  explicit MetricsObserver(std::shared_ptr<base::Metrics> metrics)
+      : metrics_(std::move(metrics)),
+        rows_(metrics_->histogram("vllm:iteration_tokens_total")),
+        first_token_(metrics_->histogram("vllm:time_to_first_token_seconds")),
+        next_token_(metrics_->histogram("vllm:inter_token_latency_seconds")) {}
 
-  void on_step(int64_t prompt_rows, int64_t decode_rows, double) override {
-    metrics_->observe("vllm:iteration_tokens_total",
-                      static_cast<double>(prompt_rows + decode_rows));
-  }
-  void on_first_token(double seconds) override {
-    metrics_->observe("vllm:time_to_first_token_seconds", seconds);
-  }
-  void on_token(double seconds) override {
-    metrics_->observe("vllm:inter_token_latency_seconds", seconds);
+  void on_step(const StepNews& news) override {
+    rows_.observe(static_cast<double>(news.prompt_rows + news.decode_rows));
+    first_token_.observe_all(news.first_tokens);
+    next_token_.observe_all(news.next_tokens);
   }
   void on_finished(const Finished& finished) override;
 
  private:
   std::shared_ptr<base::Metrics> metrics_;
+  base::Metrics::Histogram rows_, first_token_, next_token_;
 };
 
 void MetricsObserver::on_finished(const Finished& finished) {

@@ -26,6 +26,7 @@
 
 #include "base/error.h"
 #include "engine/engine.h"
+#include "engine/executor_testing.h"
 #include "server/server.h"
 
 namespace moesaic::server::testing {
@@ -38,7 +39,7 @@ inline constexpr int32_t kEos = 258;
 
 /// A model whose next token is a function of the last one and its position: bytes 'a' to 'z' in
 /// turn, unless a script says what comes at a position.
-class ToyExecutor : public engine::Executor {
+class ToyExecutor : public engine::TestExecutor {
  public:
   struct Knobs {
     std::atomic<int> step_microseconds{200};
@@ -57,24 +58,18 @@ class ToyExecutor : public engine::Executor {
   ToyExecutor(std::shared_ptr<Knobs> knobs, int64_t vocab)
       : knobs_(std::move(knobs)), vocab_(vocab) {}
 
-  void execute(const model::StepBatch& batch, const model::LogitsSink& sink,
-               model::ExpertCounts& counts) override {
+  void compute(const engine::StepBatch& batch, const Choose& choose) override {
     std::this_thread::sleep_for(std::chrono::microseconds(knobs_->step_microseconds));
     if (knobs_->broken) throw std::runtime_error("the toy is broken");
-    counts.layers = 2;
-    counts.experts = 4;
-    counts.counts.assign(8, 0);
-    for (int64_t row = 0; row < batch.rows(); ++row) {
-      const auto expert = static_cast<size_t>(batch.token_ids[static_cast<size_t>(row)] & 3);
-      ++counts.counts[expert];
-      ++counts.counts[4 + expert];
+    for (const int32_t token : batch.token_ids) {
+      for (const int64_t layer : {0, 1}) count(2, 4, layer, token & 3);
     }
     std::vector<float> logits(static_cast<size_t>(vocab_));
     for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
       const auto row = static_cast<size_t>(batch.logit_rows[i]);
       std::fill(logits.begin(), logits.end(), 0.0F);
       logits[static_cast<size_t>(next(batch.token_ids[row], batch.positions[row]))] = 20.0F;
-      sink(static_cast<int64_t>(i), 1, logits.data());
+      choose(i, logits);
     }
   }
   int64_t vocab_size() const override { return vocab_; }

@@ -124,7 +124,7 @@ def test_output_says_what_to_do(tmp_path):
     assert "kubectl apply -k out" in result.stdout
     assert "kubectl create secret generic hf-token" in result.stdout
     # What the server cannot do yet is said before a pod says it.
-    assert "--tensor-parallel-size 2: More than one rank comes later." in result.stdout
+    assert "--backend cuda: Devices other than the CPU come later." in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ MANIFESTS = {
         + ["--trust-remote-code", "--enable-chunked-prefill", "--disable-log-requests"]
         + ["--max-num-batched-tokens", "8192", "--swap-space", "4", "--served-model-name", "m"],
         {"HUGGING_FACE_HUB_TOKEN": "hf_secret", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
-        ["--tensor-parallel-size 2:"],
+        [],
     ),
     "vllm, 8x22B on four GPUs under ray": (
         ["--model=mistralai/Mixtral-8x22B-Instruct-v0.1", "--tensor-parallel-size=4"]
@@ -63,7 +63,7 @@ MANIFESTS = {
         + ["--enable-prefix-caching", "--use-v2-block-manager", "--enforce-eager"]
         + ["--max-context-len-to-capture=8192", "--num-scheduler-steps=8", "--seed=0"],
         {"NCCL_DEBUG": "INFO", "VLLM_HOST_IP": "10.0.0.7"},
-        ["--tensor-parallel-size 4:"],
+        [],
     ),
     "tgi": (
         [],
@@ -84,14 +84,14 @@ MANIFESTS = {
             "HUGGINGFACE_HUB_CACHE": "/data",
             "USAGE_STATS": "off",
         },
-        ["NUM_SHARD=2:", "SHARDED=true:"],
+        [],
     ),
     "tgi's flags": (
         ["--model-id", MIXTRAL, "--num-shard", "2", "--quantize", "eetq", "-p", "80"]
         + ["--max-input-tokens", "4096", "--max-total-tokens", "8192", "--hostname", "0.0.0.0"]
         + ["--max-batch-prefill-tokens", "4096", "--cuda-memory-fraction", "0.95"],
         {},
-        ["--num-shard 2:", "--quantize eetq:"],
+        ["--quantize eetq:"],
     ),
     "tgi with awq": (
         [],
@@ -115,7 +115,7 @@ MANIFESTS = {
             "NEURON_CC_FLAGS": "-O1",
             "VLLM_NEURON_FRAMEWORK": "transformers-neuronx",
         },
-        ["--device neuron:", "--tensor-parallel-size 24:"],
+        ["--device neuron:"],
     ),
     "neuron, tgi": (
         [],
@@ -135,7 +135,7 @@ MANIFESTS = {
         + ["--reasoning-parser", "qwen3", "--tool-call-parser", "hermes", "-O3"]
         + ["--enable-auto-tool-choice", "--compilation-config.cudagraph_mode", "FULL"],
         {"VLLM_USE_V1": "1", "VLLM_LOGGING_LEVEL": "INFO", "CUDA_VISIBLE_DEVICES": "0,1"},
-        ["-tp 2:", "-dp 4:", "--enable-expert-parallel:", "--kv-cache-dtype fp8:"]
+        ["-dp 4:", "--kv-cache-dtype fp8:"]
         + ["--enable-eplb:", "--reasoning-parser qwen3:"],
     ),
     "vllm, a draft model": (
@@ -184,7 +184,10 @@ def test_manifest_is_accepted_and_refused_with_the_same_lines(name):
     for start in later:
         assert any(line.startswith(start) for line in lines), (start, lines)
     started = run("serve", *arguments, **environment)
-    assert started.returncode == 78, started.stderr
+    # A real start that refuses nothing looks for the model, which is not here.
+    assert started.returncode == (78 if later else 66), started.stderr
+    if not later:
+        return
     refusal = started.stderr[started.stderr.index("moesaic: ") + len("moesaic: ") :]
     assert sorted(refusal.strip().splitlines()) == sorted(lines)
 
@@ -356,12 +359,12 @@ def test_terminal_control_codes_are_not_echoed():
 
 def test_config_file(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text("tensor_parallel_size: 2\nmax-num-seqs: 7\n")
+    file.write_text("data_parallel_size: 2\nmax-num-seqs: 7\n")
     result = dry_run(MIXTRAL, "--config", file)
     assert result.returncode == 0, result.stderr
     started = run("serve", MIXTRAL, "--config", file)
     assert started.returncode == 78
-    assert "tensor-parallel-size in" in started.stderr
+    assert "data-parallel-size in" in started.stderr
     file.write_text("served-model-name: [[[a]]]\n")
     assert dry_run(MIXTRAL, "--config", file).returncode == 64
 
@@ -392,7 +395,7 @@ def test_limits_that_tgi_manifests_bring(serve):
     # One request holds the only place; the next is turned away at once.
     first = threading.Thread(
         target=post,
-        args=(served, {"prompt": [5], "max_tokens": 1500, "ignore_eos": True}),
+        args=(served, {"prompt": [5], "max_tokens": 1500, "n": 4, "ignore_eos": True}),
     )
     first.start()
     assert served.wait_for(lambda: served.metric("vllm:num_requests_running") == 1, 10)

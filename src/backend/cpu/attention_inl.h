@@ -1,4 +1,5 @@
-// Attention over a paged cache, for each instruction set.
+// Attention over a paged cache, one source for every instruction set: a file attention_<isa>.cpp
+// names the table and includes this.
 //
 // What is computed, for every query row alike: positions in chunks of kChunk and segments of
 // kSegment from position 0 on; in a segment an online softmax, chunk by chunk; then the segments
@@ -83,4 +84,7 @@ void attention_merge(const AttentionTile& tile, float* partials) {
 }
 
 }  // namespace
+
+const AttentionTable MOESAIC_ATTENTION_TABLE = {attention_tile, attention_segment, attention_merge};
+
 }  // namespace moesaic::backend::cpu

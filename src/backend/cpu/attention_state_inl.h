@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "backend/cpu/kernels_misc.h"
+#include "backend/cpu/kernels_attention.h"
 #include "backend/cpu/kv_inl.h"
 #include "backend/cpu/vec_inl.h"
 

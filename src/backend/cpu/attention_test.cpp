@@ -4,17 +4,18 @@
 #include <random>
 #include <string>
 
+#include "backend/cpu/attention.h"
 #include "backend/cpu/isa.h"
-#include "backend/cpu/misc.h"
-#include "backend/ops_testing.h"
+#include "backend/cpu/rows.h"
+#include "backend/host/host_ops_testing.h"
 
 // Attention with products of bf16 pairs, on vectors and on tiles (emulated where there are none),
 // against its definition in double with the same roundings. What all kinds of attention promise is
-// in ops_attention_test.cpp.
+// in host_attention_test.cpp.
 
 namespace moesaic::backend::cpu {
 
-extern const MiscTable kMiscAmxEmulated;
+extern const AttentionTable kAttentionAmxEmulated;
 
 namespace {
 
@@ -22,17 +23,17 @@ using testing::Floats;
 
 struct Target {
   std::string name;
-  const MiscTable* kernels;
+  const AttentionTable* kernels;
 };
 
 std::vector<Target> targets() {
   std::vector<Target> list;
   for (Isa isa : available_isas()) {
     if (isa == Isa::kAvx512) {
-      list.push_back({"avx512", &kMiscAvx512});
-      list.push_back({"amx, emulated", &kMiscAmxEmulated});
+      list.push_back({"avx512", &kAttentionAvx512});
+      list.push_back({"amx, emulated", &kAttentionAmxEmulated});
     }
-    if (isa == Isa::kAmx) list.push_back({"amx", &kMiscAmx});
+    if (isa == Isa::kAmx) list.push_back({"amx", &kAttentionAmx});
   }
   return list;
 }
@@ -63,7 +64,7 @@ class Sequence {
     const int64_t blocks = (c.tokens + c.block_size - 1) / c.block_size;
     const KvDesc kv{c.kv_heads, c.head_dim, c.block_size, DType::kBF16};
     memory_.assign(static_cast<size_t>(blocks) * kv_block_bytes(kv), std::byte{0xff});  // NaN
-    cache_ = {kv, memory_.data(), blocks};
+    cache_ = {kv, RawAddress::of(memory_.data()), blocks};
     std::vector<int64_t> slots;
     for (int32_t b = 0; b < blocks; ++b) table_.push_back(static_cast<int32_t>(blocks) - 1 - b);
     for (int64_t p = 0; p < c.tokens; ++p) {
@@ -76,19 +77,19 @@ class Sequence {
     inputs.cos = cos.data();
     inputs.sin = sin.data();
     inputs.slots = slots;
-    qkv_rope_append(pool_, kMiscBaseline, desc_, inputs, c.tokens, qkv_.data(), cache_);
+    qkv_rope_append(pool_, kRowsBaseline, desc_, inputs, c.tokens, qkv_.data(), cache_);
   }
 
   int64_t out_width() const { return case_.heads * case_.head_dim; }
 
   /// Tokens [first, first + rows).
-  Floats run(const MiscTable& kernels, int64_t first, int64_t rows) {
+  Floats run(const AttentionTable& kernels, int64_t first, int64_t rows) {
     Floats out(static_cast<size_t>(rows * out_width()));
     base::Region scratch(base::MemoryTag::kActivations, attention_scratch_bytes(pool_.size()));
     const std::vector<int32_t> starts = {0, static_cast<int32_t>(rows)};
     const std::vector<int32_t> lengths = {static_cast<int32_t>(first + rows)};
-    attention(pool_, kernels, desc_, cache_,
-              {starts, lengths, table_, static_cast<int64_t>(table_.size())},
+    const AttentionBatch batch{starts, lengths, table_, static_cast<int64_t>(table_.size())};
+    attention(pool_, kernels, desc_, cache_, batch, *plan_attention(pool_, desc_, batch),
               qkv_.data() + first * width(), out.data(), scratch.as<float>());
     return out;
   }

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/layout.h"
 #include "backend/cpu/products.h"
+#include "backend/raw_address.h"
 #include "base/error.h"
 
 namespace moesaic::backend::cpu {
@@ -23,7 +24,7 @@ int64_t slots_of(int64_t experts, int64_t top_k, int64_t rows) {
 
 ExpertScratch::ExpertScratch(const KernelTable& kernels, const ExpertsDesc& desc, int64_t top_k,
                              int64_t rows) {
-  const bool bf16 = kernels.bf16_rows && desc.dtype == DType::kBF16;
+  const bool bf16 = kernels.bf16_rows && desc.format.base == DType::kBF16;
   const int64_t slots = slots_of(desc.experts, top_k, rows);
   auto place = [this](size_t size) {
     const size_t at = bytes;
@@ -122,7 +123,7 @@ void Products::experts(const Experts& w, const Routing& routing, const float* x,
   active_ = assign(routing, rows, w.desc.experts, slots, counts_);
 
   const std::byte* inputs = reinterpret_cast<const std::byte*>(x);
-  if (rounds(w.desc.dtype)) {
+  if (rounds(w.desc.format)) {
     const bool gather = kernels_.row_tiles;
     round_rows(x, gather ? slots.index : nullptr, gather ? slots.offsets[w.desc.experts] : rows,
                w.desc.hidden, scratch_.data() + scratch.x, scratch.x_layout);
@@ -135,11 +136,11 @@ void Products::experts(const Experts& w, const Routing& routing, const float* x,
 void Products::gate_up(const Experts& w, const ExpertScratch& scratch, const std::byte* x) {
   const ExpertShape shape(w.desc);
   const Slots slots(scratch, scratch_.data(), w.desc.experts);
-  const bool gathered = rounds(w.desc.dtype) && kernels_.row_tiles;
-  const WeightType type = weight_type(w.desc.dtype);
+  const bool gathered = rounds(w.desc.format) && kernels_.row_tiles;
+  const WeightType type = weight_type(w.desc.format);
   const int64_t panels = shape.gate_up.panels;
   auto panel_at = [&](int64_t task) {
-    return w.packed + slots.by_rows[task / panels] * shape.bytes() +
+    return RawAddress::pointer(w.packed) + slots.by_rows[task / panels] * shape.bytes() +
            task % panels * shape.gate_up.panel_bytes();
   };
   run(active_ * panels, [&](int64_t task, int64_t next) {
@@ -167,7 +168,7 @@ void Products::down(const Experts& w, const ExpertScratch& scratch, int64_t rows
                     float* y) {
   const ExpertShape shape(w.desc);
   const Slots slots(scratch, scratch_.data(), w.desc.experts);
-  const WeightType type = weight_type(w.desc.dtype);
+  const WeightType type = weight_type(w.desc.format);
   const int64_t hidden = w.desc.hidden;
   const int64_t all_panels = shape.down.panels;
   // A task reads all rows of h; more panels per task read them less often.
@@ -183,8 +184,8 @@ void Products::down(const Experts& w, const ExpertScratch& scratch, int64_t rows
       }
     }
     auto weights_of = [&](int64_t i, int64_t first_panel) {
-      return w.packed + slots.ascending[i] * shape.bytes() + shape.gate_up.bytes() +
-             first_panel * shape.down.panel_bytes();
+      return RawAddress::pointer(w.packed) + slots.ascending[i] * shape.bytes() +
+             shape.gate_up.bytes() + first_panel * shape.down.panel_bytes();
     };
     for (int64_t i = 0; i < active_; ++i) {
       const int32_t expert = slots.ascending[i];

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "backend/cpu/kernels_misc.h"
+#include "backend/cpu/kernels_attention.h"
 #include "backend/cpu/vec_inl.h"
 
 namespace moesaic::backend::cpu {

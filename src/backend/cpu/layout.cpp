@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include "backend/dummy_inl.h"
+#include "backend/raw_address.h"
 #include "base/error.h"
 
 namespace moesaic::backend::cpu {
@@ -95,35 +98,42 @@ void pack_tile(const BlockLayout& layout, DType to, const TileRows& from, int64_
   }
 }
 
-/// Sixteen consecutive rows of a matrix given in parts, from `first` on.
-TileRows rows_of(const std::vector<tensor::View>& parts, int64_t first, int64_t k) {
-  TileRows tile;
+/// Calls take(o, part, row of the part) for those of sixteen consecutive rows from `first` on that
+/// exist.
+template <typename Take>
+void for_rows(std::span<const SourcePart> parts, int64_t first, const Take& take) {
   int64_t begin = 0;
-  for (const tensor::View& part : parts) {
-    const int64_t count = part.shape.front();
+  for (const SourcePart& part : parts) {
     for (int64_t o = 0; o < kTileOutputs; ++o) {
       const int64_t row = first + o - begin;
-      if (row < 0 || row >= count) continue;
-      tile.rows[static_cast<size_t>(o)] =
-          part.data + row * k * static_cast<int64_t>(tensor::size_of(part.dtype));
-      tile.dtypes[static_cast<size_t>(o)] = part.dtype;
+      if (row >= 0 && row < part.rows) take(static_cast<size_t>(o), part, row);
     }
-    begin += count;
+    begin += part.rows;
   }
+}
+
+TileRows rows_of(std::span<const SourcePart> parts, int64_t first) {
+  TileRows tile;
+  for_rows(parts, first, [&](size_t o, const SourcePart& part, int64_t row) {
+    tile.rows[o] = part.part.values.row(row);
+    tile.dtypes[o] = part.part.values.dtype;
+  });
   return tile;
 }
 
 struct DummyRows {
   std::array<uint32_t, kTileOutputs> keys{};
   int64_t outputs = 0;
+  int64_t first_col = 0;
 };
 
-DummyRows dummy_rows(uint64_t seed, int64_t first, int64_t n) {
+DummyRows dummy_rows(std::span<const SourcePart> parts, int64_t first) {
   DummyRows rows;
-  rows.outputs = std::clamp<int64_t>(n - first, 0, kTileOutputs);
-  for (int64_t o = 0; o < rows.outputs; ++o) {
-    rows.keys[static_cast<size_t>(o)] = dummy_row_key(seed, first + o);
-  }
+  for_rows(parts, first, [&](size_t o, const SourcePart& part, int64_t row) {
+    rows.keys[o] = dummy_row_key(part.seed, part.first_row + row);
+    rows.outputs = static_cast<int64_t>(o) + 1;
+    rows.first_col = part.first_col;
+  });
   return rows;
 }
 
@@ -141,30 +151,36 @@ void pack_panel(const BlockLayout& layout, const PanelShape& shape, int64_t pane
   }
 }
 
-void pack_dummy_panel(const KernelTable& kernels, const BlockLayout& layout,
-                      const PanelShape& shape, int64_t panel, int64_t k, std::byte* destination,
-                      const std::array<DummyRows, kPanelTiles>& rows) {
-  pack_panel(layout, shape, panel, k, destination,
-             [&](int64_t t, int64_t first_input, int64_t inputs, std::byte* out) {
-               const DummyRows& tile = rows[static_cast<size_t>(t)];
-               kernels.dummy_tile(layout.type, tile.keys.data(), tile.outputs, first_input, inputs,
-                                  layout.row_step, out);
-             });
-}
+/// The rows of each tile of a panel: parts, and the first row of them.
+using PanelRows = std::array<std::pair<std::span<const SourcePart>, int64_t>, kPanelTiles>;
 
-void pack_view_panel(const BlockLayout& layout, DType dtype, const PanelShape& shape, int64_t panel,
-                     int64_t k, std::byte* destination,
-                     const std::array<TileRows, kPanelTiles>& rows) {
+void pack_rows(const KernelTable& kernels, const WeightFormat& format, const PanelShape& shape,
+               int64_t panel, int64_t k, const PanelRows& rows, std::byte* destination) {
+  const BlockLayout layout(kernels, weight_type(format));
+  if (rows[0].first.front().dummy()) {
+    std::array<DummyRows, kPanelTiles> tiles;
+    for (size_t t = 0; t < tiles.size(); ++t) tiles[t] = dummy_rows(rows[t].first, rows[t].second);
+    pack_panel(layout, shape, panel, k, destination,
+               [&](int64_t t, int64_t first_input, int64_t inputs, std::byte* out) {
+                 const DummyRows& tile = tiles[static_cast<size_t>(t)];
+                 kernels.dummy_tile(layout.type, tile.keys.data(), tile.outputs,
+                                    tile.first_col + first_input, inputs, layout.row_step, out);
+               });
+    return;
+  }
+  std::array<TileRows, kPanelTiles> tiles;
+  for (size_t t = 0; t < tiles.size(); ++t) tiles[t] = rows_of(rows[t].first, rows[t].second);
   pack_panel(layout, shape, panel, k, destination,
              [&](int64_t t, int64_t first_input, int64_t inputs, std::byte* out) {
-               pack_tile(layout, dtype, rows[static_cast<size_t>(t)], first_input, inputs, out);
+               pack_tile(layout, format.base, tiles[static_cast<size_t>(t)], first_input, inputs,
+                         out);
              });
 }
 
 }  // namespace
 
-WeightType weight_type(DType dtype) {
-  switch (dtype) {
+WeightType weight_type(const WeightFormat& format) {
+  switch (format.base) {
     case DType::kF32:
       return WeightType::kF32;
     case DType::kBF16:
@@ -177,87 +193,79 @@ WeightType weight_type(DType dtype) {
   base::assertion_failed("weights are f32, bf16 or f16", __FILE__, __LINE__);
 }
 
-PanelShape::PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, DType dtype)
+PanelShape::PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k,
+                       const WeightFormat& format)
     : panels(ceil_div(outputs, outputs_per_panel)),
       blocks(ceil_div(k, kTileInputs)),
-      block_bytes(kPanelOutputs * kTileInputs * static_cast<int64_t>(tensor::size_of(dtype))) {}
+      block_bytes(kPanelOutputs * kTileInputs *
+                  static_cast<int64_t>(tensor::size_of(format.base))) {}
 
 PanelShape matrix_shape(const MatrixDesc& desc) {
-  return {desc.n, kPanelOutputs, desc.k, desc.dtype};
+  return {desc.n, kPanelOutputs, desc.k, desc.format};
 }
 
 ExpertShape::ExpertShape(const ExpertsDesc& desc)
-    : gate_up(desc.width, kGatedOutputs, desc.hidden, desc.dtype),
-      down(desc.hidden, kPanelOutputs, desc.width, desc.dtype) {}
+    : gate_up(desc.width, kGatedOutputs, desc.hidden, desc.format),
+      down(desc.hidden, kPanelOutputs, desc.width, desc.format) {}
 
 void pack_matrix(const KernelTable& kernels, const MatrixDesc& desc, const MatrixSource& source,
                  int64_t unit, std::byte* destination) {
-  const PanelShape shape = matrix_shape(desc);
-  const BlockLayout layout(kernels, weight_type(desc.dtype));
-  const int64_t first = unit * kPanelOutputs;
-  if (source.dummy) {
-    std::array<DummyRows, kPanelTiles> rows;
-    for (int64_t t = 0; t < kPanelTiles; ++t) {
-      rows[static_cast<size_t>(t)] = dummy_rows(source.seed, first + t * kTileOutputs, desc.n);
-    }
-    pack_dummy_panel(kernels, layout, shape, unit, desc.k, destination, rows);
-    return;
-  }
-  std::array<TileRows, kPanelTiles> rows;
+  PanelRows rows;
   for (int64_t t = 0; t < kPanelTiles; ++t) {
-    rows[static_cast<size_t>(t)] = rows_of(source.parts, first + t * kTileOutputs, desc.k);
+    rows[static_cast<size_t>(t)] = {source.parts, unit * kPanelOutputs + t * kTileOutputs};
   }
-  pack_view_panel(layout, desc.dtype, shape, unit, desc.k, destination, rows);
+  pack_rows(kernels, desc.format, matrix_shape(desc), unit, desc.k, rows, destination);
+}
+
+ExpertPanel::ExpertPanel(const ExpertShape& shape, int64_t unit)
+    : expert(unit / shape.units()), panel(unit % shape.units()) {
+  gated = panel < shape.gate_up.panels;
+  if (!gated) panel -= shape.gate_up.panels;
 }
 
 void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const ExpertsSource& source,
                   int64_t unit, std::byte* destination) {
   const ExpertShape shape(desc);
-  const BlockLayout layout(kernels, weight_type(desc.dtype));
-  const int64_t expert = unit / shape.units();
-  int64_t panel = unit % shape.units();
-  const bool gated = panel < shape.gate_up.panels;
-  if (!gated) panel -= shape.gate_up.panels;
-  const PanelShape& part = gated ? shape.gate_up : shape.down;
-  const int64_t k = gated ? desc.hidden : desc.width;
-  const int64_t n = gated ? desc.width : desc.hidden;
-  destination += expert * shape.bytes() + (gated ? 0 : shape.gate_up.bytes());
-
-  // Tile t of the panel holds these rows of this matrix: 0 gate, 1 up, 2 down.
-  auto matrix_of = [&](int64_t t) { return gated ? t % 2 : 2; };
-  auto first_of = [&](int64_t t) {
-    return gated ? panel * kGatedOutputs + t / 2 * kTileOutputs
-                 : panel * kPanelOutputs + t * kTileOutputs;
-  };
-  if (source.dummy) {
-    std::array<DummyRows, kPanelTiles> rows;
-    for (int64_t t = 0; t < kPanelTiles; ++t) {
-      const auto seed = source.seed + static_cast<uint64_t>(3 * expert + matrix_of(t));
-      rows[static_cast<size_t>(t)] = dummy_rows(seed, first_of(t), n);
-    }
-    pack_dummy_panel(kernels, layout, part, panel, k, destination, rows);
-    return;
-  }
-  const std::array<const std::vector<tensor::View>*, 3> matrices = {&source.gate, &source.up,
-                                                                    &source.down};
-  std::array<TileRows, kPanelTiles> rows;
+  const ExpertPanel at(shape, unit);
+  const auto expert = static_cast<size_t>(at.expert);
+  PanelRows rows;
   for (int64_t t = 0; t < kPanelTiles; ++t) {
-    const auto& views = *matrices[static_cast<size_t>(matrix_of(t))];
-    rows[static_cast<size_t>(t)] = rows_of({views[static_cast<size_t>(expert)]}, first_of(t), k);
+    // Gate/up panels alternate tiles of the two.
+    const auto& list = !at.gated ? source.down : t % 2 == 0 ? source.gate : source.up;
+    const int64_t first = at.gated ? at.panel * kGatedOutputs + t / 2 * kTileOutputs
+                                   : at.panel * kPanelOutputs + t * kTileOutputs;
+    rows[static_cast<size_t>(t)] = {std::span(&list[expert], 1), first};
   }
-  pack_view_panel(layout, desc.dtype, part, panel, k, destination, rows);
+  destination += at.expert * shape.bytes() + (at.gated ? 0 : shape.gate_up.bytes());
+  pack_rows(kernels, desc.format, at.gated ? shape.gate_up : shape.down, at.panel,
+            at.gated ? desc.hidden : desc.width, rows, destination);
+}
+
+PackUnit matrix_unit(const MatrixDesc& desc, int64_t unit) {
+  const auto bytes = static_cast<size_t>(matrix_shape(desc).panel_bytes());
+  return {bytes * static_cast<size_t>(unit), bytes};
+}
+
+PackUnit experts_unit(const ExpertsDesc& desc, int64_t unit) {
+  const ExpertShape shape(desc);
+  const ExpertPanel at(shape, unit);
+  const PanelShape& part = at.gated ? shape.gate_up : shape.down;
+  const int64_t offset = at.expert * shape.bytes() + (at.gated ? 0 : shape.gate_up.bytes()) +
+                         at.panel * part.panel_bytes();
+  return {static_cast<size_t>(offset), static_cast<size_t>(part.panel_bytes())};
 }
 
 void unpack_row(const KernelTable& kernels, const Matrix& matrix, int64_t row, float* out) {
   const PanelShape shape = matrix_shape(matrix.desc);
-  const BlockLayout layout(kernels, weight_type(matrix.desc.dtype));
+  const BlockLayout layout(kernels, weight_type(matrix.desc.format));
   const int64_t tile = row % kPanelOutputs / kTileOutputs;
-  const std::byte* at =
-      matrix.packed + row / kPanelOutputs * shape.panel_bytes() + tile * layout.tile_step;
+  const std::byte* at = RawAddress::pointer(matrix.packed) +
+                        row / kPanelOutputs * shape.panel_bytes() + tile * layout.tile_step;
   for (int64_t k = 0; k < matrix.desc.k; k += kTileInputs) {
     const int64_t inputs = std::min(kTileInputs, matrix.desc.k - k);
     for (int64_t i = 0; i < inputs; ++i) {
-      out[k + i] = tensor::load_float(matrix.desc.dtype, at, layout.element(row % kTileOutputs, i));
+      out[k + i] =
+          tensor::load_float(matrix.desc.format.base, at, layout.element(row % kTileOutputs, i));
     }
     at += shape.block_bytes;
   }

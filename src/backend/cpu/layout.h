@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "backend/cpu/kernels.h"
-#include "backend/ops.h"
+#include "backend/weights.h"
 
 namespace moesaic::backend::cpu {
 
@@ -24,8 +24,8 @@ inline constexpr int64_t kGatedOutputs = kPanelOutputs / 2;
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-/// Asserts that `dtype` is f32, bf16 or f16.
-WeightType weight_type(DType dtype);
+/// Asserts that the format is plain f32, bf16 or f16.
+WeightType weight_type(const WeightFormat& format);
 
 /// Panels and bytes of one matrix [n, k] of an element size.
 struct PanelShape {
@@ -33,7 +33,7 @@ struct PanelShape {
   int64_t blocks = 0;  ///< of 32 inputs
   int64_t block_bytes = 0;
 
-  PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, DType dtype);
+  PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, const WeightFormat& format);
   int64_t panel_bytes() const { return blocks * block_bytes; }
   int64_t bytes() const { return panels * panel_bytes(); }
 };
@@ -48,6 +48,18 @@ struct ExpertShape {
   int64_t bytes() const { return gate_up.bytes() + down.bytes(); }  ///< of one expert
   int64_t units() const { return gate_up.panels + down.panels; }    ///< of one expert
 };
+
+/// What one unit of packing experts is.
+struct ExpertPanel {
+  int64_t expert;
+  int64_t panel;  ///< of its gate/up panels, or of its down panels
+  bool gated = false;
+
+  ExpertPanel(const ExpertShape& shape, int64_t unit);
+};
+
+PackUnit matrix_unit(const MatrixDesc& desc, int64_t unit);
+PackUnit experts_unit(const ExpertsDesc& desc, int64_t unit);
 
 void pack_matrix(const KernelTable& kernels, const MatrixDesc& desc, const MatrixSource& source,
                  int64_t unit, std::byte* destination);

@@ -2,6 +2,7 @@
 
 #include "backend/cpu/layout.h"
 #include "backend/cpu/products.h"
+#include "backend/raw_address.h"
 
 namespace moesaic::backend::cpu {
 namespace {
@@ -71,10 +72,11 @@ void Products::round_rows(const float* x, const int32_t* index, int64_t rows, in
   });
 }
 
-void Products::linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y) {
+void Products::linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y,
+                      int64_t stride) {
   if (rows == 0) return;
   int64_t at_once = rows;
-  if (rounds(w.desc.dtype)) {
+  if (rounds(w.desc.format)) {
     // The scratch is planned for the experts and nearly always holds all rows of a projection too;
     // where it does not, fewer at a time do as well.
     const ActivationLayout layout = activation_layout(kernels_, true, w.desc.k);
@@ -87,18 +89,20 @@ void Products::linear(const Matrix& w, const float* bias, const float* x, int64_
     at_once = std::min(at_once, static_cast<int64_t>(scratch_.size()) / layout.group * kRowGroup);
   }
   for (int64_t row = 0; row < rows; row += at_once) {
-    linear_rows(w, bias, x + row * w.desc.k, std::min(at_once, rows - row), y + row * w.desc.n);
+    linear_rows(w, bias, x + row * w.desc.k, std::min(at_once, rows - row), y + row * stride,
+                stride);
   }
 }
 
 void Products::linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows,
-                           float* y) {
+                           float* y, int64_t stride) {
   const PanelShape shape = matrix_shape(w.desc);
-  const WeightType type = weight_type(w.desc.dtype);
+  const WeightType type = weight_type(w.desc.format);
+  const std::byte* weights = RawAddress::pointer(w.packed);
   Gemm base;
   base.k = w.desc.k;
-  base.y_stride = w.desc.n;
-  if (rounds(w.desc.dtype)) {
+  base.y_stride = stride;
+  if (rounds(w.desc.format)) {
     base.x_layout = activation_layout(kernels_, true, w.desc.k);
     base.x = scratch_.data();
     round_rows(x, nullptr, rows, w.desc.k, scratch_.data(), base.x_layout);
@@ -118,7 +122,7 @@ void Products::linear_rows(const Matrix& w, const float* bias, const float* x, i
     const int64_t column = panel * kPanelOutputs;
     if (column + tile * kTileOutputs >= w.desc.n) return;
     Gemm gemm = base;
-    gemm.weights = w.packed + panel * shape.panel_bytes();
+    gemm.weights = weights + panel * shape.panel_bytes();
     gemm.panels = 1;
     gemm.first_tile = tile;
     gemm.tiles = kPanelTiles / split.tile_parts;
@@ -126,9 +130,9 @@ void Products::linear_rows(const Matrix& w, const float* bias, const float* x, i
     gemm.rows = std::min(split.rows, rows - row);
     if (next >= 0) {
       const int64_t then = next / split.tile_parts % shape.panels;
-      if (then != panel) gemm.next = w.packed + then * shape.panel_bytes();
+      if (then != panel) gemm.next = weights + then * shape.panel_bytes();
     }
-    gemm.y = y + row * w.desc.n + column;
+    gemm.y = y + row * stride + column;
     gemm.n = w.desc.n - column;
     gemm.bias = bias == nullptr ? nullptr : bias + column;
     kernels_.gemm(type, gemm);

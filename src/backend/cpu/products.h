@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "backend/cpu/kernels.h"
-#include "backend/ops.h"
+#include "backend/host/host_ops.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
 
@@ -36,16 +36,20 @@ class Products {
   size_t scratch_bytes(const ExpertsDesc& largest, int64_t top_k, int64_t max_rows) const;
   void reserve(size_t bytes);
 
-  void linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y);
+  void linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y,
+              int64_t stride);
   void experts(const Experts& w, const Routing& routing, const float* x, int64_t rows,
                bool accumulate, float* y);
 
  private:
   /// Whether products with these weights take activations rounded to bf16.
-  bool rounds(DType dtype) const { return kernels_.bf16_rows && dtype == DType::kBF16; }
+  bool rounds(const WeightFormat& format) const {
+    return kernels_.bf16_rows && format.base == DType::kBF16;
+  }
   void round_rows(const float* x, const int32_t* index, int64_t rows, int64_t k, std::byte* out,
                   const ActivationLayout& layout);
-  void linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y);
+  void linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y,
+                   int64_t stride);
   void gate_up(const Experts& w, const ExpertScratch& scratch, const std::byte* x);
   void down(const Experts& w, const ExpertScratch& scratch, int64_t rows, bool accumulate,
             float* y);

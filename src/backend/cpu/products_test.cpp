@@ -1,4 +1,5 @@
 #include "backend/cpu/products.h"
+#include "backend/raw_address.h"
 
 #include <gtest/gtest.h>
 
@@ -51,8 +52,11 @@ std::vector<float> random_values(int64_t count, uint32_t seed) {
   return values;
 }
 
-tensor::View view(const std::vector<float>& values, int64_t n, int64_t k) {
-  return {DType::kF32, {n, k}, reinterpret_cast<const std::byte*>(values.data())};
+SourcePart part(const tensor::View& view) {
+  return {.part = {.values = view}, .rows = view.shape[0]};
+}
+SourcePart part(const std::vector<float>& values, int64_t n, int64_t k) {
+  return part({DType::kF32, {n, k}, reinterpret_cast<const std::byte*>(values.data())});
 }
 
 /// Packed weights in a region of their own.
@@ -62,7 +66,7 @@ struct PackedMatrix {
 
   PackedMatrix(const KernelTable& kernels, const MatrixDesc& desc, const MatrixSource& source)
       : region(base::MemoryTag::kRuntime, static_cast<size_t>(matrix_shape(desc).bytes())),
-        matrix{desc, region.data()} {
+        matrix{desc, RawAddress::of(region.data())} {
     for (int64_t unit = 0; unit < matrix_shape(desc).panels; ++unit) {
       pack_matrix(kernels, desc, source, unit, region.data());
     }
@@ -76,7 +80,7 @@ struct PackedExperts {
   PackedExperts(const KernelTable& kernels, const ExpertsDesc& desc, const ExpertsSource& source)
       : region(base::MemoryTag::kRuntime,
                static_cast<size_t>(desc.experts * ExpertShape(desc).bytes())),
-        experts{desc, region.data()} {
+        experts{desc, RawAddress::of(region.data())} {
     for (int64_t unit = 0; unit < desc.experts * ExpertShape(desc).units(); ++unit) {
       pack_experts(kernels, desc, source, unit, region.data());
     }
@@ -122,9 +126,9 @@ TEST(Products, LinearIsTheProductOnEveryInstructionSet) {
         std::vector<float> x = random_values(s.rows * s.k, 2);
         const std::vector<float> bias = random_values(s.n, 3);
         const PackedMatrix packed(*target.kernels, {s.n, s.k, dtype},
-                                  {.parts = {view(w, s.n, s.k)}});
+                                  {.parts = {part(w, s.n, s.k)}});
         std::vector<float> y(static_cast<size_t>(s.rows * s.n), NAN);
-        products.linear(packed.matrix, bias.data(), x.data(), s.rows, y.data());
+        products.linear(packed.matrix, bias.data(), x.data(), s.rows, y.data(), s.n);
         for (float& value : w) value = rounded(dtype, value);
         if (target.kernels->bf16_rows && dtype == DType::kBF16) {
           for (float& value : x) value = rounded(dtype, value);
@@ -154,14 +158,14 @@ TEST(Products, ARowOfLinearIsTheSameAloneAndInAnyBatchOnAnyThreads) {
     for (DType dtype : kDTypes) {
       for (const Shape& s : {Shape{200, 700, 101}, Shape{2000, 96, 40}}) {
         const PackedMatrix packed(*target.kernels, {s.n, s.k, dtype},
-                                  {.parts = {}, .dummy = true, .seed = 4});
+                                  dummy_source(MatrixDesc{s.n, s.k, dtype}, 4));
         const std::vector<float> x = random_values(s.rows * s.k, 5);
         std::vector<float> all(static_cast<size_t>(s.rows * s.n));
         std::vector<float> single(static_cast<size_t>(s.n));
         for (int64_t rows : {s.rows, int64_t{2}, int64_t{7}, int64_t{16}, int64_t{33}}) {
-          together.linear(packed.matrix, nullptr, x.data(), rows, all.data());
+          together.linear(packed.matrix, nullptr, x.data(), rows, all.data(), s.n);
           for (int64_t row = 0; row < rows; ++row) {
-            alone.linear(packed.matrix, nullptr, x.data() + row * s.k, 1, single.data());
+            alone.linear(packed.matrix, nullptr, x.data() + row * s.k, 1, single.data(), s.n);
             ASSERT_TRUE(same_bits(single.data(), all.data() + row * s.n, s.n))
                 << target.name << " " << tensor::to_string(dtype) << " row " << row << " of "
                 << rows;
@@ -176,14 +180,14 @@ TEST(Products, LinearWithScratchForFewRowsGivesTheSame) {
   base::ThreadPool pool(2);
   for (const Target& target : targets()) {
     const PackedMatrix packed(*target.kernels, {100, 512, DType::kBF16},
-                              {.parts = {}, .dummy = true, .seed = 4});
+                              dummy_source(MatrixDesc{100, 512, DType::kBF16}, 4));
     const std::vector<float> x = random_values(300 * 512, 5);
     std::vector<float> y(300 * 100), z(300 * 100);
     Products roomy(pool, *target.kernels);
     roomy.reserve(size_t{16} << 20);
-    roomy.linear(packed.matrix, nullptr, x.data(), 300, y.data());
+    roomy.linear(packed.matrix, nullptr, x.data(), 300, y.data(), 100);
     Products tight(pool, *target.kernels);
-    tight.linear(packed.matrix, nullptr, x.data(), 300, z.data());
+    tight.linear(packed.matrix, nullptr, x.data(), 300, z.data(), 100);
     EXPECT_EQ(y, z) << target.name;
   }
 }
@@ -242,14 +246,14 @@ struct ExpertWeights {
   explicit ExpertWeights(const ExpertsDesc& desc) {
     for (int64_t e = 0; e < desc.experts; ++e) {
       const auto seed = static_cast<uint64_t>(3 * e);
-      gate.push_back(dummy(seed, desc.width, desc.hidden, desc.dtype));
-      up.push_back(dummy(seed + 1, desc.width, desc.hidden, desc.dtype));
-      down.push_back(dummy(seed + 2, desc.hidden, desc.width, desc.dtype));
+      gate.push_back(dummy(seed, desc.width, desc.hidden, desc.format.base));
+      up.push_back(dummy(seed + 1, desc.width, desc.hidden, desc.format.base));
+      down.push_back(dummy(seed + 2, desc.hidden, desc.width, desc.format.base));
     }
     for (size_t e = 0; e < gate.size(); ++e) {
-      source.gate.push_back(view(gate[e], desc.width, desc.hidden));
-      source.up.push_back(view(up[e], desc.width, desc.hidden));
-      source.down.push_back(view(down[e], desc.hidden, desc.width));
+      source.gate.push_back(part(gate[e], desc.width, desc.hidden));
+      source.up.push_back(part(up[e], desc.width, desc.hidden));
+      source.down.push_back(part(down[e], desc.hidden, desc.width));
     }
   }
 };
@@ -355,8 +359,7 @@ TEST(Products, ScratchIsPlannedToTheByte) {
     const size_t before = base::allocated_bytes(base::MemoryTag::kActivations);
     products.reserve(planned);
     EXPECT_EQ(base::allocated_bytes(base::MemoryTag::kActivations) - before, planned);
-    const PackedExperts packed(*target.kernels, desc,
-                               {.gate = {}, .up = {}, .down = {}, .dummy = true, .seed = 1});
+    const PackedExperts packed(*target.kernels, desc, dummy_source(desc, 1));
     const ExpertCase c{desc, 4, 100, {}};
     const std::vector<float> x = random_values(100 * 128, 1);
     std::vector<float> y(x.size());
@@ -371,7 +374,7 @@ TEST(Layout, DummyWeightsAreDummyValueOnEveryInstructionSet) {
   for (const Target& target : targets()) {
     for (DType dtype : kDTypes) {
       const MatrixDesc desc{70, 75, dtype};
-      const PackedMatrix packed(*target.kernels, desc, {.parts = {}, .dummy = true, .seed = 99});
+      const PackedMatrix packed(*target.kernels, desc, dummy_source(desc, 99));
       std::vector<float> row(75);
       for (int64_t o = 0; o < desc.n; ++o) {
         unpack_row(*target.kernels, packed.matrix, o, row.data());
@@ -410,8 +413,9 @@ TEST(Layout, PartsOfDifferentTypesAreStackedAndConverted) {
   for (size_t i = 0; i < values.size(); ++i) {
     tensor::store_float(DType::kF16, half.data(), static_cast<int64_t>(i), values[i]);
   }
-  const MatrixSource source{
-      .parts = {view(values, 10, 9), {DType::kF16, {40, 9}, half.data()}, view(values, 25, 9)}};
+  const MatrixSource source{.parts = {part(values, 10, 9),
+                                      part({DType::kF16, {40, 9}, half.data()}),
+                                      part(values, 25, 9)}};
   for (const Target& target : targets()) {
     for (DType dtype : kDTypes) {
       const PackedMatrix packed(*target.kernels, {75, 9, dtype}, source);

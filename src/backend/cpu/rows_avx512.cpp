@@ -1,0 +1,2 @@
+#define MOESAIC_ROW_TABLE kRowsAvx512
+#include "backend/cpu/rows_inl.h"

@@ -1,0 +1,300 @@
+#include "backend/sampling/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "backend/sampling/row_math.h"
+#include "base/error.h"
+#include "base/hash.h"
+
+namespace moesaic::backend {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kGreedyBelow = 1e-5f;
+
+/// Uniform in [0, 1), a pure function of seed and position.
+double uniform(uint64_t seed, uint64_t position) {
+  return static_cast<double>(base::split_mix(base::split_mix(seed) ^ position) >> 11) * 0x1p-53;
+}
+
+/// A token that may be chosen.
+struct Candidate {
+  float logit;
+  int32_t id;
+};
+bool better(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
+
+/// The `k` best entries, best first: a heap of k whose worst is on top.
+std::vector<Candidate> best_of(std::span<const float> logits, size_t k) {
+  std::vector<Candidate> heap;
+  for (size_t i = 0; i < logits.size() && k > 0; ++i) {
+    const Candidate candidate{logits[i], static_cast<int32_t>(i)};
+    if (heap.size() < k) {
+      heap.push_back(candidate);
+      std::push_heap(heap.begin(), heap.end(), better);
+    } else if (better(candidate, heap.front())) {
+      std::pop_heap(heap.begin(), heap.end(), better);
+      heap.back() = candidate;
+      std::push_heap(heap.begin(), heap.end(), better);
+    }
+  }
+  std::sort_heap(heap.begin(), heap.end(), better);
+  return heap;
+}
+
+template <typename T>
+void sort_and_make_unique(std::vector<T>& list) {
+  std::sort(list.begin(), list.end());
+  list.erase(std::unique(list.begin(), list.end()), list.end());
+}
+
+bool in_row(std::span<const float> logits, int32_t id) {
+  return id >= 0 && static_cast<size_t>(id) < logits.size();
+}
+
+/// Forbids an id; ids that the row does not have are none to forbid.
+void forbid(std::span<float> logits, int32_t id) {
+  if (in_row(logits, id)) logits[static_cast<size_t>(id)] = kNever;
+}
+
+/// `allowed` is ascending.
+void keep_only(std::span<float> logits, std::span<const int32_t> allowed) {
+  auto from = logits.begin();
+  for (const int32_t id : allowed) {
+    if (!in_row(logits, id)) continue;
+    const auto kept = logits.begin() + id;
+    MOESAIC_ASSERT(from <= kept);
+    std::fill(from, kept, kNever);
+    from = kept + 1;
+  }
+  std::fill(from, logits.end(), kNever);
+}
+
+/// Forbids the last token of each bad word whose beginning the output ends with.
+void forbid_bad_words(std::span<float> logits, const SamplingState& state) {
+  const std::span<const int32_t> output = state.output;
+  for (const std::vector<int32_t>& word : state.rules->bad_words) {
+    if (word.empty() || word.size() - 1 > output.size()) continue;
+    const auto tail = output.last(word.size() - 1);
+    if (std::equal(tail.begin(), tail.end(), word.begin())) forbid(logits, word.back());
+  }
+}
+
+bool young(const SampleRow& row) { return row.position < row.min_tokens; }
+
+/// Whether anything is to change the logits before the choice.
+bool changes_logits(const SampleRow& row, const SamplingState* state) {
+  return (state != nullptr && state->rules->change_logits()) || young(row) ||
+         row.repetition_penalty != 1.0f || row.presence_penalty != 0 || row.frequency_penalty != 0;
+}
+
+void apply_masks(std::span<float> logits, const SampleRow& row, const SamplingState& state) {
+  const TokenRules& rules = *state.rules;
+  if (!rules.allowed_token_ids.empty()) keep_only(logits, rules.allowed_token_ids);
+  forbid_bad_words(logits, state);
+  if (young(row)) {
+    for (int32_t id : state.eos_ids) forbid(logits, id);
+    for (int32_t id : rules.stop_token_ids) forbid(logits, id);
+  }
+  for (const auto& [id, bias] : rules.logit_bias) {
+    if (in_row(logits, id)) logits[static_cast<size_t>(id)] += bias;
+  }
+}
+
+/// Each token that the prompt or the output holds is weakened once.
+void apply_repetition_penalty(std::span<float> logits, float penalty, const SamplingState& state) {
+  const auto weaken = [&](int32_t id) {
+    if (!in_row(logits, id)) return;
+    float& logit = logits[static_cast<size_t>(id)];
+    logit = logit > 0 ? logit / penalty : logit * penalty;
+  };
+  std::span<const int32_t> prompt;
+  if (state.prompt_ids != nullptr) prompt = *state.prompt_ids;
+  for (const int32_t id : prompt) weaken(id);
+  for (const auto& [id, count] : state.counts) {
+    if (!std::binary_search(prompt.begin(), prompt.end(), id)) weaken(id);
+  }
+}
+
+void apply_penalties(std::span<float> logits, const SampleRow& row, const SamplingState& state) {
+  if (row.repetition_penalty != 1.0f) {
+    apply_repetition_penalty(logits, row.repetition_penalty, state);
+  }
+  if (row.presence_penalty == 0 && row.frequency_penalty == 0) return;
+  for (const auto& [id, count] : state.counts) {
+    if (!in_row(logits, id)) continue;
+    logits[static_cast<size_t>(id)] -=
+        row.frequency_penalty * static_cast<float>(count) + row.presence_penalty;
+  }
+}
+
+/// Entries of at least `least`, in the order of their ids.
+std::vector<Candidate> at_least(std::span<const float> logits, float least) {
+  std::vector<Candidate> kept;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] >= least) kept.push_back({logits[i], static_cast<int32_t>(i)});
+  }
+  return kept;
+}
+
+double sum_of(std::span<const Candidate> candidates, const RowWeights& weights) {
+  double sum = 0;
+  for (const Candidate& c : candidates) sum += static_cast<double>(weights.weight(c.logit));
+  return sum;
+}
+
+/// Moves the fewest best candidates whose weight reaches `needed` to the front and returns how many
+/// they are: a search by halves, which costs a fraction of sorting them all.
+size_t fewest_reaching(std::span<Candidate> candidates, const RowWeights& weights, double needed) {
+  constexpr size_t kSortable = 64;
+  size_t low = 0;
+  size_t high = candidates.size();
+  while (high - low > kSortable) {
+    const size_t middle = low + (high - low) / 2;
+    const auto at = [&](size_t i) { return candidates.begin() + static_cast<ptrdiff_t>(i); };
+    std::nth_element(at(low), at(middle), at(high), better);
+    const double sum = sum_of(candidates.subspan(low, middle - low), weights);
+    if (sum >= needed) {
+      high = middle;
+    } else {
+      needed -= sum;
+      low = middle;
+    }
+  }
+  const std::span<Candidate> rest = candidates.subspan(low, high - low);
+  std::sort(rest.begin(), rest.end(), better);
+  for (const Candidate& c : rest) {
+    ++low;
+    needed -= static_cast<double>(weights.weight(c.logit));
+    if (needed <= 0) break;
+  }
+  return low;
+}
+
+/// The candidate at which the running sum of weights first exceeds `share` of their sum.
+int32_t choose(std::span<const Candidate> candidates, const RowWeights& weights, double share) {
+  double left = share * sum_of(candidates, weights);
+  int32_t last = candidates.front().id;
+  for (const Candidate& c : candidates) {
+    const float weight = weights.weight(c.logit);
+    if (weight > 0) last = c.id;
+    left -= static_cast<double>(weight);
+    if (left < 0) break;
+  }
+  return last;
+}
+
+/// top_p without top_k. The likely part is found by widening a band below the best entry, since
+/// most of a vocabulary has next to no probability.
+int32_t choose_top_p(std::span<const float> logits, const SampleRow& row, float best,
+                     const RowWeights& weights, float floor, double share) {
+  std::vector<Candidate> band;
+  for (float width = 3 * row.temperature;; width *= 1.5f) {
+    const float least = std::max({best - width, floor, std::numeric_limits<float>::lowest()});
+    band = at_least(logits, least);
+    const bool all = weights.weight(least) == 0 || least <= floor;
+    if (all || sum_of(band, weights) >= row.top_p * weights.total()) break;
+  }
+  const size_t count = fewest_reaching(band, weights, row.top_p * weights.total());
+  return choose(std::span(band).first(count), weights, share);
+}
+
+int32_t choose_at_random(std::span<const float> logits, const SampleRow& row, float best,
+                         double share) {
+  const float floor = row.min_p > 0 ? best + row.temperature * std::log(row.min_p) : kNever;
+  if (row.top_k > 0 && static_cast<size_t>(row.top_k) < logits.size()) {
+    std::vector<Candidate> top = best_of(logits, static_cast<size_t>(row.top_k));
+    const RowWeights weights({}, best, row.temperature, floor);
+    if (row.top_p < 1.0f) {
+      top.resize(fewest_reaching(top, weights, row.top_p * sum_of(top, weights)));
+    }
+    return choose(top, weights, share);
+  }
+  const RowWeights weights(logits, best, row.temperature, floor);
+  if (row.top_p < 1.0f) return choose_top_p(logits, row, best, weights, floor, share);
+  return static_cast<int32_t>(weights.find(share));
+}
+
+/// Log-probabilities of one row's best entries, and what any entry's take.
+PositionLogprobs best_logprobs(std::span<const float> logits, double norm, int32_t k) {
+  PositionLogprobs result;
+  int32_t rank = 0;
+  for (const Candidate& c : best_of(logits, static_cast<size_t>(std::max(k, 0)))) {
+    result.top.push_back({c.id, static_cast<float>(c.logit - norm), ++rank});
+  }
+  return result;
+}
+
+TokenLogprob logprob_of(std::span<const float> logits, double norm, int32_t token) {
+  const float own = logits[static_cast<size_t>(token)];
+  return {token, static_cast<float>(own - norm),
+          1 + static_cast<int32_t>(count_above(logits, own))};
+}
+
+}  // namespace
+
+std::shared_ptr<const TokenRules> token_rules(TokenRules lists) {
+  sort_and_make_unique(lists.allowed_token_ids);
+  sort_and_make_unique(lists.bad_words);
+  sort_and_make_unique(lists.stop_token_ids);
+  return std::make_shared<const TokenRules>(std::move(lists));
+}
+
+uint64_t sequence_seed(uint64_t seed, int32_t index) {
+  return index == 0 ? seed : base::split_mix(seed ^ (static_cast<uint64_t>(index) << 32));
+}
+
+std::optional<PositionLogprobs> logprobs_of(std::span<const float> logits, int32_t token,
+                                            int32_t k) {
+  const std::optional<float> best = largest(logits);
+  if (!best) return std::nullopt;
+  const double norm = log_sum_exp(logits, *best);
+  PositionLogprobs result = best_logprobs(logits, norm, k);
+  result.token = logprob_of(logits, norm, token);
+  return result;
+}
+
+Sampled sample(std::span<float> logits, const SampleRow& row, const SamplingState* state) {
+  Sampled sampled;
+  if (row.target >= 0) {
+    sampled.token = row.target;
+    auto logprobs = logprobs_of(logits, row.target, row.logprobs);
+    sampled.broken = !logprobs;
+    if (logprobs) sampled.logprobs = std::move(*logprobs);
+    return sampled;
+  }
+  const std::optional<float> raw_best = largest(logits);
+  std::optional<float> best = raw_best;
+  const bool wants_logprobs = row.logprobs >= 0;
+  std::vector<float> raw;  // kept where the choice does not see the logits as they came
+  if (best && changes_logits(row, state)) {
+    MOESAIC_ASSERT(state != nullptr);
+    if (wants_logprobs) raw.assign(logits.begin(), logits.end());
+    apply_masks(logits, row, *state);
+    apply_penalties(logits, row, *state);
+    best = largest(logits);
+  }
+  sampled.broken = !best;
+  if (!best) return sampled;
+
+  if (row.temperature < kGreedyBelow) {
+    const auto at = std::find(logits.begin(), logits.end(), *best);
+    sampled.token = static_cast<int32_t>(at - logits.begin());
+  } else {
+    const double share = uniform(row.seed, static_cast<uint64_t>(row.position));
+    sampled.token = choose_at_random(logits, row, *best, share);
+  }
+  if (wants_logprobs) {
+    const std::span<const float> seen = raw.empty() ? std::span<const float>(logits) : raw;
+    const double norm = log_sum_exp(seen, *raw_best);
+    sampled.logprobs = best_logprobs(seen, norm, row.logprobs);
+    sampled.logprobs.token = logprob_of(seen, norm, sampled.token);
+  }
+  return sampled;
+}
+
+}  // namespace moesaic::backend

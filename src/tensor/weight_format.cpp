@@ -1,0 +1,64 @@
+#include "tensor/weight_format.h"
+
+#include <array>
+
+namespace moesaic::tensor {
+namespace {
+
+struct Row {
+  std::string_view name, label;
+  Scheme scheme;
+  DType base;
+  int64_t value_bits, group_n, group_k, scale_bits, zero_bits, granule;
+  bool experts_only, fp8_arithmetic;
+};
+
+constexpr WeightFormat format_of(const Row& row) {
+  WeightFormat format;
+  format.name = row.name;
+  format.label = row.label;
+  format.scheme = row.scheme;
+  format.base = row.base;
+  format.value_bits = row.value_bits;
+  format.group_n = row.group_n;
+  format.group_k = row.group_k;
+  format.scale_bits = row.scale_bits;
+  format.zero_bits = row.zero_bits;
+  format.granule = row.granule;
+  format.experts_only = row.experts_only;
+  format.fp8_arithmetic = row.fp8_arithmetic;
+  return format;
+}
+
+using enum Scheme;
+using enum DType;
+
+// fp8 blocks of 128 x 128 share a scale of 4 bytes; int8 has one of 2 bytes for each output; AWQ
+// and GPTQ groups of 128 have a scale of 16 bits and a zero point of 4; MXFP4 groups of 32 share an
+// exponent of 8 bits; NF4 blocks of 64 a scale of 8 with double quantisation.
+constexpr std::array kFormats = {
+    WeightFormat(kBF16),
+    WeightFormat(kF16),
+    WeightFormat(kF32),
+    // name, label, scheme, base, bits, group n, k, scale, zero bits, granule, experts only, fp8
+    format_of({"fp8", "fp8", kScaled, kF8E4M3, 8, 128, 128, 32, 0, 128, false, true}),
+    format_of({"int8", "int8", kAffine, kI8, 8, 1, 0, 16, 0, 64, false, false}),
+    format_of({"awq", "4-bit AWQ", kAffine, kI32, 4, 1, 128, 16, 4, 128, false, false}),
+    format_of({"gptq", "4-bit GPTQ", kAffine, kI32, 4, 1, 128, 16, 4, 128, false, false}),
+    format_of({"int4", "4-bit", kAffine, kI32, 4, 1, 128, 16, 4, 128, false, false}),
+    format_of({"mxfp4", "MXFP4 (experts)", kCoded, kU8, 4, 1, 32, 8, 0, 32, true, false}),
+    format_of({"bitsandbytes", "4-bit NF4", kCoded, kU8, 4, 1, 64, 8, 0, 64, false, false}),
+};
+
+}  // namespace
+
+std::span<const WeightFormat> weight_formats() { return kFormats; }
+
+const WeightFormat* find_weight_format(std::string_view name) {
+  for (const WeightFormat& format : kFormats) {
+    if (format.name == name) return &format;
+  }
+  return nullptr;
+}
+
+}  // namespace moesaic::tensor

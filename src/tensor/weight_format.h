@@ -1,0 +1,75 @@
+#pragma once
+
+// How the weights of a matrix are held: one table, read by checkpoints, backends and the planner.
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "tensor/dtype.h"
+#include "tensor/view.h"
+
+namespace moesaic::tensor {
+
+/// What a stored value means.
+enum class Scheme : uint8_t {
+  kPlain,   ///< itself
+  kScaled,  ///< itself, a small float, times its group's scale
+  kAffine,  ///< an integer less its group's zero point (or a fixed one), times its group's scale
+  kCoded,   ///< the entry of a code book, times its group's scale
+};
+
+/// Values of `value_bits` each, in groups of group_n outputs by group_k inputs that share a scale
+/// and, with zero_bits, a zero point; 0 stands for all outputs or inputs of the matrix.
+struct WeightFormat {
+  std::string_view name = "bf16";  ///< as --quantization takes it where it is not kPlain
+  std::string_view label;          ///< for people
+  Scheme scheme = Scheme::kPlain;
+  DType base = DType::kBF16;  ///< of a value; of integers that share bytes, what they are packed in
+  int64_t value_bits = 16;
+  int64_t group_n = 0;
+  int64_t group_k = 0;
+  int64_t scale_bits = 0;
+  int64_t zero_bits = 0;
+  int64_t granule = 64;         ///< an expert's width is cut over ranks at multiples of this
+  bool experts_only = false;    ///< attention and shared experts stay in 16 bits (gpt-oss)
+  bool fp8_arithmetic = false;  ///< activations are quantised too, where the device can
+
+  constexpr WeightFormat() = default;
+  /// The plain format of kF32, kBF16 or kF16; another type gives one that no backend supports.
+  // NOLINTNEXTLINE(google-explicit-constructor): a type of element is a format
+  constexpr WeightFormat(DType plain)
+      : name(plain == DType::kF32   ? "f32"
+             : plain == DType::kF16 ? "f16"
+                                    : "bf16"),
+        label(plain == DType::kF32 ? "32-bit" : "16-bit"),
+        base(plain),
+        value_bits(plain == DType::kF32 ? 32 : 16) {}
+
+  bool plain() const { return scheme == Scheme::kPlain; }
+  /// Bits of one weight, its share of scales and zero points included; groups as long as a row of
+  /// `inputs` where they are that.
+  double bits(int64_t inputs = 4096) const {
+    const int64_t n = group_n > 0 ? group_n : 1;
+    const int64_t k = group_k > 0 ? group_k : inputs;
+    return static_cast<double>(value_bits) +
+           static_cast<double>(scale_bits + zero_bits) / static_cast<double>(n * k);
+  }
+  double bytes_per_weight() const { return bits() / 8; }
+  bool operator==(const WeightFormat& other) const {
+    return name == other.name && base == other.base;
+  }
+};
+
+/// Every format there is a name for, plain 16 bits first.
+std::span<const WeightFormat> weight_formats();
+/// Null when there is none of that name.
+const WeightFormat* find_weight_format(std::string_view name);
+
+/// The tensors that hold one slice of a matrix. kPlain formats have `values` alone; `order` is the
+/// group of each input where inputs were reordered before grouping (GPTQ's g_idx).
+struct Part {
+  View values{}, scales{}, zeros{}, order{};
+};
+
+}  // namespace moesaic::tensor
