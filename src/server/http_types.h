@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "server/byte_budget.h"
+
 namespace moesaic::server {
 
 struct Header {
@@ -36,6 +38,7 @@ struct RequestHead {
 struct Request {
   RequestHead head;
   std::string body;
+  ByteShare held;  ///< for the body
 };
 
 struct Response {
@@ -43,12 +46,14 @@ struct Response {
   std::string content_type;  ///< "" = none
   std::vector<Header> headers;
   std::string body;
+  ByteShare held;  ///< for the body, until it is sent
 };
 
 /// The answer in JSON, compact as written.
 Response json_response(int status, std::string body);
 
-/// {"error":{"message","type","param","code"}} with `status` as its code; "" `param` is null.
+/// {"error":{"message","type","param","code"}} with `status` as its code; "" `param` is null. 503
+/// says when to try again.
 Response error_response(int status, std::string_view type, std::string_view message,
                         std::string_view param = {});
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <sstream>
 
 #include "server/testing.h"
 
@@ -16,20 +15,6 @@ json::object long_answer(int64_t tokens = 3000) {
 
 std::string long_request(int64_t tokens = 3000) {
   return post("/v1/completions", json::serialize(long_answer(tokens)));
-}
-
-/// The first series of `name` that has all of `labels`; -1 when there is none.
-double metric(const Rig& rig, const std::string& name,
-              const std::vector<std::string>& labels = {}) {
-  std::istringstream lines(ask(rig, get("/metrics")).body);
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.starts_with(name + "{") && !line.starts_with(name + " ")) continue;
-    const bool wanted = std::all_of(labels.begin(), labels.end(), [&](const std::string& label) {
-      return line.find(label) != std::string::npos;
-    });
-    if (wanted) return std::stod(line.substr(line.rfind(' ') + 1));
-  }
-  return -1;
 }
 
 TEST(Life, OneOfEightStreamsGoesAndItsBlocksComeBack) {
