@@ -56,7 +56,7 @@ constexpr MetricRow kRows[] = {
     {"moesaic:steps_total", kCounter, "", "", "Forward passes."},
     {"moesaic:seconds_since_progress", kGauge, "", "", "Seconds since the last step while there is work; 0 when idle."},
     {"moesaic:slow_readers_total", kCounter, "", "", "Streams cut off because their client did not read."},
-    {"moesaic:client_disconnects_total", kCounter, "", "", "Requests aborted because their client went away."},
+    {"moesaic:client_disconnects_total", kCounter, "", "", "Requests aborted because their client went away before the answer was whole."},
     {"moesaic:http_connections", kGauge, "", "", "Open HTTP connections."},
     {"moesaic:http_rejections_total", kCounter, "reason", "", "Requests refused by the HTTP side: header, body, json, timeout, auth, media, memory (--max-inflight-bytes)."},
 };

@@ -347,8 +347,7 @@ void Generation::conclude() {
   over_ = true;
   if (plan_.stream) {
     if (const auto exchange = exchange_.lock()) {
-      exchange->push(std::exchange(events_, {}) + format_->stream_end(usage()));
-      exchange->end_stream();
+      exchange->end_stream(std::exchange(events_, {}) + format_->stream_end(usage()));
     }
     return log_end();
   }
@@ -391,9 +390,7 @@ void Generation::fail(int status, std::string_view type, std::string_view messag
     return;
   }
   // No [DONE]: a client must not take a broken answer for a whole one.
-  exchange->push(events_ + sse_event(response.body));
-  events_.clear();
-  exchange->end_stream();
+  exchange->end_stream(std::exchange(events_, {}) + sse_event(response.body));
 }
 
 void Generation::abort() { stop_everything(); }

@@ -45,7 +45,7 @@ bool HttpExchange::hold(size_t bytes) {
   return unread_.try_resize(bytes <= kUncounted ? 0 : bytes);
 }
 
-bool HttpExchange::push(std::string bytes) {
+bool HttpExchange::append(const std::string& bytes, bool end) {
   bool overflow = false;
   {
     std::lock_guard lock(mutex_);
@@ -60,6 +60,7 @@ bool HttpExchange::push(std::string bytes) {
       hold(writing_);
     } else {
       bytes_ += bytes;
+      ended_ = end;
     }
   }
   if (overflow) gone(Gone::kSlowReader);
@@ -67,14 +68,9 @@ bool HttpExchange::push(std::string bytes) {
   return !overflow;
 }
 
-void HttpExchange::end_stream() {
-  {
-    std::lock_guard lock(mutex_);
-    if (gone_ || ended_) return;
-    ended_ = true;
-  }
-  wake();
-}
+bool HttpExchange::push(std::string bytes) { return append(bytes, false); }
+
+void HttpExchange::end_stream(std::string bytes) { append(bytes, true); }
 
 void HttpExchange::on_gone(std::function<void(Gone)> callback) {
   std::optional<Gone> already;
@@ -122,7 +118,8 @@ void HttpExchange::gone(Gone why) {
     std::lock_guard lock(mutex_);
     if (gone_) return;
     gone_ = why;
-    callback = std::move(callback_);
+    // With the whole answer handed over there is nothing left to stop.
+    if (!ended_) callback = std::move(callback_);
     callback_ = nullptr;
   }
   if (callback) callback(why);

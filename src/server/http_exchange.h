@@ -25,7 +25,7 @@ class HttpExchange : public Exchange, public std::enable_shared_from_this<HttpEx
   void reply(Response response) override;
   void begin_stream(Response head) override;
   bool push(std::string bytes) override;
-  void end_stream() override;
+  void end_stream(std::string bytes) override;
   void on_gone(std::function<void(Gone)> callback) override;
 
   /// What there is to write now. Taken on the strand.
@@ -50,6 +50,7 @@ class HttpExchange : public Exchange, public std::enable_shared_from_this<HttpEx
  private:
   void wake();
   bool hold(size_t bytes);
+  bool append(const std::string& bytes, bool end);
 
   mutable std::mutex mutex_;
   std::optional<Response> head_;

@@ -77,8 +77,11 @@ class Exchange {
   virtual void begin_stream(Response head) = 0;
   /// False once nobody reads any more.
   virtual bool push(std::string bytes) = 0;
-  virtual void end_stream() = 0;
-  /// `callback` runs once, on any thread, when the client goes; at once if it has gone already.
+  /// The last bytes, which may be none. They and the end are one, so that no client can read the
+  /// first and be gone before the second.
+  virtual void end_stream(std::string bytes) = 0;
+  /// `callback` runs once, on any thread, when the client goes before the whole answer has been
+  /// handed over; at once if it has gone already.
   virtual void on_gone(std::function<void(Gone)> callback) = 0;
 };
 
