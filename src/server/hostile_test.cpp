@@ -368,9 +368,47 @@ std::vector<Row> meaning_rows() {
   };
 }
 
+/// Constraints under the names that they have in other servers: never answered unconstrained.
+std::vector<Row> constraint_rows() {
+  const std::pair<const char*, const char*> constraints[] = {
+      {"grammar", R"("root ::= \"a\"")"},
+      {"grammar", R"({"type":"regex","value":"a"})"},
+      {"json_schema", "{}"},
+      {"json_schema", R"("{}")"},
+      {"regex", R"("a+")"},
+      {"ebnf", R"("root ::= \"a\"")"},
+      {"format", R"("json")"},
+      {"format", R"({"type":"object"})"},
+      {"structural_tag", R"("{}")"},
+      {"structural_tag", R"({"structures":[]})"},
+      {"functions", R"([{"name":"f"}])"},
+      {"function_call", R"({"name":"f"})"},
+      {"response_schema", "{}"},
+      {"guided_json", "{}"},
+      {"guided_choice", R"(["a","b"])"},
+      {"guided_whitespace_pattern", R"(" ")"},
+      {"structured_outputs", R"({"choice":["a"]})"},
+  };
+  std::vector<Row> rows;
+  for (const auto& [field, value] : constraints) {
+    const std::string member = "\"" + std::string(field) + "\":" + value;
+    const std::string number = std::to_string(rows.size());
+    rows.push_back(completion("constraint_" + number + "_" + field, member, field));
+    rows.push_back(chatting("constraint_chat_" + number + "_" + field, member, field));
+  }
+  rows.push_back(
+      chatting("constraint_nvext", R"("nvext":{"guided_regex":"a"})", "nvext.guided_regex"));
+  for (const char* none : {"null", "false", R"("")", R"("none")", "[]"}) {
+    rows.push_back(chatting("no_constraint_" + std::to_string(rows.size()),
+                            R"("grammar":)" + std::string(none) + R"(,"functions":)" + none, "",
+                            200));
+  }
+  return rows;
+}
+
 std::vector<Row> all_rows() {
   std::vector<Row> rows = http_rows();
-  for (auto* more : {json_rows, meaning_rows}) {
+  for (auto* more : {json_rows, meaning_rows, constraint_rows}) {
     for (Row& row : more()) rows.push_back(std::move(row));
   }
   return rows;
