@@ -275,6 +275,7 @@ json::object Api::parse_body(const std::string& body, const ByteShare& held) con
 }
 
 void Api::check_model(const std::string& name) const {
+  if (name.empty()) return;  // there is only one
   for (const std::string& known : model_.names) {
     if (known == name) return;
   }

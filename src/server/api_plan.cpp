@@ -148,13 +148,9 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
   check_prompt_size(size, limits_);
   const int64_t room = limits_.max_model_len - size;
   plan.echo_only = request.echo && request.max_tokens == 0;
-  if (request.max_tokens && *request.max_tokens > room) {
-    value_error("max_tokens",
-                fmt::format("the model's maximum context length is {} tokens; {} in the prompt and "
-                            "{} asked for are too many",
-                            limits_.max_model_len, size, *request.max_tokens));
-  }
-  int64_t most = request.max_tokens.value_or(plan.chat ? room : std::min<int64_t>(16, room));
+  // More than the context alone has been refused; what the prompt leaves of it is given, as in
+  // vLLM.
+  int64_t most = std::min(room, request.max_tokens.value_or(plan.chat ? room : 16));
   if (defaults_.max_new_tokens && *defaults_.max_new_tokens > 0) {
     most = std::min(most, *defaults_.max_new_tokens);
   }

@@ -405,9 +405,7 @@ CommonRequest parse_common(const json::object& body, const RequestLimits& limits
                            const SamplingDefaults& defaults) {
   const Fields fields(body);
   CommonRequest out;
-  const auto model = fields.name("model");
-  if (!model || model->empty()) schema_error("model", "is required");
-  out.model = *model;
+  out.model = fields.name("model").value_or("");
   refuse_later_features(body);
   parse_temperatures(fields, defaults, out.sampling);
   parse_token_rules(fields, limits, out);
