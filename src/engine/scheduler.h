@@ -41,11 +41,12 @@ class Scheduler {
   /// Takes a sequence out, wherever it is, and gives its blocks back.
   void remove(Sequence* sequence);
 
-  /// Decodes first, oldest first; then the prompt under way; then waiting sequences, as far as
-  /// token budget, sequence limit and blocks go. Groups take turns: next starts the one of which
-  /// the fewest sequences run. Where blocks run out, or a group has no sequence running and there
-  /// is no place left, the youngest sequence of the group that runs most gives up its own and will
-  /// be recomputed. The oldest of all never does, so it always goes on.
+  /// Decodes first, oldest first; then prompts under way, of which each leaves some rows to those
+  /// behind it; then waiting sequences, as far as token budget, sequence limit and blocks go.
+  /// Groups take turns: next starts the one of which the fewest sequences run. Where blocks run
+  /// out, or a group has no sequence running and there is no place left, the youngest sequence of
+  /// the group that runs most gives up its own and will be recomputed. The oldest of all never
+  /// does, so it always goes on.
   Plan plan() const;
 
   /// Carries a plan out: preempts, starts, allocates.
