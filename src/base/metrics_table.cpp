@@ -50,15 +50,15 @@ constexpr MetricRow kRows[] = {
 
     {"moesaic:expert_tokens_total", kCounter, "layer,expert", "", "Rows routed to an expert of a layer."},
     {"moesaic:expert_imbalance", kGauge, "layer", "", "Busiest expert's rows over the layer's mean, since start; 1 is even."},
-    {"moesaic:memory_planned_bytes", kGauge, "term", "", "Bytes the memory plan gives a term: weights, kv_cache, activations, runtime."},
-    {"moesaic:memory_actual_bytes", kGauge, "term", "", "Bytes now allocated under that term's tag; runtime is a reserve that no tag counts."},
+    {"moesaic:memory_planned_bytes", kGauge, "term", "", "Bytes the memory plan gives a term: weights, kv_cache, activations, requests, runtime."},
+    {"moesaic:memory_actual_bytes", kGauge, "term", "", "Bytes now held under that term; runtime is a reserve that nothing counts."},
     {"moesaic:kv_blocks", kGauge, "state", "", "KV blocks by state: free, cached, held."},
     {"moesaic:steps_total", kCounter, "", "", "Forward passes."},
     {"moesaic:seconds_since_progress", kGauge, "", "", "Seconds since the last step while there is work; 0 when idle."},
     {"moesaic:slow_readers_total", kCounter, "", "", "Streams cut off because their client did not read."},
-    {"moesaic:client_disconnects_total", kCounter, "", "", "Requests aborted because their client went away."},
+    {"moesaic:client_disconnects_total", kCounter, "", "", "Requests aborted because their client went away before the answer was whole."},
     {"moesaic:http_connections", kGauge, "", "", "Open HTTP connections."},
-    {"moesaic:http_rejections_total", kCounter, "reason", "", "Requests refused by the HTTP side: header, body, json, timeout, auth, media."},
+    {"moesaic:http_rejections_total", kCounter, "reason", "", "Requests refused by the HTTP side: header, body, json, timeout, auth, media, memory (--max-inflight-bytes)."},
     {"moesaic:log_lines_dropped_total", kCounter, "", "", "Lines missing in the log: nobody read it, or it could not be written."},
 };
 // clang-format on

@@ -106,7 +106,7 @@ constexpr SettingRow kRows[] = {
     {"max-num-batched-tokens", kInt, "2048", "1..1M", kScheduling, "--max-batch-prefill-tokens", "MAX_BATCH_PREFILL_TOKENS", kActive, "Tokens of one step; long prompts are cut into such chunks between decodes."},
     {"max-num-seqs", kInt, "256", "1..65536", kScheduling, "--max-batch-size", "MAX_BATCH_SIZE,HF_BATCH_SIZE", kActive, "Sequences that run at once."},
     {"scheduling-policy", kString, "fcfs", "fcfs|priority", kScheduling, "", "", kActive, "Order of waiting requests; priority reads the request's field of that name."},
-    {"max-num-queued-reqs", kInt, "1024", "0..", kScheduling, "", "", kActive, "Requests that may wait; more are answered 503 with Retry-After. 0 is no bound."},
+    {"max-num-queued-reqs", kInt, "0", "0..", kScheduling, "", "", kActive, "Requests that may wait; more are answered 503 with Retry-After. 0 is no bound but that of --max-inflight-bytes."},
     {"enable-chunked-prefill", kBool, "true", "", kScheduling, "", "", kNoop, "Prefill is always chunked."},
     {"async-scheduling", kBool, "true", "", kScheduling, "", "", kNoop, "There is no Python between two steps to hide."},
     {"stream-interval", kInt, "1", "1..1024", kScheduling, "", "", kNoop, "Every token is streamed as it comes."},

@@ -67,6 +67,7 @@ constexpr SettingRow kRows[] = {
     {"write-timeout", kFloat, "60", "0.05..3600", kLimits, "", "", kActive, "Seconds a client may leave its answer unread before it counts as gone."},
     {"max-connections", kInt, "16384", "1..1000000", kLimits, "", "", kActive, "Open connections; more wait in the listen queue."},
     {"max-stream-bytes", kInt, "1M", "1024..1G", kLimits, "", "", kActive, "Unread bytes of one stream; a reader slower than that is cut off and its request aborted."},
+    {"max-inflight-bytes", kInt, "0", "0..1T", kLimits, "", "", kActive, "What requests and answers in flight may hold together, one of them at most half; beyond it 503. 0 = a sixteenth of this instance's memory, from 64M to 4G."},
     {"max-json-depth", kInt, "64", "4..1024", kLimits, "", "", kActive, "Nesting of a JSON body; more is 400."},
     {"max-json-nodes", kInt, "250000", "100..100000000", kLimits, "", "", kActive, "Values in a JSON body outside token id lists; more is 400."},
     {"max-prompt-bytes", kInt, "8M", "1..1G", kLimits, "", "", kActive, "Text of one prompt, checked before it is tokenised."},

@@ -81,6 +81,7 @@ model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Sett
   inputs.max_model_len = model.max_model_len;
   inputs.device_bytes = base::memory_limit();
   inputs.utilization = settings.get_float("gpu-memory-utilization");
+  inputs.request_bytes = static_cast<uint64_t>(settings.get_int("max-inflight-bytes"));
   if (settings.is_set("kv-cache-memory-bytes")) {
     inputs.kv_bytes = static_cast<uint64_t>(settings.get_int("kv-cache-memory-bytes"));
   }

@@ -26,16 +26,17 @@ std::string kv_line(const model::MemoryPlan& plan) {
 
 }  // namespace
 
-std::array<MemoryTerm, 4> memory_terms(const model::MemoryPlan& plan) {
+std::array<MemoryTerm, 5> memory_terms(const model::MemoryPlan& plan) {
   using base::MemoryTag;
   return {{{"weights", plan.weights, MemoryTag::kWeights, true},
            {"kv_cache", plan.kv_cache, MemoryTag::kKvCache, true},
            {"activations", plan.activations, MemoryTag::kActivations, true},
+           {"requests", plan.requests, MemoryTag::kRuntime, false},
            {"runtime", plan.runtime, MemoryTag::kRuntime, false}}};
 }
 
-std::array<uint64_t, 4> allocated_terms(const model::MemoryPlan& plan) {
-  std::array<uint64_t, 4> allocated{};
+std::array<uint64_t, 5> allocated_terms(const model::MemoryPlan& plan) {
+  std::array<uint64_t, 5> allocated{};
   const auto terms = memory_terms(plan);
   for (size_t i = 0; i < terms.size(); ++i) allocated[i] = base::allocated_bytes(terms[i].tag);
   return allocated;
@@ -52,7 +53,7 @@ std::vector<std::string> memory_table(const model::MemoryPlan& plan) {
 }
 
 std::vector<std::string> memory_table(const model::MemoryPlan& plan,
-                                      const std::array<uint64_t, 4>& allocated) {
+                                      const std::array<uint64_t, 5>& allocated) {
   const auto row = [](std::string_view name, std::string_view planned, std::string_view actual,
                       std::string_view off) {
     return fmt::format("{:<12}{:>14}{:>14}{:>14}", name, planned, actual, off);

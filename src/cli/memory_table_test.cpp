@@ -10,7 +10,8 @@ model::MemoryPlan sample() {
   plan.weights = uint64_t{281} << 30;
   plan.kv_cache = uint64_t{512} << 20;
   plan.activations = uint64_t{100} << 20;
-  plan.runtime = uint64_t{256} << 20;
+  plan.requests = uint64_t{64} << 20;
+  plan.runtime = uint64_t{192} << 20;
   plan.kv_blocks = 4096;
   plan.kv_tokens = 65536;
   return plan;
@@ -18,22 +19,24 @@ model::MemoryPlan sample() {
 
 TEST(MemoryTable, ShowsEveryTermAndFits) {
   const auto lines = memory_table(sample());
-  ASSERT_EQ(lines.size(), 7u);
+  ASSERT_EQ(lines.size(), 8u);
   EXPECT_EQ(lines[1], "weights         281.00 GiB");
   EXPECT_EQ(lines[2], "kv_cache        512.00 MiB");
-  EXPECT_EQ(lines[5], "total           281.85 GiB");
+  EXPECT_EQ(lines[4], "requests         64.00 MiB");
+  EXPECT_EQ(lines[6], "total           281.85 GiB");
   for (const std::string& line : lines) EXPECT_LE(line.size(), 60u) << line;
 }
 
 TEST(MemoryTable, ShowsWhatDiffers) {
   const model::MemoryPlan plan = sample();
   const auto lines =
-      memory_table(plan, {plan.weights, plan.kv_cache, plan.activations * 103 / 100, 7});
-  ASSERT_EQ(lines.size(), 6u);
+      memory_table(plan, {plan.weights, plan.kv_cache, plan.activations * 103 / 100, 7, 7});
+  ASSERT_EQ(lines.size(), 7u);
   EXPECT_TRUE(lines[1].ends_with(" none")) << lines[1];
   EXPECT_TRUE(lines[3].ends_with(" +3.00%")) << lines[3];
   EXPECT_TRUE(lines[4].ends_with("-     a reserve")) << lines[4];
-  EXPECT_TRUE(lines[5].starts_with("compared ")) << lines[5];
+  EXPECT_TRUE(lines[5].ends_with("-     a reserve")) << lines[5];
+  EXPECT_TRUE(lines[6].starts_with("compared ")) << lines[6];
   for (const std::string& line : lines) EXPECT_LE(line.size(), 60u) << line;
 }
 

@@ -75,6 +75,8 @@ int run_serve(const Invocation& invocation) {
   }
   const auto model = load_model(path, settings, {});
 
+  settings.set("max-inflight-bytes", std::to_string(model->memory.requests), "memory plan");
+
   server::ServedModel served;
   served.names = settings.get_list("served-model-name");
   if (served.names.empty()) served.names.push_back(path.string());

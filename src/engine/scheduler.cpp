@@ -153,15 +153,18 @@ class Scheduler::Draft {
         running_(scheduler.running_) {}
 
   Plan make() {
-    const std::vector<Sequence*> order = running_;
-    for (Sequence* sequence : order) {
-      if (scheduler_.rows_left(*sequence) == 1) grow(sequence, true);
+    std::vector<Sequence*> decodes, prompts;
+    for (Sequence* sequence : running_) {
+      const int64_t rows = scheduler_.rows_left(*sequence);
+      if (rows > 0) (rows == 1 ? decodes : prompts).push_back(sequence);
     }
-    for (Sequence* sequence : order) {
-      if (scheduler_.rows_left(*sequence) > 1) grow(sequence, false);
+    for (Sequence* sequence : decodes) grow(sequence, true, 1);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      grow(prompts[i], false, rows_for_prompt(i + 1 < prompts.size() || newcomer_waits()));
     }
     if (plan_.preempted.empty()) start_waiting();
     if (!plan_.preempted.empty() && scheduler_.flights_ > 0) return {};
+    use_up_rows();
     return std::move(plan_);
   }
 
@@ -192,11 +195,22 @@ class Scheduler::Draft {
     return found;
   }
 
-  /// Gives a running sequence its rows, preempting others for blocks if it must.
-  void grow(Sequence* sequence, bool decode) {
+  /// A prompt leaves a quarter of the rows to those behind it, so that a short one does not wait
+  /// for a long one's end.
+  int64_t rows_for_prompt(bool others) const { return others ? budget_ - budget_ / 4 : budget_; }
+
+  /// Whether a group that runs nothing could start something if there were rows.
+  bool newcomer_waits() const {
+    if (full() || scheduler_.turns_.empty()) return false;
+    const Turn& turn = *scheduler_.turns_.begin();
+    return turn.running == 0 && first_ready(*turn.group, nullptr) != nullptr;
+  }
+
+  /// Gives a running sequence at most `most` rows, preempting others for blocks if it must.
+  void grow(Sequence* sequence, bool decode, int64_t most) {
     if (budget_ == 0) return;
     if (!plan_.preempted.empty() && !is_running(sequence)) return;
-    const int64_t rows = std::min(scheduler_.rows_left(*sequence), budget_);
+    const int64_t rows = std::min(scheduler_.rows_left(*sequence), most);
     const int64_t needed = scheduler_.blocks_for(sequence->scheduled + rows) -
                            static_cast<int64_t>(sequence->blocks.size());
     while (available_ < needed) {
@@ -265,7 +279,8 @@ class Scheduler::Draft {
         if (turn.running == 0 && !started) make_place(*turn.group);
         return;
       }
-      if (budget_ == 0 || !start(sequence)) return;
+      const bool others = next != end && next->running == 0;
+      if (budget_ == 0 || !start(sequence, rows_for_prompt(others))) return;
       started = true;
       again[{turn.group, turn.running + 1}] = sequence;
     }
@@ -295,7 +310,27 @@ class Scheduler::Draft {
     if (other != nullptr && running(*other->request->group) > 1) preempt(other);
   }
 
-  bool start(Sequence* sequence) {
+  /// Rows left over for others who could not use them go to the first prompt that can.
+  void use_up_rows() {
+    const int64_t size = scheduler_.pool_.block_size();
+    for (Chunk& chunk : plan_.chunks) {
+      const Sequence& sequence = *chunk.sequence;
+      const auto reused = static_cast<int64_t>(chunk.reused.size());
+      const int64_t begin = sequence.running ? sequence.scheduled : reused * size;
+      const int64_t end = begin + chunk.rows;
+      const int64_t left = scheduler_.rows_left(sequence) - (sequence.running ? 0 : begin);
+      const int64_t rows = std::min(left - chunk.rows, budget_);
+      const int64_t held = static_cast<int64_t>(sequence.blocks.size()) + reused + chunk.new_blocks;
+      const int64_t blocks = scheduler_.blocks_for(end + rows) - held;
+      if (rows == 0 || blocks > available_) continue;
+      chunk.rows += rows;
+      chunk.new_blocks += blocks;
+      available_ -= blocks;
+      budget_ -= rows;
+    }
+  }
+
+  bool start(Sequence* sequence, int64_t most_rows) {
     Chunk chunk{sequence, 0, 0, scheduler_.find_reusable(*sequence), false};
     const auto reused = static_cast<int64_t>(chunk.reused.size());
     int64_t revived = 0;
@@ -307,7 +342,7 @@ class Scheduler::Draft {
     // would only push others out.
     const int64_t whole = scheduler_.blocks_for(sequence->size() + 1) - reused;
     if (!running_.empty() && available_ - revived - promised() < whole) return false;
-    chunk.rows = std::min(sequence->size() - cached, budget_);
+    chunk.rows = std::min(sequence->size() - cached, most_rows);
     chunk.new_blocks = scheduler_.blocks_for(cached + chunk.rows) - reused;
     if (available_ - revived < chunk.new_blocks) return false;
     for (BlockId block : chunk.reused) {

@@ -42,13 +42,13 @@ class Scheduler {
   /// flight has rows of it any more.
   void remove(Sequence* sequence);
 
-  /// Decodes first, oldest first; then the prompt under way; then waiting sequences, as far as
-  /// token budget, sequence limit and blocks go. Groups take turns: next starts the one of which
-  /// the fewest sequences run. Where blocks run out, or a group has no sequence running and there
-  /// is no place left, the youngest sequence of the group that runs most gives up its own and will
-  /// be recomputed. The oldest of all never does, so it always goes on. With steps in flight nobody
-  /// gives up anything: where that would be needed the plan is empty, and is to be made again when
-  /// they have landed.
+  /// Decodes first, oldest first; then prompts under way, of which each leaves some rows to those
+  /// behind it; then waiting sequences, as far as token budget, sequence limit and blocks go.
+  /// Groups take turns: next starts the one of which the fewest sequences run. Where blocks run
+  /// out, or a group has no sequence running and there is no place left, the youngest sequence of
+  /// the group that runs most gives up its own and will be recomputed. The oldest of all never
+  /// does, so it always goes on. With steps in flight nobody gives up anything: where that would be
+  /// needed the plan is empty, and is to be made again when they have landed.
   Plan plan() const;
 
   /// Carries a plan out: preempts, starts, allocates. Its step is in flight from then on.

@@ -155,6 +155,39 @@ TEST_F(SchedulerTest, ALongPromptIsCutIntoChunksBetweenDecodes) {
   }
 }
 
+TEST_F(SchedulerTest, AShortPromptWaitsForNoLongOne) {
+  options_.max_rows = 64;
+  start(1000);
+  add(prompt(1000));
+  EXPECT_EQ(rows(step()), Rows{64}) << "alone it has everything";
+  add(prompt(3, 2000));
+  EXPECT_EQ(rows(step()), (Rows{61, 3})) << "what the short one does not need goes back";
+  EXPECT_EQ(rows(step()), (Rows{1, 63}));
+  add(prompt(500, 3000));
+  add(prompt(2, 4000));
+  EXPECT_EQ(rows(step()), (Rows{1, 49, 12, 2})) << "each leaves a quarter of what is left";
+  EXPECT_EQ(rows(step()), (Rows{1, 1, 47, 15}));
+}
+
+TEST_F(SchedulerTest, RowsThatNobodyElseCanUseGoToThePrompt) {
+  options_.max_rows = 64;
+  start(40);
+  add(prompt(150));
+  step();
+  add(prompt(100, 500));  // has no blocks until the first has ended
+  EXPECT_EQ(rows(step()), Rows{64});
+  EXPECT_EQ(rows(step()), Rows{22});
+}
+
+TEST_F(SchedulerTest, PromptsOfOneGroupComeOneAfterTheOther) {
+  options_.max_rows = 64;
+  start(1000);
+  add(prompt(100), 1, 0, 77);
+  add(prompt(100, 500), 1, 0, 77);
+  EXPECT_EQ(rows(step()), Rows{64});
+  EXPECT_EQ(rows(step()), (Rows{36, 28}));
+}
+
 TEST_F(SchedulerTest, PlanningChangesNothing) {
   options_.max_rows = 16;
   start(8);

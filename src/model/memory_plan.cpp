@@ -12,7 +12,9 @@ namespace moesaic::model {
 
 namespace {
 
-constexpr uint64_t kRuntimeBase = uint64_t{256} << 20;
+constexpr uint64_t kRuntimeBase = uint64_t{192} << 20;
+constexpr uint64_t kLeastRequestBytes = uint64_t{64} << 20;
+constexpr uint64_t kMostRequestBytes = uint64_t{4} << 30;
 /// Token lists, sampler state and connection buffers of one running sequence.
 constexpr uint64_t kRuntimePerSequence = uint64_t{64} << 10;
 
@@ -24,9 +26,9 @@ int64_t blocks_for(int64_t tokens, int64_t block_size) {
 
 std::string terms(const MemoryPlan& plan, uint64_t budget) {
   return fmt::format(
-      "weights {:.2f} GiB, activations {:.2f} GiB, runtime {:.2f} GiB, of {:.2f} GiB this instance "
-      "may use",
-      gib(plan.weights), gib(plan.activations), gib(plan.runtime), gib(budget));
+      "weights {:.2f} GiB, activations {:.2f} GiB, requests {:.2f} GiB, runtime {:.2f} GiB, of "
+      "{:.2f} GiB this instance may use",
+      gib(plan.weights), gib(plan.activations), gib(plan.requests), gib(plan.runtime), gib(budget));
 }
 
 [[noreturn]] void fail_weights(const MemoryPlan& plan, uint64_t budget,
@@ -87,6 +89,9 @@ MemoryPlan plan_memory(const ModelSpec& spec, std::span<const DeviceRank> ranks,
   plan.runtime = kRuntimeBase + kRuntimePerSequence * static_cast<uint64_t>(inputs.max_sequences);
   const auto budget =
       static_cast<uint64_t>(static_cast<double>(inputs.device_bytes) * inputs.utilization);
+  plan.requests = inputs.request_bytes > 0
+                      ? inputs.request_bytes
+                      : std::clamp(budget / 16, kLeastRequestBytes, kMostRequestBytes);
   const uint64_t fixed = plan.total();
   if (fixed >= budget) fail_weights(plan, budget, inputs);
 

@@ -17,8 +17,9 @@ struct MemoryPlan {
   uint64_t weights = 0;
   uint64_t kv_cache = 0;
   uint64_t activations = 0;  ///< of one step, logits and backend scratch included
-  uint64_t runtime = 0;      ///< text, HTTP, sampler, allocator slack
-  uint64_t total() const { return weights + kv_cache + activations + runtime; }
+  uint64_t requests = 0;     ///< requests and answers in flight (--max-inflight-bytes)
+  uint64_t runtime = 0;      ///< tokenizer, connections, sampler, allocator slack
+  uint64_t total() const { return weights + kv_cache + activations + requests + runtime; }
   int64_t kv_blocks = 0;
   int64_t kv_tokens = 0;
 };
@@ -30,10 +31,11 @@ struct MemoryPlanInputs {
   int64_t max_rows = 2048;      ///< --max-num-batched-tokens
   int64_t max_sequences = 256;  ///< --max-num-seqs
   int64_t max_model_len = 0;
-  uint64_t device_bytes = 0;  ///< memory of the device (host memory limit on CPU)
-  double utilization = 0.9;   ///< share of it this instance may use
-  uint64_t kv_bytes = 0;      ///< fixed KV size; 0 = what is left, at most what can be used
-  int64_t kv_blocks = 0;      ///< fixed block count; wins over kv_bytes
+  uint64_t device_bytes = 0;   ///< memory of the device (host memory limit on CPU)
+  double utilization = 0.9;    ///< share of it this instance may use
+  uint64_t request_bytes = 0;  ///< fixed MemoryPlan::requests; 0 = a sixteenth, within bounds
+  uint64_t kv_bytes = 0;       ///< fixed KV size; 0 = what is left, at most what can be used
+  int64_t kv_blocks = 0;       ///< fixed block count; wins over kv_bytes
 };
 
 /// A rank whose memory is the device's that is planned.

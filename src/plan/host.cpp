@@ -64,7 +64,7 @@ Candidate plan_host(const Setting& setting) {
     const model::MemoryPlan plan = plan_memory(spec, *host.backend, wanted);
     terms.kv_cache = plan.kv_cache;
     terms.activations = plan.activations;
-    terms.runtime = plan.runtime;
+    terms.runtime = plan.requests + plan.runtime;
     terms.margin = host.memory_bytes - plan.total();
     candidate.kv_tokens = plan.kv_tokens;
     candidate.max_model_len = std::min(plan.kv_tokens, spec.max_position);

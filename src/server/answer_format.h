@@ -13,14 +13,15 @@ namespace moesaic::server {
 class AnswerFormat {
  public:
   virtual ~AnswerFormat() = default;
-  /// Events of one delta; may be empty. `last` marks the last event of the last choice.
+  /// Events of one delta; may be empty. `last` marks the last event of the last choice. `held`
+  /// counts what is written, and may throw RequestError.
   virtual std::string events(ChoiceState& choice, const ChoiceDelta& delta,
-                             const PromptState& prompt, bool last) = 0;
+                             const PromptState& prompt, bool last, ByteShare& held) = 0;
   /// What follows all choices, with `[DONE]`.
   virtual std::string stream_end(const Usage& usage) = 0;
-  /// The whole answer.
+  /// The whole answer. Choices lose their text, tokens and logprobs to it. `held` as in events().
   virtual std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
-                            const Usage& usage) = 0;
+                            const Usage& usage, ByteShare& held) = 0;
 };
 
 /// `plan` outlives the format.

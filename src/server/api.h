@@ -27,7 +27,7 @@ namespace moesaic::server {
 class Api {
  public:
   Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engine::Engine> engine,
-      std::shared_ptr<base::Metrics> metrics);
+      std::shared_ptr<base::Metrics> metrics, std::shared_ptr<ByteBudget> budget);
   ~Api();
 
   /// Endpoints that generate or read text: their work happens on the text threads.
@@ -58,20 +58,21 @@ class Api {
 
  private:
   struct Intake;
-  using Handler = std::function<Response(const boost::json::object&)>;
+  /// From a body to an answer; what both hold is counted in the share.
+  using Handler = std::function<Response(const boost::json::object&, ByteShare&)>;
 
   void generate(Request request, const std::shared_ptr<Exchange>& exchange, bool chat);
   void intake(Intake& intake, const std::weak_ptr<Exchange>& exchange);
   void answer_later(Request request, const std::shared_ptr<Exchange>& exchange, Handler handler);
   Response guarded(const std::function<Response()>& body) const;
-  boost::json::object parse_body(const std::string& body) const;
+  boost::json::object parse_body(const std::string& body, const ByteShare& held) const;
   void check_model(const std::string& name) const;
   std::shared_ptr<void> count(std::atomic<int64_t>& counter);
 
-  GenerationPlan plan_completion(const CompletionRequest& request,
+  GenerationPlan plan_completion(CompletionRequest& request, ByteShare held,
                                  const std::atomic<bool>* cancel) const;
-  GenerationPlan plan_chat(ChatRequest& request) const;
-  GenerationPlan plan_common(const CommonRequest& request, bool chat) const;
+  GenerationPlan plan_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const;
+  GenerationPlan plan_common(const CommonRequest& request, ByteShare held, bool chat) const;
   void finish_prompt(const CommonRequest& request, GenerationPlan& plan,
                      GenerationPlan::Prompt prompt, const char* field) const;
   std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& words) const;
@@ -81,13 +82,16 @@ class Api {
   /// Refuses text that cannot fit the context whatever its tokens are, before they are computed.
   void check_text_size(size_t bytes, const CommonRequest& request) const;
   void post_intake(size_t body_bytes, std::function<void()> task);
-  Response tokenize_now(const boost::json::object& body) const;
-  Response detokenize_now(const boost::json::object& body) const;
+  Response tokenize_now(const boost::json::object& body, ByteShare& held) const;
+  Response detokenize_now(const boost::json::object& body, ByteShare& held) const;
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special,
+                     const ByteShare& held) const;
   void log_stats(const engine::EngineStats& stats, ExpertLoad::TimePoint now);
 
   ServedModel model_;
   std::shared_ptr<engine::Engine> engine_;
   std::shared_ptr<base::Metrics> metrics_;
+  std::shared_ptr<ByteBudget> budget_;
   RequestLimits limits_;
   SamplingDefaults defaults_;
   JsonLimits json_limits_;
@@ -104,6 +108,7 @@ class Api {
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> waiting_{0};
   std::atomic<int64_t> active_{0};
+  size_t longest_token_ = 1;     ///< bytes
   int64_t most_text_bytes_ = 0;  ///< that max_model_len tokens can stand for; 0 = unknown
   TextPool intake_pool_;         ///< JSON, templates, tokenising
   TextPool large_pool_;   ///< the same for large bodies, so that small ones never wait for them

@@ -17,6 +17,13 @@ namespace json = boost::json;
 
 namespace {
 
+/// Memory that a byte of text can take while it is rendered and tokenised: the tokenizers crate
+/// keeps each word apart, and the place of each of its bytes (measured: 100 for English, 320 where
+/// each character is a word, such as digits).
+constexpr size_t kTextWork = 336;
+/// Of rendering alone: copies of the messages on their way through the template.
+constexpr size_t kRenderWork = 16;
+
 /// A request id becomes part of ids and logs; only these characters are taken over.
 bool usable_id(const std::string& id) {
   return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
@@ -81,8 +88,9 @@ void Api::check_text_size(size_t bytes, const CommonRequest& request) const {
                           context_length_is(limits_), most_text_bytes_, bytes));
 }
 
-GenerationPlan Api::plan_common(const CommonRequest& request, bool chat) const {
+GenerationPlan Api::plan_common(const CommonRequest& request, ByteShare held, bool chat) const {
   GenerationPlan plan;
+  plan.held = std::move(held);
   plan.chat = chat;
   plan.identity.id = (chat ? "chatcmpl-" : "cmpl-") +
                      (usable_id(request.request_id) ? request.request_id : random_hex());
@@ -140,13 +148,9 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
   check_prompt_size(size, limits_);
   const int64_t room = limits_.max_model_len - size;
   plan.echo_only = request.echo && request.max_tokens == 0;
-  if (request.max_tokens && *request.max_tokens > room) {
-    value_error("max_tokens",
-                fmt::format("the model's maximum context length is {} tokens; {} in the prompt and "
-                            "{} asked for are too many",
-                            limits_.max_model_len, size, *request.max_tokens));
-  }
-  int64_t most = request.max_tokens.value_or(plan.chat ? room : std::min<int64_t>(16, room));
+  // More than the context alone has been refused; what the prompt leaves of it is given, as in
+  // vLLM.
+  int64_t most = std::min(room, request.max_tokens.value_or(plan.chat ? room : 16));
   if (defaults_.max_new_tokens && *defaults_.max_new_tokens > 0) {
     most = std::min(most, *defaults_.max_new_tokens);
   }
@@ -155,29 +159,38 @@ void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
     value_error("min_tokens", fmt::format("min_tokens is {}, more than the {} tokens at most",
                                           plan.sampling.min_tokens, prompt.max_tokens));
   }
+  // The ids are here, with the engine, and once more there when they are made distinct.
+  plan.held.grow(prompt.ids.size() * 3 * sizeof(int32_t) + prompt.text.size());
   plan.prompts.push_back(std::move(prompt));
 }
 
-GenerationPlan Api::plan_completion(const CompletionRequest& request,
+std::string Api::decode(const std::vector<int32_t>& ids, bool skip_special,
+                        const ByteShare& held) const {
+  const ByteShare work = held.another(ids.size() * (sizeof(int32_t) + 2 * longest_token_));
+  return model_.tokenizer->decode(ids, skip_special);
+}
+
+GenerationPlan Api::plan_completion(CompletionRequest& request, ByteShare held,
                                     const std::atomic<bool>* cancel) const {
-  GenerationPlan plan = plan_common(request, false);
+  GenerationPlan plan = plan_common(request, std::move(held), false);
   if (request.echo && request.sampling.logprobs >= 0) {
     if (request.stream && request.sampling.n > 1) {
       not_yet("echo", "streaming an echo with logprobs for n above 1");
     }
     plan.sampling.prompt_logprobs = std::max(plan.sampling.prompt_logprobs, plan.sampling.logprobs);
   }
-  for (const CompletionRequest::Prompt& source : request.prompts) {
+  for (CompletionRequest::Prompt& source : request.prompts) {
     GenerationPlan::Prompt prompt;
-    if (const auto* text = std::get_if<std::string>(&source)) {
+    if (auto* text = std::get_if<std::string>(&source)) {
       check_text_size(text->size(), request);
+      const ByteShare work = plan.held.another(text->size() * kTextWork);
       prompt.ids = tokenizer("prompt").encode(*text, request.add_special_tokens,
                                               text::Tokenizer::Specials::kParse, cancel);
-      prompt.text = *text;
+      prompt.text = std::move(*text);
     } else {
-      prompt.ids = std::get<std::vector<int32_t>>(source);
+      prompt.ids = std::move(std::get<std::vector<int32_t>>(source));
       if (request.echo && model_.tokenizer) {
-        prompt.text = model_.tokenizer->decode(prompt.ids, request.skip_special);
+        prompt.text = decode(prompt.ids, request.skip_special, plan.held);
       }
     }
     finish_prompt(request, plan, std::move(prompt), "prompt");
@@ -213,15 +226,17 @@ std::string Api::render(ChatInput& chat) const {
   return rendered;
 }
 
-GenerationPlan Api::plan_chat(ChatRequest& request) const {
-  GenerationPlan plan = plan_common(request, true);
+GenerationPlan Api::plan_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const {
+  GenerationPlan plan = plan_common(request, std::move(held), true);
   const int64_t bytes = text_bytes(request.chat.messages);
   if (bytes > limits_.max_prompt_bytes) {
     value_error("messages", fmt::format("the messages have {} bytes; --max-prompt-bytes is {}",
                                         bytes, limits_.max_prompt_bytes));
   }
+  ByteShare work = plan.held.another(body_bytes * kRenderWork);
   const std::string rendered = render(request.chat);
   check_text_size(rendered.size(), request);
+  work.resize(rendered.size() * kTextWork);
   GenerationPlan::Prompt prompt;
   prompt.ids = model_.tokenizer->encode_chat(rendered, request.add_special_tokens);
   prompt.text = text::ChatTemplate::without_guards(rendered);
@@ -237,14 +252,17 @@ GenerationPlan Api::plan_chat(ChatRequest& request) const {
   return plan;
 }
 
-Response Api::tokenize_now(const json::object& body) const {
+Response Api::tokenize_now(const json::object& body, ByteShare& held) const {
   const Fields fields(body);
+  ByteShare work = held.another();
   if (const auto model = fields.name("model")) check_model(*model);
   const bool strings = fields.boolean("return_token_strs").value_or(false);
   std::vector<int32_t> ids;
   if (fields.has("messages")) {
     ChatInput chat = parse_chat_input(body, content_format_);
+    work.resize(held.bytes() * kRenderWork);
     const std::string rendered = render(chat);
+    work.resize(rendered.size() * kTextWork);
     ids = model_.tokenizer->encode_chat(rendered,
                                         fields.boolean("add_special_tokens").value_or(false));
   } else {
@@ -254,10 +272,12 @@ Response Api::tokenize_now(const json::object& body) const {
       value_error("prompt", fmt::format("the prompt has {} bytes; --max-prompt-bytes is {}",
                                         prompt->size(), limits_.max_prompt_bytes));
     }
+    work.resize(prompt->size() * kTextWork);
     ids = tokenizer("prompt").encode(*prompt, fields.boolean("add_special_tokens").value_or(true),
                                      text::Tokenizer::Specials::kParse);
   }
-  JsonWriter json;
+  work.resize(ids.size() * sizeof(int32_t));
+  JsonWriter json(&held);
   json.begin_object().member("count", static_cast<int64_t>(ids.size()));
   json.member("max_model_len", model_.max_model_len).key("tokens").integers(ids);
   json.key("token_strs");
@@ -269,10 +289,12 @@ Response Api::tokenize_now(const json::object& body) const {
     json.null();
   }
   json.end_object();
-  return json_response(200, json.take());
+  Response response = json_response(200, json.take());
+  response.held = std::move(held);
+  return response;
 }
 
-Response Api::detokenize_now(const json::object& body) const {
+Response Api::detokenize_now(const json::object& body, ByteShare& held) const {
   const Fields fields(body);
   if (const auto model = fields.name("model")) check_model(*model);
   // Not only what the model knows: /tokenize gives what the tokenizer knows, and this undoes it.
@@ -280,9 +302,15 @@ Response Api::detokenize_now(const json::object& body) const {
       std::max(limits_.vocab_size, model_.tokenizer ? model_.tokenizer->vocab_size() : 0);
   const auto ids = fields.token_ids("tokens", known);
   if (!ids) schema_error("tokens", "is required");
-  JsonWriter json;
-  json.begin_object().member("prompt", tokenizer("tokens").decode(*ids, false)).end_object();
-  return json_response(200, json.take());
+  tokenizer("tokens");
+  const std::string text = decode(*ids, false, held);
+  const ByteShare work = held.another(text.size());
+  JsonWriter json(&held);
+  json.begin_object().member("prompt", text).end_object();
+  Response response = json_response(200, json.take());
+  response.held = std::move(held);
+  response.held.resize(response.body.size());
+  return response;
 }
 
 }  // namespace moesaic::server

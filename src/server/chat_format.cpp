@@ -11,12 +11,12 @@ class ChatFormat : public AnswerFormat {
       : plan_(plan), names_(tokenizer, plan.tokens_as_ids) {}
 
   std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
-                     bool last) override;
+                     bool last, ByteShare& held) override;
   std::string stream_end(const Usage& usage) override {
     return write_stream_end(plan_, "chat.completion.chunk", usage);
   }
   std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
-                    const Usage& usage) override;
+                    const Usage& usage, ByteShare& held) override;
 
  private:
   ToolCallParser::Pieces split(ChoiceState& choice, const std::string& text, bool end) const;
@@ -157,7 +157,7 @@ std::string ChatFormat::last_event(const ChoiceState& choice, std::string_view c
 }
 
 std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
-                               const PromptState& prompt, bool last) {
+                               const PromptState& prompt, bool last, ByteShare& held) {
   std::string out;
   if (!choice.started) {
     choice.started = true;
@@ -212,12 +212,15 @@ void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
 }
 
 std::string ChatFormat::whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
-                              const Usage& usage) {
-  JsonWriter json;
+                              const Usage& usage, ByteShare& held) {
+  JsonWriter json(&held);
   json.begin_object();
   write_identity(json, plan_.identity, "chat.completion");
   json.key("choices").begin_array();
-  for (ChoiceState& choice : choices) write_choice(json, choice);
+  for (ChoiceState& choice : choices) {
+    write_choice(json, choice);
+    choice.drop_content();
+  }
   json.end_array();
   write_tail(json, usage);
   json.key("prompt_logprobs");

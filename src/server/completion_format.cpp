@@ -9,24 +9,26 @@ class CompletionFormat : public AnswerFormat {
       : plan_(plan), names_(tokenizer, plan.tokens_as_ids) {}
 
   std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
-                     bool last) override;
+                     bool last, ByteShare& held) override;
   std::string stream_end(const Usage& usage) override {
     return write_stream_end(plan_, "text_completion", usage);
   }
   std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
-                    const Usage& usage) override;
+                    const Usage& usage, ByteShare& held) override;
 
  private:
-  void write_logprobs(JsonWriter& json, const GenerationPlan::Prompt& prompt,
+  void write_logprobs(JsonWriter& json, ByteShare& held, const GenerationPlan::Prompt& prompt,
                       const PromptState& state, bool echo,
                       std::span<const engine::PositionLogprobs> positions, int64_t offset);
-  void write_choice(JsonWriter& json, const ChoiceState& choice, const PromptState& state);
+  void write_choice(JsonWriter& json, ByteShare& held, const ChoiceState& choice,
+                    const PromptState& state);
 
   const GenerationPlan& plan_;
   TokenNames names_;
 };
 
-void CompletionFormat::write_logprobs(JsonWriter& json, const GenerationPlan::Prompt& prompt,
+void CompletionFormat::write_logprobs(JsonWriter& json, ByteShare& held,
+                                      const GenerationPlan::Prompt& prompt,
                                       const PromptState& state, bool echo,
                                       std::span<const engine::PositionLogprobs> positions,
                                       int64_t offset) {
@@ -35,29 +37,28 @@ void CompletionFormat::write_logprobs(JsonWriter& json, const GenerationPlan::Pr
     json.null();
     return;
   }
-  std::vector<engine::PositionLogprobs> all;
-  std::optional<int32_t> first;
+  CompletionLogprobs lists(names_, held, offset);
   if (echo) {
-    first = prompt.ids.front();
-    all = state.logprobs;
+    lists.add_unknown(prompt.ids.front());
+    lists.add(state.logprobs);
   }
-  all.insert(all.end(), positions.begin(), positions.end());
-  write_completion_logprobs(json, names_, all, first, offset);
+  lists.add(positions);
+  lists.write(json);
 }
 
 std::string CompletionFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
-                                     const PromptState& state, bool last) {
+                                     const PromptState& state, bool last, ByteShare& held) {
   const GenerationPlan::Prompt& prompt = plan_.prompts[static_cast<size_t>(choice.prompt)];
   const bool first = !choice.started;
   const bool echo = first && plan_.echo;
   choice.started = true;
   const std::string text = echo ? prompt.text + delta.text : delta.text;
-  JsonWriter json;
+  JsonWriter json(&held);
   json.begin_object();
   write_identity(json, plan_.identity, "text_completion");
   json.key("choices").begin_array().begin_object();
   json.member("index", int64_t{choice.index}).member("text", text);
-  write_logprobs(json, prompt, state, echo, delta.logprobs, choice.shown_characters);
+  write_logprobs(json, held, prompt, state, echo, delta.logprobs, choice.shown_characters);
   write_choice_end(json, choice.end, true);
   json.key("prompt_token_ids");
   if (first && plan_.return_token_ids) {
@@ -77,12 +78,12 @@ std::string CompletionFormat::events(ChoiceState& choice, const ChoiceDelta& del
   return sse_event(json.take());
 }
 
-void CompletionFormat::write_choice(JsonWriter& json, const ChoiceState& choice,
+void CompletionFormat::write_choice(JsonWriter& json, ByteShare& held, const ChoiceState& choice,
                                     const PromptState& state) {
   const GenerationPlan::Prompt& prompt = plan_.prompts[static_cast<size_t>(choice.prompt)];
   json.begin_object().member("index", int64_t{choice.index});
   json.member("text", plan_.echo ? prompt.text + choice.text : choice.text);
-  write_logprobs(json, prompt, state, plan_.echo, choice.logprobs, 0);
+  write_logprobs(json, held, prompt, state, plan_.echo, choice.logprobs, 0);
   write_choice_end(json, choice.end, true);
   json.key("token_ids");
   if (plan_.return_token_ids) {
@@ -106,13 +107,15 @@ void CompletionFormat::write_choice(JsonWriter& json, const ChoiceState& choice,
 }
 
 std::string CompletionFormat::whole(std::span<ChoiceState> choices,
-                                    std::span<const PromptState> prompts, const Usage& usage) {
-  JsonWriter json;
+                                    std::span<const PromptState> prompts, const Usage& usage,
+                                    ByteShare& held) {
+  JsonWriter json(&held);
   json.begin_object();
   write_identity(json, plan_.identity, "text_completion");
   json.key("choices").begin_array();
-  for (const ChoiceState& choice : choices) {
-    write_choice(json, choice, prompts[static_cast<size_t>(choice.prompt)]);
+  for (ChoiceState& choice : choices) {
+    write_choice(json, held, choice, prompts[static_cast<size_t>(choice.prompt)]);
+    choice.drop_content();
   }
   json.end_array();
   write_tail(json, usage);

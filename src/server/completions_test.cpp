@@ -250,6 +250,59 @@ TEST(Completions, WithoutATokenizerTokenIdsStillWork) {
   EXPECT_EQ(complete(rig, {{"model", "toy"}, {"prompt", {1}}, {"stop", "x"}}).status, 400);
 }
 
+TEST(Completions, MaxTokensIsShortenedToWhatThePromptLeaves) {
+  Rig rig;
+  const std::string prompt(4000, 'a');
+  for (const int64_t asked : {96, 97, 200, 4096}) {
+    const Answer answer =
+        complete(rig, {{"model", "toy"}, {"prompt", prompt}, {"max_tokens", asked}});
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    EXPECT_EQ(answer.value().at("usage").at("completion_tokens"), 96);
+    EXPECT_EQ(answer.value().at("choices").at(0).at("finish_reason"), "length");
+  }
+  // Alone it is too much.
+  const Answer answer = complete(rig, {{"model", "toy"}, {"prompt", "a"}, {"max_tokens", 4097}});
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_EQ(answer.value().at("error").at("param"), "max_tokens");
+}
+
+TEST(Completions, TooLongAPromptIsRefusedInTheWordsThatClientsLookFor) {
+  Rig rig;
+  const std::string start = "This model's maximum context length is 4096 tokens";
+  json::array ids;
+  for (int i = 0; i < 4096; ++i) ids.push_back(97);
+  for (const json::value& prompt :
+       {json::value(std::string(4096, 'a')), json::value(std::string(100000, 'a')),
+        json::value(ids), json::value{"a", std::string(4096, 'a')}}) {
+    for (const int tokens : {1, 4000}) {
+      const Answer answer =
+          complete(rig, {{"model", "toy"}, {"prompt", prompt}, {"max_tokens", tokens}});
+      ASSERT_EQ(answer.status, 400);
+      const json::value error = answer.value().at("error");
+      EXPECT_TRUE(text_of(error.at("message")).starts_with(start)) << answer.body;
+      EXPECT_EQ(error.at("param"), "input_tokens");
+    }
+  }
+  const Answer answer =
+      chat(rig, {{"messages", {{{"role", "user"}, {"content", std::string(4096, 'a')}}}}});
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_TRUE(text_of(answer.value().at("error").at("message")).starts_with(start));
+}
+
+TEST(Completions, WithoutAModelItIsTheOneThatIsServed) {
+  Rig rig;
+  for (const json::value& model : {json::value(nullptr), json::value("")}) {
+    const json::object body{{"model", model}, {"prompt", "abc"}, {"max_tokens", 2}};
+    EXPECT_EQ(complete(rig, body).value().at("model"), "toy");
+  }
+  EXPECT_EQ(complete(rig, {{"prompt", "abc"}, {"max_tokens", 2}}).value().at("model"), "toy");
+  EXPECT_EQ(chat(rig, {{"messages", {{{"role", "user"}, {"content", "hi"}}}}, {"max_tokens", 2}})
+                .value()
+                .at("model"),
+            "toy");
+  EXPECT_EQ(ask(rig, post("/tokenize", R"({"prompt":"a"})")).status, 200);
+}
+
 TEST(Completions, DefaultsComeFromTheGenerationConfig) {
   Rig rig(
       TestSettings{{"override-generation-config", R"({"max_new_tokens": 5, "temperature": 0})"}});

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <new>
+#include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 
 namespace moesaic::server {
@@ -11,6 +14,19 @@ namespace {
 
 /// Prompt ids that give the detokenizer its context.
 constexpr size_t kPromptTail = 8;
+
+/// What a choice holds before it has any text: its state here and its sequence in the engine.
+constexpr size_t kChoiceBytes = sizeof(ChoiceState) + 512;
+
+size_t bytes_of(const engine::SequenceOutput& output) {
+  size_t bytes = sizeof output + output.tokens.size() * sizeof(int32_t);
+  for (const auto* list : {&output.logprobs, &output.prompt_logprobs}) {
+    for (const engine::PositionLogprobs& position : *list) {
+      bytes += sizeof position + position.top.size() * sizeof(engine::TokenLogprob);
+    }
+  }
+  return bytes;
+}
 
 /// The metric's word for a refusal.
 std::string refusal_label(engine::Refusal refusal) {
@@ -56,7 +72,10 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPla
       exchange_(std::move(exchange)),
       waiting_ticket_(std::move(waiting_ticket)),
       active_ticket_(std::move(active_ticket)),
-      stops_(stop_strings(plan_.stop)) {
+      stops_(stop_strings(plan_.stop)),
+      answer_(plan_.held.for_answer()),
+      queued_(plan_.held.for_answer()) {
+  plan_.held.grow(plan_.prompts.size() * static_cast<size_t>(plan_.sampling.n) * kChoiceBytes);
   const text::Tokenizer* tokenizer = context_->tokenizer.get();
   format_ = plan_.chat ? chat_format(plan_, tokenizer) : completion_format(plan_, tokenizer);
   prompts_.resize(plan_.prompts.size());
@@ -148,7 +167,13 @@ void Generation::start() {
 void Generation::enqueue(int32_t prompt, engine::SequenceOutput&& output) {
   {
     std::lock_guard lock(mutex_);
-    queue_.emplace_back(prompt, std::move(output));
+    if (overrun_) return;
+    try {
+      queued_.grow(bytes_of(output));
+      queue_.emplace_back(prompt, std::move(output));
+    } catch (const base::RequestError& error) {
+      overrun_ = error;
+    }
     if (scheduled_ || !started_) return;
     scheduled_ = true;
   }
@@ -157,21 +182,28 @@ void Generation::enqueue(int32_t prompt, engine::SequenceOutput&& output) {
 
 void Generation::drain() {
   std::vector<std::pair<int32_t, engine::SequenceOutput>> batch;
+  ByteShare held;
+  std::optional<base::RequestError> overrun;
   {
     std::lock_guard lock(mutex_);
     batch.swap(queue_);
+    held = queued_.another();
+    std::swap(held, queued_);
+    overrun = overrun_;
     if (cancelled_) over_ = true;
   }
   waiting_ticket_.reset();
+  if (!over_ && overrun) fail(overrun->status(), overrun->type(), overrun->what());
   for (auto& [prompt, output] : batch) {
-    if (!over_) advance(prompt, std::move(output));
+    if (!over_) attempt([&] { advance(prompt, std::move(output)); });
   }
-  if (!over_ && !events_.empty()) {
+  if (!over_ && choices_left_ == 0) {
+    conclude();
+  } else if (!over_ && !events_.empty()) {
     const auto exchange = exchange_.lock();
     if (!exchange || !exchange->push(std::move(events_))) cancel();
     events_.clear();
   }
-  if (!over_ && choices_left_ == 0) conclude();
   if (over_) active_ticket_.reset();
   bool more = false;
   {
@@ -181,6 +213,21 @@ void Generation::drain() {
   }
   // Others get their turn before this one goes on.
   if (more) context_->pool.post([self = shared_from_this()] { self->drain(); });
+}
+
+/// Runs a part of the work; what goes wrong in it ends this request alone.
+void Generation::attempt(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const base::RequestError& error) {
+    fail(error.status(), error.type(), error.what());
+  } catch (const std::bad_alloc&) {
+    spdlog::error("{}: no memory for its answer", plan_.identity.id);
+    fail(503, "ServiceUnavailableError", "out of memory");
+  } catch (const std::exception& error) {
+    spdlog::error("{}: {}", plan_.identity.id, error.what());
+    fail(500, "InternalServerError", "this request failed; the log says more");
+  }
 }
 
 void Generation::add_token(ChoiceState& choice, ChoiceDelta& delta, engine::SequenceOutput& output,
@@ -226,7 +273,13 @@ void Generation::end_choice(ChoiceState& choice, ChoiceDelta& delta,
 
 void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
   PromptState& state = prompts_[static_cast<size_t>(prompt)];
-  if (!output.prompt_logprobs.empty()) state.logprobs = std::move(output.prompt_logprobs);
+  if (!output.prompt_logprobs.empty()) {
+    const auto count = plan_.sampling.prompt_logprobs;
+    const size_t json = output.prompt_logprobs.size() * logprob_json_bytes(count);
+    answer_.grow(json + output.prompt_logprobs.size() * logprob_bytes(count));
+    json_ahead_ += json;
+    state.logprobs = std::move(output.prompt_logprobs);
+  }
   state.cached_tokens = std::max<int64_t>(state.cached_tokens, output.cached_prompt_tokens);
   ChoiceState& choice =
       choices_[static_cast<size_t>(prompt) * static_cast<size_t>(plan_.sampling.n) +
@@ -260,10 +313,16 @@ void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
 
 void Generation::emit(ChoiceState& choice, ChoiceDelta& delta) {
   if (plan_.stream) {
+    ByteShare writing = answer_.another();
     events_ += format_->events(choice, delta, prompts_[static_cast<size_t>(choice.prompt)],
-                               choice.done && choices_left_ == 0);
+                               choice.done && choices_left_ == 0, writing);
     return;
   }
+  const size_t json =
+      delta.text.size() + delta.logprobs.size() * logprob_json_bytes(plan_.sampling.logprobs);
+  answer_.grow(json + delta.text.size() + delta.tokens.size() * sizeof(int32_t) +
+               delta.logprobs.size() * logprob_bytes(plan_.sampling.logprobs));
+  json_ahead_ += json;
   choice.text += delta.text;
   if (plan_.return_token_ids) {
     choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
@@ -283,23 +342,41 @@ Usage Generation::usage() const {
   return usage;
 }
 
+/// All choices have ended. A large answer is written in the lane of large work.
 void Generation::conclude() {
   over_ = true;
-  const Usage total = usage();
-  if (const auto exchange = exchange_.lock()) {
-    if (plan_.stream) {
-      exchange->push(format_->stream_end(total));
-      exchange->end_stream();
-    } else {
-      exchange->reply(json_response(200, format_->whole(choices_, prompts_, total)));
+  if (plan_.stream) {
+    if (const auto exchange = exchange_.lock()) {
+      exchange->end_stream(std::exchange(events_, {}) + format_->stream_end(usage()));
     }
+    return log_end();
   }
-  if (context_->log_requests) {
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - arrival_;
-    spdlog::info("{}: {} prompt tokens, {} generated, {:.3f} s, {}", plan_.identity.id,
-                 total.prompt_tokens, total.completion_tokens, time.count(),
-                 choices_.front().end.finish_reason);
-  }
+  auto reply = [self = shared_from_this(), ticket = std::move(active_ticket_)] {
+    self->attempt([&] { self->reply(); });
+    self->log_end();
+  };
+  if (answer_.bytes() < kLargeWork) return reply();
+  context_->large_pool.post(std::move(reply));
+}
+
+void Generation::reply() {
+  const auto exchange = exchange_.lock();
+  if (!exchange) return;
+  answer_.shrink(json_ahead_);  // from here on it is counted as it comes
+  const Usage total = usage();
+  Response response = json_response(200, format_->whole(choices_, prompts_, total, answer_));
+  answer_.resize(response.body.size());
+  response.held = std::move(answer_);
+  exchange->reply(std::move(response));
+}
+
+void Generation::log_end() const {
+  if (!context_->log_requests) return;
+  const Usage total = usage();
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - arrival_;
+  spdlog::info("{}: {} prompt tokens, {} generated, {:.3f} s, {}", plan_.identity.id,
+               total.prompt_tokens, total.completion_tokens, time.count(),
+               choices_.front().end.finish_reason);
 }
 
 void Generation::fail(int status, std::string_view type, std::string_view message) {
@@ -309,14 +386,11 @@ void Generation::fail(int status, std::string_view type, std::string_view messag
   if (!exchange) return;
   Response response = error_response(status, type, message);
   if (!plan_.stream) {
-    if (status == 503) response.headers.push_back({"retry-after", "1"});
     exchange->reply(std::move(response));
     return;
   }
   // No [DONE]: a client must not take a broken answer for a whole one.
-  exchange->push(events_ + sse_event(response.body));
-  events_.clear();
-  exchange->end_stream();
+  exchange->end_stream(std::exchange(events_, {}) + sse_event(response.body));
 }
 
 void Generation::abort() { stop_everything(); }
@@ -342,7 +416,6 @@ void Generation::cancel() {
 }
 
 Response refusal_response(engine::Refusal refusal) {
-  Response response;
   switch (refusal) {
     case engine::Refusal::kNone:
       break;
@@ -354,17 +427,14 @@ Response refusal_response(engine::Refusal refusal) {
       return error_response(400, "BadRequestError",
                             "the prompt has a token for which the model has no embedding");
     case engine::Refusal::kQueueFull:
-      response = error_response(503, "ServiceUnavailableError",
-                                "the queue is full (--max-num-queued-reqs); try again later");
-      break;
+      return error_response(503, "ServiceUnavailableError",
+                            "the queue is full (--max-num-queued-reqs); try again later");
     case engine::Refusal::kDraining:
-      response = error_response(503, "ServiceUnavailableError", "the server is shutting down");
-      break;
+      return error_response(503, "ServiceUnavailableError", "the server is shutting down");
     case engine::Refusal::kDead:
       return error_response(500, "InternalServerError", "the engine has failed");
   }
-  response.headers.push_back({"retry-after", "1"});
-  return response;
+  return {};
 }
 
 }  // namespace moesaic::server

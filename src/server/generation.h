@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/error.h"
 #include "base/metrics.h"
 #include "engine/engine.h"
 #include "server/answer_format.h"
@@ -26,6 +27,7 @@ namespace moesaic::server {
 struct GenerationContext {
   engine::Engine& engine;
   TextPool& pool;
+  TextPool& large_pool;                              ///< for large answers
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null without one
   std::shared_ptr<base::Metrics> metrics;
   bool log_requests = false;
@@ -54,6 +56,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   void enqueue(int32_t prompt, engine::SequenceOutput&& output);
   void drain();
+  void attempt(const std::function<void()>& work);
   bool submit_all(Response& refusal);
   void advance(int32_t prompt, engine::SequenceOutput&& output);
   void add_token(ChoiceState& choice, ChoiceDelta& delta, engine::SequenceOutput& output,
@@ -61,6 +64,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void end_choice(ChoiceState& choice, ChoiceDelta& delta, const engine::SequenceOutput& output);
   void emit(ChoiceState& choice, ChoiceDelta& delta);
   void conclude();
+  void reply();
+  void log_end() const;
   void fail(int status, std::string_view type, std::string_view message);
   void stop_everything();
   Usage usage() const;
@@ -78,11 +83,15 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<std::unique_ptr<Voice>> voices_;  ///< by choice; of those under way
   size_t choices_left_ = 0;
   bool over_ = false;
-  std::string events_;  ///< of the deliveries being worked on
+  ByteShare answer_;       ///< for the choices' text, tokens and logprobs, and for their JSON
+  size_t json_ahead_ = 0;  ///< the part of it that is for JSON still to be written, at the least
+  std::string events_;     ///< of the deliveries being worked on
   std::chrono::steady_clock::time_point arrival_ = std::chrono::steady_clock::now();
 
   std::mutex mutex_;  ///< guards what follows
   std::vector<std::pair<int32_t, engine::SequenceOutput>> queue_;
+  ByteShare queued_;                           ///< for the queue
+  std::optional<base::RequestError> overrun_;  ///< there was no room for it
   bool scheduled_ = false;
   bool started_ = false;
   bool cancelled_ = false;

@@ -12,7 +12,15 @@
 
 namespace moesaic::server {
 
+/// What the log-probabilities of one position hold, and the least that their JSON will.
+inline size_t logprob_bytes(int32_t count) {
+  return sizeof(engine::PositionLogprobs) +
+         static_cast<size_t>(count) * sizeof(engine::TokenLogprob);
+}
+inline size_t logprob_json_bytes(int32_t count) { return 40 * (1 + static_cast<size_t>(count)); }
+
 struct GenerationPlan {
+  ByteShare held;  ///< for all of it
   bool chat = false;
   ResponseIdentity identity;
   struct Prompt {
@@ -76,6 +84,13 @@ struct ChoiceState {
   bool done = false;
   ChoiceEnd end;
   ToolCallParser tools;
+
+  /// Once it is written.
+  void drop_content() {
+    text = {};
+    tokens = {};
+    logprobs = {};
+  }
 };
 
 }  // namespace moesaic::server

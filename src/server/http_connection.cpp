@@ -18,6 +18,7 @@
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
 #include <ctime>
+#include <utility>
 
 #include "base/log.h"
 #include "server/http_exchange.h"
@@ -33,6 +34,9 @@ using namespace asio::experimental::awaitable_operators;
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 /// Bytes of following requests that may wait while one is answered.
 constexpr size_t kMaxPipelined = 64 << 10;
+/// Bytes that a connection may hold without asking the byte budget, so that small requests, probes
+/// among them, are read however full it is.
+constexpr size_t kUncounted = 16 << 10;
 /// What a refused client may still send before the connection is dropped under its feet.
 constexpr size_t kMaxLinger = 4 << 20;
 /// What the kernel may hold for a reader that does not read.
@@ -54,7 +58,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
       : socket_(std::move(socket)),
         shared_(std::move(shared)),
         read_timer_(socket_.get_executor()),
-        write_timer_(socket_.get_executor()) {
+        write_timer_(socket_.get_executor()),
+        held_(shared_->options.budget) {
     shared_->handler.connections_changed(++shared_->open);
   }
   ~Connection() { shared_->handler.connections_changed(--shared_->open); }
@@ -79,6 +84,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<void> linger();
 
   Incoming refuse(int status, std::string_view problem, std::string_view reason);
+  std::optional<Incoming> refuse_size(uint64_t body);
+  Incoming refuse_memory();
+  void pass_on_share(Request& request);
+  bool hold(size_t bytes) { return held_.try_resize(bytes <= kUncounted ? 0 : bytes); }
   bool keep_alive(const RequestHead& head) const {
     return head.keep_alive && head.version == 11 && !shared_->closing.load();
   }
@@ -93,6 +102,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   uint64_t write_turn_ = 0;
   bool read_timed_out_ = false;
   std::string inbox_;  ///< bytes that have come and are not used yet
+  ByteShare held_;     ///< for the inbox, and for a body being read
   bool served_one_ = false;
 };
 
@@ -160,6 +170,27 @@ Incoming Connection::refuse(int status, std::string_view problem, std::string_vi
   return incoming;
 }
 
+Incoming Connection::refuse_memory() {
+  Incoming incoming;
+  incoming.refusal = error_response(503, "ServiceUnavailableError", kNoRoom);
+  incoming.must_close = true;
+  return incoming;
+}
+
+/// Refuses a body by its announced size, before it is read.
+std::optional<Incoming> Connection::refuse_size(uint64_t body) {
+  if (body > options().limits.body_bytes) {
+    return refuse(413, "the body is larger than --max-body-bytes", "body");
+  }
+  const ByteBudget* budget = options().budget.get();
+  if (budget == nullptr || body <= kUncounted) return std::nullopt;
+  if (body > budget->most(false)) {
+    return refuse(413, "the body is larger than --max-inflight-bytes leaves to one", "body");
+  }
+  if (!ByteShare(options().budget).try_resize(body)) return refuse_memory();
+  return std::nullopt;
+}
+
 asio::awaitable<Incoming> Connection::read_head(RequestHead& head) {
   HeadScanner scanner(options().limits);
   const auto idle = served_one_ ? options().keep_alive_timeout : options().header_timeout;
@@ -203,8 +234,8 @@ asio::awaitable<Incoming> Connection::read_request(Request& request) {
     co_return incoming;
   }
   if (!head.has_body()) co_return incoming;
-  if (head.content_length.value_or(0) > options().limits.body_bytes) {
-    incoming = refuse(413, "the body is larger than --max-body-bytes", "body");
+  if (auto refusal = refuse_size(head.content_length.value_or(0))) {
+    incoming = std::move(*refusal);
   } else {
     if (head.find("expect") != nullptr && head.version == 11 && inbox_.empty()) {
       if (!co_await write_bytes("HTTP/1.1 100 Continue\r\n\r\n", false)) co_return closed();
@@ -234,15 +265,19 @@ asio::awaitable<Incoming> Connection::read_sized_body(Request& request, Clock::t
       case ReadResult::kData:
         break;
     }
+    if (!hold(inbox_.size())) co_return refuse_memory();
   }
-  if (inbox_.size() == size) {
-    request.body = std::move(inbox_);
-    inbox_.clear();
-  } else {
-    request.body = inbox_.substr(0, size);
-    inbox_.erase(0, size);
-  }
+  std::string rest = inbox_.substr(size);
+  inbox_.resize(size);
+  request.body = std::exchange(inbox_, std::move(rest));
+  pass_on_share(request);
   co_return Incoming{};
+}
+
+/// What is held is the request's from now on.
+void Connection::pass_on_share(Request& request) {
+  request.held = std::exchange(held_, ByteShare(options().budget));
+  hold(inbox_.size());
 }
 
 asio::awaitable<Incoming> Connection::read_chunked_body(Request& request, Clock::time_point total) {
@@ -251,10 +286,14 @@ asio::awaitable<Incoming> Connection::read_chunked_body(Request& request, Clock:
     std::string_view bytes = inbox_;
     const auto state = decoder.feed(bytes, request.body);
     inbox_.erase(0, inbox_.size() - bytes.size());
-    if (state == ChunkDecoder::State::kDone) co_return Incoming{};
+    if (state == ChunkDecoder::State::kDone) {
+      pass_on_share(request);
+      co_return Incoming{};
+    }
     if (state == ChunkDecoder::State::kError) {
       co_return refuse(decoder.status(), decoder.problem(), "body");
     }
+    if (!hold(request.body.size() + inbox_.size())) co_return refuse_memory();
     const auto idle = Clock::now() + options().body_idle_timeout;
     switch (co_await read_some(std::min(idle, total))) {
       case ReadResult::kClosed:
@@ -273,7 +312,7 @@ asio::awaitable<Incoming> Connection::read_chunked_body(Request& request, Clock:
 /// own client looks exactly so.
 asio::awaitable<void> Connection::watch() {
   for (;;) {
-    if (inbox_.size() >= kMaxPipelined) {
+    if (inbox_.size() >= kMaxPipelined || !hold(inbox_.size())) {
       asio::steady_timer never(socket_.get_executor(), Clock::time_point::max());
       co_await never.async_wait(kAwait);
       co_return;
@@ -370,8 +409,8 @@ asio::awaitable<bool> Connection::answer(std::shared_ptr<HttpExchange> exchange,
 
 asio::awaitable<bool> Connection::serve(Request request) {
   const RequestHead head = request.head;
-  auto exchange =
-      std::make_shared<HttpExchange>(socket_.get_executor(), options().max_stream_bytes);
+  auto exchange = std::make_shared<HttpExchange>(socket_.get_executor(), options().max_stream_bytes,
+                                                 request.held.for_answer());
   struct Counted {
     explicit Counted(std::atomic<int64_t>& count) : count(count) { ++count; }
     ~Counted() { --count; }

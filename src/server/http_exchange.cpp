@@ -8,8 +8,16 @@ namespace moesaic::server {
 
 namespace asio = boost::asio;
 
-HttpExchange::HttpExchange(const asio::any_io_executor& executor, size_t max_unread)
-    : max_unread_(max_unread), executor_(executor), event_(executor) {
+namespace {
+
+/// Unread bytes that are part of what every request is counted with.
+constexpr size_t kUncounted = 4 << 10;
+
+}  // namespace
+
+HttpExchange::HttpExchange(const asio::any_io_executor& executor, size_t max_unread,
+                           ByteShare unread)
+    : unread_(std::move(unread)), max_unread_(max_unread), executor_(executor), event_(executor) {
   event_.expires_at(std::chrono::steady_clock::time_point::max());
 }
 
@@ -33,19 +41,26 @@ void HttpExchange::begin_stream(Response head) {
   wake();
 }
 
-bool HttpExchange::push(std::string bytes) {
+bool HttpExchange::hold(size_t bytes) {
+  return unread_.try_resize(bytes <= kUncounted ? 0 : bytes);
+}
+
+bool HttpExchange::append(const std::string& bytes, bool end) {
   bool overflow = false;
   {
     std::lock_guard lock(mutex_);
     if (gone_ || ended_) return false;
     // One event may be larger than the bound; what may not grow is what stays unread.
-    overflow = !bytes_.empty() && bytes_.size() + bytes.size() > max_unread_;
+    const size_t unread = bytes_.size() + bytes.size();
+    overflow = (!bytes_.empty() && unread > max_unread_) || !hold(writing_ + unread);
     if (overflow) {
       cut_off_ = true;
       bytes_.clear();
       bytes_.shrink_to_fit();
+      hold(writing_);
     } else {
       bytes_ += bytes;
+      ended_ = end;
     }
   }
   if (overflow) gone(Gone::kSlowReader);
@@ -53,14 +68,9 @@ bool HttpExchange::push(std::string bytes) {
   return !overflow;
 }
 
-void HttpExchange::end_stream() {
-  {
-    std::lock_guard lock(mutex_);
-    if (gone_ || ended_) return;
-    ended_ = true;
-  }
-  wake();
-}
+bool HttpExchange::push(std::string bytes) { return append(bytes, false); }
+
+void HttpExchange::end_stream(std::string bytes) { append(bytes, true); }
 
 void HttpExchange::on_gone(std::function<void(Gone)> callback) {
   std::optional<Gone> already;
@@ -83,6 +93,8 @@ HttpExchange::Work HttpExchange::take() {
   work.stream = stream_;
   work.bytes = std::move(bytes_);
   bytes_.clear();
+  writing_ = work.bytes.size();
+  hold(writing_);
   work.ended = ended_;
   work.cut_off = cut_off_;
   return work;
@@ -106,7 +118,8 @@ void HttpExchange::gone(Gone why) {
     std::lock_guard lock(mutex_);
     if (gone_) return;
     gone_ = why;
-    callback = std::move(callback_);
+    // With the whole answer handed over there is nothing left to stop.
+    if (!ended_) callback = std::move(callback_);
     callback_ = nullptr;
   }
   if (callback) callback(why);

@@ -18,13 +18,14 @@ namespace moesaic::server {
 
 class HttpExchange : public Exchange, public std::enable_shared_from_this<HttpExchange> {
  public:
-  /// `executor` is the connection's strand.
-  HttpExchange(const boost::asio::any_io_executor& executor, size_t max_unread);
+  /// `executor` is the connection's strand. Unread bytes of a stream are at most `max_unread`, and
+  /// as many as `unread` may grow to.
+  HttpExchange(const boost::asio::any_io_executor& executor, size_t max_unread, ByteShare unread);
 
   void reply(Response response) override;
   void begin_stream(Response head) override;
   bool push(std::string bytes) override;
-  void end_stream() override;
+  void end_stream(std::string bytes) override;
   void on_gone(std::function<void(Gone)> callback) override;
 
   /// What there is to write now. Taken on the strand.
@@ -48,10 +49,14 @@ class HttpExchange : public Exchange, public std::enable_shared_from_this<HttpEx
 
  private:
   void wake();
+  bool hold(size_t bytes);
+  bool append(const std::string& bytes, bool end);
 
   mutable std::mutex mutex_;
   std::optional<Response> head_;
   std::string bytes_;
+  size_t writing_ = 0;  ///< bytes that were taken last and may still be on their way
+  ByteShare unread_;    ///< for both
   size_t max_unread_;
   bool stream_ = false;
   bool ended_ = false;

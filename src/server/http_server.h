@@ -22,7 +22,8 @@ struct HttpOptions {
   uint16_t port = 0;
   int threads = 1;
   int64_t max_connections = 16384;
-  size_t max_stream_bytes = 1 << 20;  ///< unread bytes of one stream
+  size_t max_stream_bytes = 1 << 20;   ///< unread bytes of one stream
+  std::shared_ptr<ByteBudget> budget;  ///< for bodies and unread bytes; null = no bound
   std::chrono::milliseconds header_timeout{60000};
   std::chrono::milliseconds body_idle_timeout{30000};
   std::chrono::milliseconds body_timeout{300000};
@@ -41,7 +42,8 @@ class HttpHandler {
   virtual void decorate(const RequestHead* head, Response& response) = 0;
   /// An answer's status went out.
   virtual void answered(const RequestHead& head, int status) = 0;
-  /// A request was refused before it reached a route: "header", "body" or "timeout".
+  /// A request was refused before it reached a route: "header", "body" or "timeout"; refusals of
+  /// the byte budget are its own to report.
   virtual void rejected(std::string_view reason) = 0;
   virtual void connections_changed(int64_t open) = 0;
 };

@@ -13,7 +13,7 @@ const std::string* RequestHead::find(std::string_view name) const {
 }
 
 Response json_response(int status, std::string body) {
-  return {status, "application/json", {}, std::move(body)};
+  return {status, "application/json", {}, std::move(body), {}};
 }
 
 Response error_response(int status, std::string_view type, std::string_view message,
@@ -27,7 +27,9 @@ Response error_response(int status, std::string_view type, std::string_view mess
     json.string(param);
   }
   json.member("code", int64_t{status}).end_object().end_object();
-  return json_response(status, json.take());
+  Response response = json_response(status, json.take());
+  if (status == 503) response.headers.push_back({"retry-after", "1"});
+  return response;
 }
 
 std::string_view reason_phrase(int status) {

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "server/byte_budget.h"
+
 namespace moesaic::server {
 
 struct Header {
@@ -36,6 +38,7 @@ struct RequestHead {
 struct Request {
   RequestHead head;
   std::string body;
+  ByteShare held;  ///< for the body
 };
 
 struct Response {
@@ -43,12 +46,14 @@ struct Response {
   std::string content_type;  ///< "" = none
   std::vector<Header> headers;
   std::string body;
+  ByteShare held;  ///< for the body, until it is sent
 };
 
 /// The answer in JSON, compact as written.
 Response json_response(int status, std::string body);
 
-/// {"error":{"message","type","param","code"}} with `status` as its code; "" `param` is null.
+/// {"error":{"message","type","param","code"}} with `status` as its code; "" `param` is null. 503
+/// says when to try again.
 Response error_response(int status, std::string_view type, std::string_view message,
                         std::string_view param = {});
 
@@ -72,8 +77,11 @@ class Exchange {
   virtual void begin_stream(Response head) = 0;
   /// False once nobody reads any more.
   virtual bool push(std::string bytes) = 0;
-  virtual void end_stream() = 0;
-  /// `callback` runs once, on any thread, when the client goes; at once if it has gone already.
+  /// The last bytes, which may be none. They and the end are one, so that no client can read the
+  /// first and be gone before the second.
+  virtual void end_stream(std::string bytes) = 0;
+  /// `callback` runs once, on any thread, when the client goes before the whole answer has been
+  /// handed over; at once if it has gone already.
   virtual void on_gone(std::function<void(Gone)> callback) = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <boost/json/basic_parser_impl.hpp>
 #include <boost/json/value_stack.hpp>
 #include <cmath>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,10 @@ class StrictHandler {
   static constexpr std::size_t max_key_size = json::string::max_size();
   static constexpr std::size_t max_string_size = json::string::max_size();
 
-  explicit StrictHandler(int64_t max_nodes) : nodes_left_(max_nodes) { stack_.reset(); }
+  StrictHandler(int64_t max_nodes, const json::storage_ptr& memory)
+      : stack_(memory), nodes_left_(max_nodes) {
+    stack_.reset(memory);
+  }
 
   bool on_document_begin(Code&) { return true; }
   bool on_document_end(Code&) { return true; }
@@ -145,16 +149,40 @@ std::string describe(const Code& error, size_t offset) {
   return fmt::format("the JSON {} (near byte {})", problem, offset);
 }
 
+class CountedMemory : public json::memory_resource {
+ public:
+  explicit CountedMemory(ByteShare share) : share_(std::move(share)) {}
+
+ private:
+  void* do_allocate(size_t bytes, size_t alignment) override {
+    share_.grow(bytes);
+    return ::operator new(bytes, std::align_val_t(alignment));
+  }
+  void do_deallocate(void* memory, size_t bytes, size_t alignment) override {
+    ::operator delete(memory, std::align_val_t(alignment));
+    share_.shrink(bytes);
+  }
+  bool do_is_equal(const json::memory_resource& other) const noexcept override {
+    return this == &other;
+  }
+  ByteShare share_;
+};
+
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 }  // namespace
 
-json::value parse_json(std::string_view text, const JsonLimits& limits, std::string_view param) {
+json::storage_ptr counted_memory(const ByteShare& like) {
+  return json::make_shared_resource<CountedMemory>(like.another());
+}
+
+json::value parse_json(std::string_view text, const JsonLimits& limits, std::string_view param,
+                       const json::storage_ptr& memory) {
   if (std::all_of(text.begin(), text.end(), is_space)) refuse(param, "there is no JSON here");
   if (text.starts_with("\xEF\xBB\xBF")) refuse(param, "the JSON starts with a byte order mark");
   json::parse_options options;
   options.max_depth = limits.max_depth;
-  json::basic_parser<StrictHandler> parser(options, limits.max_nodes);
+  json::basic_parser<StrictHandler> parser(options, limits.max_nodes, memory);
   Code error;
   size_t used = parser.write_some(false, text.data(), text.size(), error);
   if (error) {

@@ -3,9 +3,12 @@
 // JSON of clients, read strictly (RFC 8259): what two parsers could understand differently is an
 // error here.
 
+#include <boost/json/storage_ptr.hpp>
 #include <boost/json/value.hpp>
 #include <cstdint>
 #include <string_view>
+
+#include "server/byte_budget.h"
 
 namespace moesaic::server {
 
@@ -19,8 +22,13 @@ struct JsonLimits {
 /// Parses one document. Throws RequestError(400), whose message never quotes the input, for
 /// anything but exactly one JSON value in valid UTF-8: a byte order mark, trailing data, comments,
 /// NaN, numbers beyond double, lone surrogates, a name twice in an object, and more depth or values
-/// than `limits`. `param` names the place in the request ("body").
+/// than `limits`. `param` names the place in the request ("body"). All memory that this takes comes
+/// from `memory`, which may refuse it by an exception of its own.
 boost::json::value parse_json(std::string_view text, const JsonLimits& limits,
-                              std::string_view param);
+                              std::string_view param, const boost::json::storage_ptr& memory = {});
+
+/// Memory that is counted in a share of its own, of the same budget as `like`; more than it may
+/// have is RequestError.
+boost::json::storage_ptr counted_memory(const ByteShare& like);
 
 }  // namespace moesaic::server

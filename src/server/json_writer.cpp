@@ -5,6 +5,12 @@
 #include <iterator>
 
 namespace moesaic::server {
+namespace {
+
+/// Text is counted in steps of this size, so that short answers cost nothing.
+constexpr size_t kCountStep = 64 << 10;
+
+}  // namespace
 
 void append_json_string(std::string& out, std::string_view text) {
   out += '"';
@@ -39,6 +45,10 @@ void append_json_string(std::string& out, std::string_view text) {
 }
 
 void JsonWriter::separate() {
+  if (share_ != nullptr && out_.size() >= counted_ + kCountStep) {
+    share_->grow(out_.size() - counted_);
+    counted_ = out_.size();
+  }
   if (comma_) out_ += ',';
   comma_ = true;
 }

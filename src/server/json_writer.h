@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "server/byte_budget.h"
+
 namespace moesaic::server {
 
 /// Appends `text` as a JSON string with its quotes. `text` is UTF-8.
@@ -15,6 +17,15 @@ void append_json_string(std::string& out, std::string_view text);
 
 class JsonWriter {
  public:
+  JsonWriter() = default;
+  /// Long text is counted in `share` as it grows, which throws RequestError when there is no room.
+  explicit JsonWriter(ByteShare* share) : share_(share) {}
+  ~JsonWriter() {
+    if (share_ != nullptr) share_->shrink(counted_);
+  }
+  JsonWriter(const JsonWriter&) = delete;
+  JsonWriter& operator=(const JsonWriter&) = delete;
+
   JsonWriter& begin_object() { return open('{'); }
   JsonWriter& end_object() { return close('}'); }
   JsonWriter& begin_array() { return open('['); }
@@ -41,7 +52,12 @@ class JsonWriter {
   JsonWriter& member(std::string_view name, bool value) { return key(name).boolean(value); }
   JsonWriter& member_null(std::string_view name) { return key(name).null(); }
 
-  std::string take() { return std::move(out_); }
+  std::string_view text() const { return out_; }
+  /// The text; the share goes on counting it.
+  std::string take() {
+    counted_ = 0;
+    return std::move(out_);
+  }
 
  private:
   JsonWriter& open(char bracket);
@@ -50,6 +66,8 @@ class JsonWriter {
 
   std::string out_;
   bool comma_ = false;
+  ByteShare* share_ = nullptr;
+  size_t counted_ = 0;
 };
 
 }  // namespace moesaic::server

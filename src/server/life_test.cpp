@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <sstream>
 
 #include "server/testing.h"
 
@@ -16,20 +15,6 @@ json::object long_answer(int64_t tokens = 3000) {
 
 std::string long_request(int64_t tokens = 3000) {
   return post("/v1/completions", json::serialize(long_answer(tokens)));
-}
-
-/// The first series of `name` that has all of `labels`; -1 when there is none.
-double metric(const Rig& rig, const std::string& name,
-              const std::vector<std::string>& labels = {}) {
-  std::istringstream lines(ask(rig, get("/metrics")).body);
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.starts_with(name + "{") && !line.starts_with(name + " ")) continue;
-    const bool wanted = std::all_of(labels.begin(), labels.end(), [&](const std::string& label) {
-      return line.find(label) != std::string::npos;
-    });
-    if (wanted) return std::stod(line.substr(line.rfind(' ') + 1));
-  }
-  return -1;
 }
 
 TEST(Life, OneOfEightStreamsGoesAndItsBlocksComeBack) {
@@ -210,6 +195,46 @@ TEST(Life, AFullQueueAnswers503AndLosesNobody) {
   EXPECT_GE(done, 2);
   EXPECT_GE(refused, 1);
   EXPECT_EQ(metric(rig, "vllm:admission_rejections_total", {"reason=\"queue_full\""}), refused);
+}
+
+TEST(Life, TheQueueHasNoBoundButBytesUnlessOneIsGiven) {
+  Rig rig(TestSettings{{"max-num-seqs", "1"}});
+  rig.knobs->step_microseconds = 500000;
+  std::vector<Client> clients;
+  for (int i = 0; i < 1200; ++i) {
+    clients.emplace_back(rig.server->port());
+    ASSERT_TRUE(clients.back().connected());
+    clients.back().send(long_request(1));
+  }
+  rig.knobs->step_microseconds = 0;
+  for (Client& client : clients) {
+    const Answer answer = client.answer(false, 60s);
+    ASSERT_EQ(answer.status, 200);
+    ASSERT_TRUE(answer.body.ends_with("data: [DONE]\n\n"));
+  }
+}
+
+TEST(Life, AnAnswerReadToItsEndIsNoDisconnect) {
+  Rig rig;
+  for (int i = 0; i < 200; ++i) {
+    Client stream(rig.server->port());
+    stream.send(long_request(3));
+    // As clients do: what ends the chunks is not waited for.
+    ASSERT_TRUE(stream.wait_for("[DONE]"));
+  }
+  for (int i = 0; i < 50; ++i) {
+    Client whole(rig.server->port());
+    json::object body = long_answer(3);
+    body["stream"] = false;
+    whole.send(post("/v1/completions", json::serialize(body)));
+    ASSERT_TRUE(whole.wait_for("usage"));
+  }
+  Client gone(rig.server->port());
+  gone.send(long_request());
+  ASSERT_TRUE(gone.wait_for("data: "));
+  gone.close();
+  ASSERT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }));
+  EXPECT_EQ(metric(rig, "moesaic:client_disconnects_total"), 1);
 }
 
 TEST(Life, KeysGuardTheProtocolOnly) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/json/parse.hpp>
 #include <charconv>
 #include <limits>
@@ -202,17 +203,55 @@ void parse_stream(const Fields& fields, const RequestLimits& limits, CommonReque
   if (limits.force_usage) out.include_usage = true;
 }
 
+/// Fields that say how an answer must be built, here or in other servers: vLLM, SGLang, llama.cpp,
+/// Ollama, TGI, Gemini's protocol and OpenAI's first one of functions.
+constexpr std::array<std::string_view, 18> kConstraints = {"ebnf",
+                                                           "format",
+                                                           "function_call",
+                                                           "functions",
+                                                           "grammar",
+                                                           "grammar_lazy",
+                                                           "guided_choice",
+                                                           "guided_decoding_backend",
+                                                           "guided_grammar",
+                                                           "guided_json",
+                                                           "guided_regex",
+                                                           "guided_whitespace_pattern",
+                                                           "json_schema",
+                                                           "regex",
+                                                           "response_schema",
+                                                           "structural_tag",
+                                                           "structured_output",
+                                                           "structured_outputs"};
+
+/// null, false, "", "none" and [] are how clients write that they want none.
+bool is_nothing(const json::value& value) {
+  return value.is_null() || (value.is_bool() && !value.get_bool()) ||
+         (value.is_string() && (value.get_string().empty() || value.get_string() == "none")) ||
+         (value.is_array() && value.get_array().empty());
+}
+
+void refuse_constraints(const json::object& object, const std::string& where) {
+  for (const std::string_view name : kConstraints) {
+    const json::value* value = object.if_contains(json::string_view(name.data(), name.size()));
+    if (value == nullptr || is_nothing(*value)) continue;
+    not_yet(fmt::format("{}{}", where, name), fmt::format("structured output ({}{})", where, name));
+  }
+}
+
 /// Fields that would change the answer and cannot be honoured are refused: ignoring them would
 /// give unconstrained or unmarked text to a client that asked for the opposite.
-void refuse_later_features(const Fields& fields) {
+void refuse_later_features(const json::object& body) {
+  const Fields fields(body);
+  refuse_constraints(body, "");
+  // Where NVIDIA's containers look for them.
+  if (const json::object* extension = fields.object("nvext")) {
+    refuse_constraints(*extension, "nvext.");
+  }
   if (const json::object* format = fields.object("response_format")) {
     const auto type = Fields(*format, "response_format").string("type");
     if (!type) schema_error("response_format.type", "is required");
     if (*type != "text") not_yet("response_format", "structured output (response_format)");
-  }
-  for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice",
-                           "guided_grammar", "guided_decoding_backend"}) {
-    if (fields.has(name)) not_yet(name, fmt::format("structured output ({})", name));
   }
   for (const char* name : {"prompt_embeds", "logprob_token_ids", "repetition_detection",
                            "thinking_token_budget", "kv_transfer_params", "cache_salt"}) {
@@ -366,10 +405,8 @@ CommonRequest parse_common(const json::object& body, const RequestLimits& limits
                            const SamplingDefaults& defaults) {
   const Fields fields(body);
   CommonRequest out;
-  const auto model = fields.name("model");
-  if (!model || model->empty()) schema_error("model", "is required");
-  out.model = *model;
-  refuse_later_features(fields);
+  out.model = fields.name("model").value_or("");
+  refuse_later_features(body);
   parse_temperatures(fields, defaults, out.sampling);
   parse_token_rules(fields, limits, out);
   parse_counts(fields, limits, out);

@@ -55,7 +55,7 @@ SamplingDefaults sampling_defaults(const std::string& text, const std::string& o
 
 /// Fields of both endpoints.
 struct CommonRequest {
-  std::string model;
+  std::string model;                  ///< "" = the one that is served
   engine::SamplingParams sampling;    ///< without max_tokens and rules
   engine::TokenRules rules;           ///< as asked; bad_words, being text, are not in it
   std::optional<int64_t> max_tokens;  ///< as asked

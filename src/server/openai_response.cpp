@@ -57,40 +57,51 @@ std::string_view finish_name(engine::FinishReason reason) {
   return "";
 }
 
-void write_completion_logprobs(JsonWriter& json, const TokenNames& names,
-                               std::span<const engine::PositionLogprobs> positions,
-                               std::optional<int32_t> null_first, int64_t& offset) {
-  JsonWriter offsets, logprobs, tokens, tops;
-  for (JsonWriter* list : {&offsets, &logprobs, &tokens, &tops}) list->begin_array();
-  const auto add_token = [&](const std::string& name) {
-    offsets.integer(offset);
-    tokens.string(name);
-    offset += characters(name);
-  };
-  if (null_first) {
-    add_token(names.name(*null_first));
-    logprobs.null();
-    tops.null();
-  }
+CompletionLogprobs::CompletionLogprobs(const TokenNames& names, ByteShare& held, int64_t offset)
+    : names_(names),
+      offsets_(&held),
+      logprobs_(&held),
+      tokens_(&held),
+      tops_(&held),
+      offset_(offset) {
+  for (JsonWriter* list : {&offsets_, &logprobs_, &tokens_, &tops_}) list->begin_array();
+}
+
+void CompletionLogprobs::add_token(const std::string& name) {
+  offsets_.integer(offset_);
+  tokens_.string(name);
+  offset_ += characters(name);
+}
+
+void CompletionLogprobs::add_unknown(int32_t id) {
+  add_token(names_.name(id));
+  logprobs_.null();
+  tops_.null();
+}
+
+void CompletionLogprobs::add(std::span<const engine::PositionLogprobs> positions) {
   for (const engine::PositionLogprobs& position : positions) {
-    const std::string name = names.name(position.token.id);
+    const std::string name = names_.name(position.token.id);
     add_token(name);
-    logprobs.number(shown(position.token.logprob));
-    tops.begin_object().member(name, shown(position.token.logprob));
+    logprobs_.number(shown(position.token.logprob));
+    tops_.begin_object().member(name, shown(position.token.logprob));
     std::vector<std::string> seen = {name};
     for (const engine::TokenLogprob& token : position.top) {
-      std::string other = names.name(token.id);
+      std::string other = names_.name(token.id);
       // Two tokens can have the same text; a name may stand in an object only once.
       if (std::find(seen.begin(), seen.end(), other) != seen.end()) continue;
-      tops.member(other, shown(token.logprob));
+      tops_.member(other, shown(token.logprob));
       seen.push_back(std::move(other));
     }
-    tops.end_object();
+    tops_.end_object();
   }
-  for (JsonWriter* list : {&offsets, &logprobs, &tokens, &tops}) list->end_array();
+}
+
+void CompletionLogprobs::write(JsonWriter& json) {
+  for (JsonWriter* list : {&offsets_, &logprobs_, &tokens_, &tops_}) list->end_array();
   json.begin_object();
-  json.key("text_offset").raw(offsets.take()).key("token_logprobs").raw(logprobs.take());
-  json.key("tokens").raw(tokens.take()).key("top_logprobs").raw(tops.take());
+  json.key("text_offset").raw(offsets_.text()).key("token_logprobs").raw(logprobs_.text());
+  json.key("tokens").raw(tokens_.text()).key("top_logprobs").raw(tops_.text());
   json.end_object();
 }
 

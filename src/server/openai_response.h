@@ -56,12 +56,22 @@ struct ChoiceEnd {
   std::optional<int32_t> stop_token;
 };
 
-/// The logprobs object of /v1/completions. Positions are given in order; `null_first` marks the
-/// first token of an echoed prompt, which has no probability. `offset` counts characters and is
-/// moved on.
-void write_completion_logprobs(JsonWriter& json, const TokenNames& names,
-                               std::span<const engine::PositionLogprobs> positions,
-                               std::optional<int32_t> null_first, int64_t& offset);
+/// The logprobs object of /v1/completions, four lists side by side.
+class CompletionLogprobs {
+ public:
+  /// `offset`: characters before the first token. `held` counts the lists.
+  CompletionLogprobs(const TokenNames& names, ByteShare& held, int64_t offset = 0);
+  /// A token that has no probability: the first of an echoed prompt.
+  void add_unknown(int32_t id);
+  void add(std::span<const engine::PositionLogprobs> positions);
+  void write(JsonWriter& json);
+
+ private:
+  void add_token(const std::string& name);
+  const TokenNames& names_;
+  JsonWriter offsets_, logprobs_, tokens_, tops_;
+  int64_t offset_;
+};
 /// The logprobs object of /v1/chat/completions; at most `top` alternatives a position.
 void write_chat_logprobs(JsonWriter& json, const TokenNames& names,
                          std::span<const engine::PositionLogprobs> positions, int32_t top);

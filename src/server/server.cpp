@@ -35,9 +35,18 @@ void raise_descriptor_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-HttpOptions http_options(const base::Settings& settings) {
+std::shared_ptr<ByteBudget> byte_budget(const base::Settings& settings,
+                                        const std::shared_ptr<base::Metrics>& metrics) {
+  return std::make_shared<ByteBudget>(
+      static_cast<size_t>(settings.get_int("max-inflight-bytes")), [metrics] {
+        metrics->add("moesaic:http_rejections_total", 1, {{"reason", "memory"}});
+      });
+}
+
+HttpOptions http_options(const base::Settings& settings, std::shared_ptr<ByteBudget> budget) {
   const auto size = [&](const char* name) { return static_cast<size_t>(settings.get_int(name)); };
   HttpOptions options;
+  options.budget = std::move(budget);
   options.limits.header_line = size("max-header-line");
   options.limits.header_bytes = size("max-header-bytes");
   options.limits.header_count = size("max-header-count");
@@ -61,9 +70,10 @@ struct Server::Impl {
   Impl(const base::Settings& settings, ServedModel model,
        const std::shared_ptr<engine::Engine>& engine, const std::shared_ptr<base::Metrics>& metrics)
       : engine(engine),
-        api(settings, std::move(model), engine, metrics),
+        budget(byte_budget(settings, metrics)),
+        api(settings, std::move(model), engine, metrics, budget),
         router(settings, api, metrics),
-        http(http_options(settings), router),
+        http(http_options(settings, budget), router),
         shutdown_timeout(settings.get_int("shutdown-timeout")) {}
   // The text threads stop first: they reach into exchanges, which die with the sockets.
   ~Impl() { api.stop(); }
@@ -74,6 +84,7 @@ struct Server::Impl {
   void watch_engine();
 
   std::shared_ptr<engine::Engine> engine;
+  std::shared_ptr<ByteBudget> budget;
   Api api;
   Router router;
   HttpServer http;

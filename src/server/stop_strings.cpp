@@ -25,6 +25,7 @@ StopStrings stop_strings(std::vector<std::string> texts) {
   std::sort(texts.begin(), texts.end());
   texts.erase(std::unique(texts.begin(), texts.end()), texts.end());
   std::vector<StopString> stops;
+  stops.reserve(texts.size());
   for (std::string& text : texts) stops.push_back(prepare(std::move(text)));
   return std::make_shared<const std::vector<StopString>>(std::move(stops));
 }

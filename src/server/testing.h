@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
@@ -19,6 +20,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -184,6 +186,7 @@ class Rig {
     base::Settings settings;
     settings.set("port", "0", "test");
     settings.set("max-num-seqs", "32", "test");
+    settings.set("max-inflight-bytes", "1G", "test");
     for (const auto& [name, value] : extra) settings.set(name, value, "test");
     engine::EngineOptions options;
     options.num_blocks = 4096;
@@ -401,6 +404,20 @@ inline Answer complete(const Rig& rig, const json::object& body) {
 
 inline Answer chat(const Rig& rig, const json::object& body) {
   return ask(rig, post("/v1/chat/completions", json::serialize(body)));
+}
+
+/// The first series of `name` that has all of `labels`; -1 when there is none.
+inline double metric(const Rig& rig, const std::string& name,
+                     const std::vector<std::string>& labels = {}) {
+  std::istringstream lines(ask(rig, get("/metrics")).body);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with(name + "{") && !line.starts_with(name + " ")) continue;
+    const bool wanted = std::all_of(labels.begin(), labels.end(), [&](const std::string& label) {
+      return line.find(label) != std::string::npos;
+    });
+    if (wanted) return std::stod(line.substr(line.rfind(' ') + 1));
+  }
+  return -1;
 }
 
 /// The JSON of each event of a stream; "[DONE]" is a string.

@@ -1,8 +1,23 @@
 #include "server/text_pool.h"
 
-namespace moesaic::server {
+#include <cstdlib>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
-TextPool::TextPool(int threads) {
+namespace moesaic::server {
+namespace {
+
+/// The allocator of each thread keeps what was freed, for itself alone.
+void give_memory_back() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
+
+}  // namespace
+
+TextPool::TextPool(int threads, bool tidy) : tidy_(tidy) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -41,6 +56,8 @@ void TextPool::work() {
       tasks_.pop_front();
     }
     task();
+    task = nullptr;  // what it holds is free now
+    if (tidy_) give_memory_back();
   }
 }
 

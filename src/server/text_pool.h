@@ -12,9 +12,14 @@
 
 namespace moesaic::server {
 
+/// Text work on so many bytes and more has a lane of its own, so that none on a few waits for it.
+constexpr size_t kLargeWork = 256 << 10;
+
 class TextPool {
  public:
-  explicit TextPool(int threads);
+  /// `tidy`: after each task, memory that is free goes back to the system; for work that takes
+  /// much, now and then.
+  explicit TextPool(int threads, bool tidy = false);
   ~TextPool();
   TextPool(const TextPool&) = delete;
   TextPool& operator=(const TextPool&) = delete;
@@ -32,6 +37,7 @@ class TextPool {
   std::condition_variable ready_;
   std::deque<std::function<void()>> tasks_;
   bool stopping_ = false;
+  bool tidy_;
   std::vector<std::thread> threads_;
 };
 

@@ -8,9 +8,11 @@ import pytest
 from conftest import DEMO, ROOT
 
 CONFIGS = ROOT / "tests/golden/configs"
-# The runtime term is a reserve for what is allocated in small pieces (text, HTTP, the sampler);
-# nothing counts those, so there is nothing to compare it with.
+# Requests and runtime are reserves, not allocated at the start: the first is filled as requests
+# come, the second is for what is allocated in small pieces (text, HTTP, the sampler).
 COMPARED = ("weights", "kv_cache", "activations")
+RESERVES = ("requests", "runtime")
+ROWS = ("memory", *COMPARED, *RESERVES, "compared", "total")
 
 MODELS = {
     "demo": [DEMO, "--max-num-seqs", "16"],
@@ -37,16 +39,17 @@ def test_terms_are_what_is_allocated(serve, name):
     served = serve(*MODELS[name], "--served-model-name", "m")
     planned = terms(served, "moesaic:memory_planned_bytes")
     actual = terms(served, "moesaic:memory_actual_bytes")
-    assert set(planned) == {*COMPARED, "runtime"}
+    assert set(planned) == {*COMPARED, *RESERVES}
     for term in COMPARED:
         assert actual[term] > 0
         assert abs(actual[term] / planned[term] - 1) < 0.02, (term, planned, actual)
     log = served.log()
     for term in COMPARED:
         assert re.search(rf" {term} +\S+ [MG]iB +\S+ [MG]iB +(none|[-+]\d\.\d\d%)$", log, re.M)
-    assert re.search(r" runtime +\S+ MiB +- +a reserve$", log, re.M)
+    for term in RESERVES:
+        assert re.search(rf" {term} +\S+ [MG]iB +- +a reserve$", log, re.M)
     for line in log.splitlines():
-        if re.search(r"info  (memory|weights|kv_cache|activations|runtime|compared|total)  ", line):
+        if re.search(rf"info  ({'|'.join(ROWS)})  ", line):
             assert len(line) <= 80, line
     # Nothing is allocated late: a full batch changes no term.
     body = {"model": "m", "prompt": [[5, 6, 7] * 60] * 8, "max_tokens": 4, "ignore_eos": True}
@@ -56,4 +59,7 @@ def test_terms_are_what_is_allocated(serve, name):
         {"Content-Type": "application/json"},
     )
     urllib.request.urlopen(request, timeout=120).read()
-    assert terms(served, "moesaic:memory_actual_bytes") == actual
+    after = terms(served, "moesaic:memory_actual_bytes")
+    assert {term: after[term] for term in COMPARED} == {term: actual[term] for term in COMPARED}
+    # What the request held goes back.
+    assert served.wait_for(lambda: terms(served, "moesaic:memory_actual_bytes")["requests"] == 0)

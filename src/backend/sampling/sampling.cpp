@@ -1,8 +1,11 @@
 #include "backend/sampling/sampling.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "backend/sampling/row_math.h"
 #include "base/error.h"
@@ -28,8 +31,38 @@ bool better(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-/// The `k` best entries, best first: a heap of k whose worst is on top.
+/// All entries, best first: by the digits of the logits' bits, lowest first, each pass keeping the
+/// order of the one before, so that equal ones stay in the order of their ids.
+std::vector<Candidate> sorted(std::span<const float> logits) {
+  constexpr int kDigitBits = 11;
+  constexpr uint32_t kDigits = 1U << kDigitBits;
+  // Smaller for a larger logit. Adding zero makes one of the two zeros.
+  const auto key = [](float logit) {
+    const auto bits = std::bit_cast<uint32_t>(logit + 0.0f);
+    return (bits >> 31) != 0 ? bits : ~bits ^ (1U << 31);
+  };
+  std::vector<Candidate> from(logits.size()), to(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) from[i] = {logits[i], static_cast<int32_t>(i)};
+  for (int shift = 0; shift < 32; shift += kDigitBits) {
+    const auto digit = [&](const Candidate& c) { return (key(c.logit) >> shift) % kDigits; };
+    std::array<size_t, kDigits + 1> places{};
+    for (const Candidate& c : from) ++places[digit(c) + 1];
+    std::partial_sum(places.begin(), places.end(), places.begin());
+    for (const Candidate& c : from) to[places[digit(c)]++] = c;
+    from.swap(to);
+  }
+  return from;
+}
+
+/// The `k` best entries, best first: a heap of k whose worst is on top, or for many a sorted row,
+/// whose cost does not grow with k.
 std::vector<Candidate> best_of(std::span<const float> logits, size_t k) {
+  constexpr size_t kHeapSize = 1024;
+  if (k > kHeapSize) {
+    std::vector<Candidate> all = sorted(logits);
+    all.resize(std::min(k, all.size()));
+    return all;
+  }
   std::vector<Candidate> heap;
   for (size_t i = 0; i < logits.size() && k > 0; ++i) {
     const Candidate candidate{logits[i], static_cast<int32_t>(i)};

@@ -253,6 +253,33 @@ TEST(Sampler, FiltersAgreeWithAPlainSort) {
   }
 }
 
+TEST(Sampler, ManyBestEntriesAreThoseOfASort) {
+  std::mt19937 random(13);
+  std::normal_distribution<float> normal(0, 3);
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (int round = 0; round < 20; ++round) {
+    std::vector<float> logits(3000);
+    for (float& x : logits)
+      x = std::round(normal(random) * 8) / 8 * (round % 2 == 0 ? 1.0f : 1e30f);
+    for (int i = 0; i < 50; ++i) {
+      logits[random() % logits.size()] = 0.0f;
+      logits[random() % logits.size()] = -0.0f;
+      logits[random() % logits.size()] = -infinity;
+      logits[random() % logits.size()] = 1e-40f * (i % 2 == 0 ? 1.0f : -1.0f);
+    }
+    std::vector<int32_t> order(logits.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    for (const int32_t k : {1000, 1500, 3000, 5000}) {
+      const auto got = logprobs_of(logits, 0, k);
+      ASSERT_EQ(got->top.size(), std::min<size_t>(static_cast<size_t>(k), order.size()));
+      for (size_t i = 0; i < got->top.size(); ++i) ASSERT_EQ(got->top[i].id, order[i]) << k;
+    }
+  }
+}
+
 TEST(Sampler, TopPOfALargeRowIsThatOfASort) {
   std::mt19937 random(7);
   for (const float spread : {0.5f, 3.0f, 12.0f}) {
