@@ -1,0 +1,386 @@
+#include "backend/cuda/products/products.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "backend/cuda/products/launch.cuh"
+#include "backend/cuda/products/tile_portable.cuh"
+
+namespace moesaic::backend::cuda {
+namespace {
+
+/// Parts of a stream product's sums beyond this leave too little for its rings.
+constexpr int kMostPartBytes = 64 << 10;
+
+int to_int(int64_t value) {
+  if (value < 0 || value > INT32_MAX) throw CudaError("a size of a product is out of range");
+  return static_cast<int>(value);
+}
+
+template <class Run>
+void with_format(Format format, const Run& run) {
+  switch (format) {
+    case Format::kBF16: return run(BF16{});
+    case Format::kFP8: return run(E4M3{});
+    case Format::kFP8Rounded: break;
+  }
+  throw CudaError("this format has no kernels");
+}
+
+/// A matrix as the kernels see it.
+ProductArgs weight_args(const std::byte* packed, const PackedMatrix& matrix, int64_t n, int64_t k,
+                        Format format, Scales scales, int64_t chunk) {
+  ProductArgs args;
+  args.weights = reinterpret_cast<const uint8_t*>(packed);
+  args.scales = matrix.scales;
+  args.block_scales = is_fp8(format) && scales == Scales::kBlock128;
+  args.tiles_n = to_int(matrix.tiles_n);
+  args.tiles_k = to_int(matrix.tiles_k);
+  if (args.block_scales) chunk = 0;  // its chunks are tiles, which no warp shares
+  args.chunk_tiles = chunk == 0 ? args.tiles_k : to_int(chunk / tile_inputs(format));
+  args.chunks = to_int(ceil_div(args.tiles_k, args.chunk_tiles));
+  args.n = to_int(n);
+  args.k = to_int(k);
+  return args;
+}
+
+void set_rows(ProductArgs& args, const Rows& x) {
+  if (x.stride % 8 != 0) throw CudaError("the stride of activations is no multiple of 8");
+  args.x = static_cast<const uint8_t*>(x.data);
+  args.x_stride = x.stride * 2;
+  args.rows = to_int(x.rows);
+  args.count = x.count;
+  args.index = x.index;
+}
+
+void set_output(ProductArgs& args, const Output& y) {
+  args.y = y.data;
+  args.y_stride = y.stride;
+  args.store = y.store;
+}
+
+int stream_part_bytes(const ProductArgs& args, bool always, int blocks) {
+  if (!always && args.chunks == 1) return 0;
+  const int64_t slabs = ceil_div(ceil_div(args.n, kSlabRows), blocks);
+  const int64_t bytes = slabs * args.chunks * args.rows * args.top_k * kSlabRows * 4;
+  return static_cast<int>(std::min<int64_t>(bytes, INT32_MAX));
+}
+
+/// How many rows a product has, as far as the host knows: `experts` with `rows` each, in the mean.
+struct Load {
+  double experts = 1;
+  double rows = 1;
+};
+
+Load load_of(const ProductArgs& args) {
+  if (args.ids == nullptr) return {1, static_cast<double>(args.rows)};
+  const double pairs = static_cast<double>(args.rows) * args.top_k;
+  const double active = args.experts * (1 - std::exp(-pairs / args.experts));
+  return {active, pairs / active};
+}
+
+/// Clocks of a multiprocessor that a tile choice is expected to take: the waves of tiles, each bound
+/// by what its copies or its wgmma take. The rates were measured (docs/cuda.md).
+double expected_clocks(const ProductArgs& args, Format format, const Load& load,
+                       const TileChoice& choice, int multiprocessors) {
+  const double spread = load.experts > 1 ? std::sqrt(load.rows) : 0;
+  const double need = (load.rows + spread) / choice.tokens;
+  const double token_tiles = load.experts > 1 ? (need <= 1 ? 1 : need + 0.5) : std::ceil(need);
+  const double output_tiles = std::ceil(static_cast<double>(args.tiles_n) / choice.groups);
+  const double tiles = load.experts * token_tiles * output_tiles;
+  const double busy = std::min<double>(tiles, multiprocessors);
+  const double bytes_per_clock = std::min(44.0, 26.0 * multiprocessors / busy);
+  const double rows = std::min<double>(choice.tokens, load.rows);
+  const double bytes =
+      choice.groups * kTileBytes + rows * tile_inputs(format) * 2;
+  const double wgmma = choice.groups * choice.tokens * tile_inputs(format) / 32.0 / 0.85;
+  const double tile = args.tiles_k * std::max(bytes / bytes_per_clock, wgmma) + 1500;
+  return std::ceil(tiles / multiprocessors) * tile;
+}
+
+TileChoice choose_tile(const ProductArgs& args, Format format, int tokens, const Tuning& tuning,
+                       int multiprocessors) {
+  constexpr TileChoice kChoices[] = {{1, 64}, {2, 64}, {1, 128}, {2, 128}, {2, 256}};
+  const Load load = load_of(args);
+  TileChoice best;
+  double least = HUGE_VAL;
+  for (const TileChoice& choice : kChoices) {
+    if (choice.tokens == 256 && (is_fp8(format) || args.chunks > 1)) continue;
+    if (tuning.groups != 0 && tuning.groups != choice.groups) continue;
+    if (tokens != 0 && tokens != choice.tokens) continue;
+    const double clocks = expected_clocks(args, format, load, choice, multiprocessors);
+    if (clocks < least) {
+      least = clocks;
+      best = choice;
+    }
+  }
+  if (least == HUGE_VAL) throw CudaError("no tile suits this product");
+  return best;
+}
+
+/// The device and the settings that a product runs with.
+struct Runner {
+  Path path;
+  Tuning tuning;
+  int multiprocessors;
+  Launch launch;
+
+  template <class F>
+  void stream(const ProductArgs& args, Role role, int part_bytes) const {
+    launch_stream<F>(args, role, path == Path::kHopper, multiprocessors, part_bytes, launch);
+  }
+  template <class F>
+  void tiles(ProductArgs args, Format format, bool silu, int tokens) const {
+    if (path != Path::kHopper) {
+      return launch_portable_tiles<F>(args, silu, multiprocessors, launch);
+    }
+    const TileChoice choice = choose_tile(args, format, tokens != 0 ? tokens : tuning.tokens,
+                                          tuning, multiprocessors);
+    args.stream_once = load_of(args).rows <= choice.tokens;
+    launch_tiles<F>(args, silu, choice, multiprocessors, launch);
+  }
+};
+
+/// Where the pieces of an experts() call lie in its scratch, in bytes.
+struct Scratch {
+  int64_t h_stride = 0;      ///< elements
+  int64_t value_stride = 0;  ///< elements
+  size_t h = 0;              ///< bf16 [pairs, h_stride]
+  size_t values = 0;         ///< f32 [pairs, value_stride]
+  size_t first = 0;
+  size_t tiles = 0;
+  size_t pairs = 0;
+  size_t bytes = 0;
+
+  Scratch(const ExpertsShape& shape, int64_t top_k, int64_t rows)
+      : h_stride(round_up(shape.width, 64)), value_stride(round_up(shape.hidden, 4)) {
+    const int64_t count = rows * top_k;
+    auto place = [this](int64_t size) {
+      const size_t at = bytes;
+      bytes += static_cast<size_t>(round_up(size, kPackedAlignment));
+      return at;
+    };
+    h = place(count * h_stride * 2);
+    first = place((shape.experts + 1) * 4);
+    tiles = place((shape.experts + 1) * 4);
+    pairs = place(count * 4);
+    values = place(count * value_stride * 4);
+  }
+};
+
+/// One experts() call as both halves see it.
+struct ExpertsCall {
+  ProductArgs gate_up;
+  ProductArgs down;
+  Scratch scratch;
+  bool stream = false;
+  int tokens = 0;  ///< rows of a tile where the plan fixes them; 0: each product chooses
+
+  ExpertsCall(const Experts& w, const Rows& x, const Routing& routing, std::byte* memory, Path path,
+              const Tuning& tuning, int multiprocessors)
+      : scratch(w.shape, routing.top_k, x.rows) {
+    const ExpertsShape& shape = w.shape;
+    if (shape.experts > kMaxExperts) throw CudaError("more than 512 experts");
+    if (routing.top_k < 1 || routing.top_k > kMaxTopK) throw CudaError("top_k is not in [1, 16]");
+    if (routing.experts == nullptr && (routing.top_k != 1 || shape.experts != 1)) {
+      throw CudaError("routing without experts is for one expert");
+    }
+    if (x.index != nullptr) throw CudaError("experts() takes no row index");
+    const PackedExpert packed(shape);
+    gate_up = weight_args(w.packed, packed.gate_up, 2 * round_up(shape.width, 8), shape.hidden,
+                          shape.format, shape.scales, 0);
+    down = weight_args(w.packed + packed.gate_up.bytes, packed.down, shape.hidden, shape.width,
+                       shape.format, shape.scales,
+                       chunk_inputs(shape.hidden, shape.width, shape.experts > 1));
+    set_rows(gate_up, x);
+    for (ProductArgs* args : {&gate_up, &down}) {
+      args->expert_bytes = packed.bytes();
+      args->rows = to_int(x.rows);
+      args->count = x.count;
+      args->ids = routing.experts;
+      args->route_weights = routing.weights;
+      args->top_k = to_int(routing.top_k);
+      args->experts = to_int(shape.experts);
+    }
+    if (routing.top_k > 1) {
+      gate_up.x_reciprocal =
+          static_cast<uint32_t>(ceil_div(int64_t{1} << 32, routing.top_k));
+    }
+    gate_up.y = memory + scratch.h;
+    gate_up.y_stride = scratch.h_stride;
+    gate_up.store = Store::kBF16;
+    down.x = reinterpret_cast<const uint8_t*>(memory + scratch.h);
+    down.x_stride = scratch.h_stride * 2;
+
+    stream = tuning.kernel != Kernel::kTile && x.rows <= kStreamRows &&
+             stream_part_bytes(down, true, multiprocessors) <= kMostPartBytes;
+    if (stream || routing.experts == nullptr) return;
+    tokens = path != Path::kHopper ? PortableTile<BF16>::kTokens
+             : tuning.tokens != 0
+                 ? tuning.tokens
+                 : choose_tile(gate_up, shape.format, 0, tuning, multiprocessors).tokens;
+    if (down.chunks > 1) tokens = std::min(tokens, 128);
+    gate_up.plan = down.plan = {reinterpret_cast<const int32_t*>(memory + scratch.first),
+                                reinterpret_cast<const int32_t*>(memory + scratch.tiles),
+                                reinterpret_cast<const int32_t*>(memory + scratch.pairs)};
+  }
+};
+
+}  // namespace
+
+size_t packed_bytes(const LinearShape& shape) {
+  return static_cast<size_t>(PackedMatrix(shape.n, shape.k, shape.format, shape.scales).bytes);
+}
+size_t packed_bytes(const ExpertsShape& shape) {
+  return static_cast<size_t>(PackedExpert(shape).bytes() * shape.experts);
+}
+
+Products::Products(Path path) : path_(path) {
+  int device = 0;
+  check(cudaGetDevice(&device), "current device");
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "properties of the device");
+  multiprocessors_ = properties.multiProcessorCount;
+  dependent_launch_ = properties.major >= 9;
+  if (properties.major < 8) throw CudaError("compute capability 8.0 or later is needed");
+  const bool hopper = properties.major == 9 && properties.minor == 0;
+  if (path_ == Path::kAuto) path_ = hopper ? Path::kHopper : Path::kPortable;
+  if (path_ == Path::kHopper && !hopper) {
+    throw CudaError("the device is not of compute capability 9.0");
+  }
+}
+
+void Products::linear(const Linear& w, const Rows& x, const float* bias, const Output& y,
+                      std::byte* scratch, cudaStream_t stream) const {
+  if (x.rows == 0) return;
+  const LinearShape& shape = w.shape;
+  const PackedMatrix packed(shape.n, shape.k, shape.format, shape.scales);
+  ProductArgs args = weight_args(w.packed, packed, shape.n, shape.k, shape.format, shape.scales,
+                                 chunk_inputs(shape.n, shape.k, false));
+  set_rows(args, x);
+  set_output(args, y);
+  args.bias = bias;
+  const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
+  const int parts = stream_part_bytes(args, false, multiprocessors_);
+  // Every warp of a stream kernel reads its own rows: with many of them a large matrix is better off
+  // with tiles, whose outputs share them.
+  constexpr int kFewRows = 4;
+  const bool few = x.rows <= (args.chunks > 1 ? kStreamRows : kFewRows);
+  const bool can_stream = x.rows <= kStreamRows && parts <= kMostPartBytes;
+  const bool streams = can_stream && (tuning_.kernel == Kernel::kAuto ? few : tuning_.kernel == Kernel::kStream);
+  with_format(shape.format, [&](auto format) {
+    using F = decltype(format);
+    if (streams) {
+      run.stream<F>(args, Role::kLinear, parts);
+    } else {
+      run.tiles<F>(args, shape.format, false, 0);
+    }
+  });
+}
+
+size_t Products::linear_scratch_bytes(const LinearShape& shape, int64_t max_rows) const {
+  return 0;
+}
+
+size_t Products::experts_scratch_bytes(const ExpertsShape& shape, int64_t top_k,
+                                       int64_t max_rows) const {
+  return Scratch(shape, top_k, max_rows).bytes;
+}
+
+void Products::gate_up(const Experts& w, const Rows& x, const Routing& routing, std::byte* scratch,
+                       cudaStream_t stream) const {
+  if (x.rows == 0) return;
+  const ExpertsCall call(w, x, routing, scratch, path_, tuning_, multiprocessors_);
+  const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
+  if (!call.stream && routing.experts != nullptr) {
+    const int pairs = to_int(x.rows * routing.top_k);
+    PlanArgs plan;
+    plan.ids = routing.experts;
+    plan.rows = to_int(x.rows);
+    plan.count = x.count;
+    plan.top_k = to_int(routing.top_k);
+    plan.experts = to_int(w.shape.experts);
+    plan.tokens = call.tokens;
+    plan.first = reinterpret_cast<int32_t*>(scratch + call.scratch.first);
+    plan.tiles = reinterpret_cast<int32_t*>(scratch + call.scratch.tiles);
+    plan.pairs = reinterpret_cast<int32_t*>(scratch + call.scratch.pairs);
+    const int threads = std::clamp(to_int(round_up(pairs, 32)), 64, kPlanThreads);
+    run.launch.run(plan_kernel, dim3(static_cast<unsigned>(plan.experts)), threads, 0, plan);
+  }
+  with_format(w.shape.format, [&](auto format) {
+    using F = decltype(format);
+    if (call.stream) {
+      run.stream<F>(call.gate_up, Role::kGateUp, 0);
+    } else {
+      run.tiles<F>(call.gate_up, w.shape.format, true, call.tokens);
+    }
+  });
+}
+
+void Products::down(const Experts& w, const Rows& x, const Routing& routing, const Output& y,
+                    std::byte* scratch, cudaStream_t stream) const {
+  if (x.rows == 0) return;
+  if (y.store == Store::kBF16) throw CudaError("the experts' output is f32");
+  ExpertsCall call(w, x, routing, scratch, path_, tuning_, multiprocessors_);
+  ProductArgs& args = call.down;
+  const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
+  set_output(args, y);
+  // Rows whose expert is skipped get a zero from the sum, which a direct store would not write.
+  const bool direct = call.stream || routing.experts == nullptr ||
+                      (routing.top_k == 1 && y.store == Store::kAddF32);
+  if (!call.stream) args.weigh = direct && routing.weights != nullptr;
+  const ProductArgs out = args;
+  if (!direct) {
+    args.y = scratch + call.scratch.values;
+    args.y_stride = call.scratch.value_stride;
+    args.store = Store::kF32;
+  }
+  with_format(w.shape.format, [&](auto format) {
+    using F = decltype(format);
+    if (call.stream) {
+      run.stream<F>(args, Role::kDown, stream_part_bytes(args, true, multiprocessors_));
+    } else {
+      run.tiles<F>(args, w.shape.format, false, call.tokens);
+    }
+  });
+  if (direct) return;
+  CombineArgs combine;
+  combine.values = static_cast<const float*>(args.y);
+  combine.stride = args.y_stride;
+  combine.ids = routing.experts;
+  combine.weights = routing.weights;
+  combine.top_k = to_int(routing.top_k);
+  combine.experts = to_int(w.shape.experts);
+  combine.out = out;
+  run.launch.run(combine_kernel,
+                 dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(ceil_div(args.n, 1024))),
+                 256, 0, combine);
+}
+
+void Products::experts(const Experts& w, const Rows& x, const Routing& routing, const Output& y,
+                       std::byte* scratch, cudaStream_t stream) const {
+  gate_up(w, x, routing, scratch, stream);
+  down(w, x, routing, y, scratch, stream);
+}
+
+void Products::small_f32(const float* w, int64_t n, int64_t k, const Rows& x, bool x_is_f32,
+                         const Output& logits, cudaStream_t stream) const {
+  if (x.rows == 0) return;
+  if (k % 4 != 0 || x.stride % 4 != 0) throw CudaError("k of a small product is no multiple of 4");
+  if (logits.store == Store::kBF16) throw CudaError("the output of a small product is f32");
+  SmallArgs args;
+  args.w = w;
+  args.n = to_int(n);
+  args.k = to_int(k);
+  args.x = static_cast<const uint8_t*>(x.data);
+  args.x_stride = x.stride * (x_is_f32 ? 4 : 2);
+  args.rows = to_int(x.rows);
+  args.count = x.count;
+  args.index = x.index;
+  args.y = static_cast<float*>(logits.data);
+  args.y_stride = logits.stride;
+  args.store = logits.store;
+  launch_small(args, x_is_f32, Launch{stream, dependent_launch_});
+}
+
+}  // namespace moesaic::backend::cuda

@@ -1,0 +1,105 @@
+#include "backend/cuda/products/routing.cuh"
+
+namespace moesaic::backend::cuda {
+
+__global__ void __launch_bounds__(kPlanThreads, 1) plan_kernel(const __grid_constant__ PlanArgs a) {
+  __shared__ int counts[kMaxExperts];
+  __shared__ int warp_matches[kPlanThreads / 32];
+  __shared__ int sums[2];  // pairs and tiles of the experts before
+  release_successor();
+  for (int e = threadIdx.x; e < a.experts; e += blockDim.x) counts[e] = 0;
+  if (threadIdx.x < 2) sums[threadIdx.x] = 0;
+  __syncthreads();
+  wait_for_predecessor();
+
+  const int expert = blockIdx.x;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const int warps = blockDim.x / 32;
+  const int pairs = (a.count == nullptr ? a.rows : min(a.rows, *a.count)) * a.top_k;
+  // Each warp has a contiguous part, whole 32s but for the last.
+  const int part = (pairs + 32 * warps - 1) / (32 * warps) * 32;
+  const int begin = warp * part;
+  const int end = min(pairs, begin + part);
+  int matches = 0;
+  for (int i = begin + lane; i < end; i += 32) {
+    const int id = a.ids[i];
+    if (id < 0 || id >= a.experts) continue;
+    atomicAdd(&counts[id], 1);
+    matches += id == expert;
+  }
+  matches = __reduce_add_sync(0xffffffffu, matches);
+  if (lane == 0) warp_matches[warp] = matches;
+  __syncthreads();
+  int before[2] = {0, 0};
+  for (int e = threadIdx.x; e < expert; e += blockDim.x) {
+    before[0] += counts[e];
+    before[1] += (counts[e] + a.tokens - 1) / a.tokens;
+  }
+  for (int i = 0; i < 2; ++i) {
+    const int sum = __reduce_add_sync(0xffffffffu, before[i]);
+    if (lane == 0 && sum > 0) atomicAdd(&sums[i], sum);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    a.first[expert] = sums[0];
+    a.tiles[expert] = sums[1];
+    if (expert + 1 == a.experts) {
+      a.first[a.experts] = sums[0] + counts[expert];
+      a.tiles[a.experts] = sums[1] + (counts[expert] + a.tokens - 1) / a.tokens;
+    }
+  }
+  int at = sums[0];
+  for (int w = 0; w < warp; ++w) at += warp_matches[w];
+  for (int i = begin; i < end; i += 32) {
+    const bool match = i + lane < end && a.ids[i + lane] == expert;
+    const unsigned lanes = __ballot_sync(0xffffffffu, match);
+    if (match) a.pairs[at + __popc(lanes & ((1u << lane) - 1))] = i + lane;
+    at += __popc(lanes);
+  }
+}
+
+__global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ CombineArgs a) {
+  __shared__ int order[kMaxTopK];
+  __shared__ float weights[kMaxTopK];
+  __shared__ int used;
+  release_successor();
+  wait_for_predecessor();
+  const int row = blockIdx.x;
+  if (row >= a.out.row_count()) return;
+  if (threadIdx.x == 0) used = 0;
+  __syncthreads();
+  if (threadIdx.x < a.top_k) {
+    const int32_t* ids = a.ids + static_cast<int64_t>(row) * a.top_k;
+    const int i = threadIdx.x;
+    auto valid = [&](int j) { return ids[j] >= 0 && ids[j] < a.experts; };
+    if (valid(i)) {
+      int place = 0;
+      for (int j = 0; j < a.top_k; ++j) {
+        place += valid(j) && (ids[j] < ids[i] || (ids[j] == ids[i] && j < i));
+      }
+      order[place] = row * a.top_k + i;
+      weights[place] =
+          a.weights == nullptr ? 1.0f : a.weights[static_cast<int64_t>(row) * a.top_k + i];
+      atomicAdd(&used, 1);
+    }
+  }
+  __syncthreads();
+  const int channel = (blockIdx.y * 256 + threadIdx.x) * 4;
+  if (channel >= a.out.n) return;
+  float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+  for (int e = 0; e < used; ++e) {
+    const auto v =
+        *reinterpret_cast<const float4*>(a.values + order[e] * a.stride + channel);
+    total[0] = add_weighted(total[0], weights[e], v.x, e == 0);
+    total[1] = add_weighted(total[1], weights[e], v.y, e == 0);
+    total[2] = add_weighted(total[2], weights[e], v.z, e == 0);
+    total[3] = add_weighted(total[3], weights[e], v.w, e == 0);
+  }
+  for (int i = 0; i < 4; ++i) {
+    if (channel + i < a.out.n) store_sum(a.out, row, channel + i, total[i]);
+  }
+}
+
+}  // namespace moesaic::backend::cuda

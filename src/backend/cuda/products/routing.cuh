@@ -1,0 +1,43 @@
+#pragma once
+
+// What surrounds the experts' products at many rows: the plan that sorts pairs by expert, and the
+// weighted sum over a row's experts.
+
+#include "backend/cuda/products/args.cuh"
+#include "backend/cuda/products/schedule.cuh"
+
+namespace moesaic::backend::cuda {
+
+inline constexpr int kPlanThreads = 1024;
+inline constexpr int kMaxTopK = 16;
+
+struct PlanArgs {
+  const int32_t* ids = nullptr;
+  int rows = 0;
+  const int32_t* count = nullptr;
+  int top_k = 1;
+  int experts = 1;
+  int tokens = 64;  ///< rows of a tile
+  int32_t* first = nullptr;
+  int32_t* tiles = nullptr;
+  int32_t* pairs = nullptr;
+};
+
+/// One block per expert: each counts all pairs, so that none waits for another, and then places its
+/// own in ascending order.
+__global__ void __launch_bounds__(kPlanThreads, 1) plan_kernel(const __grid_constant__ PlanArgs a);
+
+struct CombineArgs {
+  const float* values = nullptr;  ///< [pairs, stride] each expert's output
+  int64_t stride = 0;             ///< elements, a multiple of 4
+  const int32_t* ids = nullptr;
+  const float* weights = nullptr;
+  int top_k = 1;
+  int experts = 1;
+  ProductArgs out;  ///< y, y_stride, n, store, rows, count
+};
+
+/// y (+)= the weighted sum over the row's experts, ascending. A block has a row and 1024 outputs.
+__global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ CombineArgs a);
+
+}  // namespace moesaic::backend::cuda
