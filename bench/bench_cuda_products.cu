@@ -168,15 +168,14 @@ struct Bench {
     std::string name;
     Tuning tuning;
   };
-  std::vector<Choice> choices(int64_t rows, bool small_tiles_only) const {
+  std::vector<Choice> choices(int64_t rows, bool chunks) const {
     std::vector<Choice> c{{"auto", {}}};
     if (!all) return c;
     if (rows <= 8) c.push_back({"stream", {Kernel::kStream, 0, 0}});
-    for (int tokens : {64, 128, 256}) {
-      if (tokens == 256 && (small_tiles_only || format != Format::kBF16)) continue;
-      if (tokens > 64 && rows < tokens / 2) continue;
-      for (int groups : {1, 2}) {
-        if (tokens == 256 && groups == 1) continue;
+    for (int groups : {1, 2}) {
+      for (int tokens : {64, 128, 256}) {
+        if ((groups == 1 && tokens > 64) || (tokens > 64 && rows < tokens / 2)) continue;
+        if ((chunks && tokens == 256) || (tokens > 128 && format != Format::kBF16)) continue;
         c.push_back({std::to_string(groups) + "x64x" + std::to_string(tokens),
                      {Kernel::kTile, groups, tokens}});
       }

@@ -23,13 +23,16 @@ struct ProductArgs {
   int64_t expert_bytes = 0;
   int64_t scales = 0;  ///< bytes from an expert's first tile to its scales
   bool block_scales = false;
-  int tiles_n = 0;
+  int slabs = 0;
   int tiles_k = 0;
   int chunk_tiles = 0;  ///< tiles per partial sum; tiles_k where there is one chunk
   int chunks = 1;
+  int scaled_tiles = 1;  ///< tiles per block scale: 1, where the compiler must not know it
 
   const uint8_t* x = nullptr;
   int64_t x_stride = 0;  ///< bytes
+  int64_t x_rows = 0;    ///< that there can be
+  bool x_in_order = false;  ///< rows of x lie in the order of the plan's pairs
   const float* x_scales = nullptr;  ///< [x rows, tiles_k] of rounded activations
   int k = 0;
   int rows = 0;
@@ -133,7 +136,7 @@ __device__ __forceinline__ BlockScales block_scales(const ProductArgs& a, int ex
                                                     int k) {
   const auto* scales =
       reinterpret_cast<const float2*>(a.weights + expert * a.expert_bytes + a.scales);
-  const float2 v = __ldg(scales + (static_cast<int64_t>(slab / 4) * a.tiles_k + k) * 4 + slab % 4);
+  const float2 v = __ldg(scales + static_cast<int64_t>(slab) * a.tiles_k + k);
   return {{v.x, v.y}};
 }
 /// Element i of a fragment, `chunk` of which was summed by itself.

@@ -1,11 +1,12 @@
 #pragma once
 
-// Packed weights. A matrix [n, k] is cut into tiles of 64 outputs by 128 bytes of inputs, the tiles
-// of the same outputs one after the other in ascending k:
-//   [n / 64][k / kTileK][64 outputs][8 chunks of 16 bytes]
+// Packed weights. A matrix [n, k] is cut into slabs of 16 outputs, and a slab into tiles of 128 bytes
+// of inputs, in ascending k:
+//   [n / 16][k / kTileK][16 outputs][8 chunks of 16 bytes]
 // Chunk c of output r lies at place c ^ (r % 8): the 128-byte swizzle that wgmma reads and that keeps
-// ldmatrix free of bank conflicts. A tile is the A operand of one wgmma; 16 of its rows, a slab, are
-// the A operand of one mma.sync and 2048 contiguous bytes.
+// ldmatrix free of bank conflicts. A slab's tile is the A operand of one mma.sync, and four slabs'
+// tiles one after the other in shared memory are that of one wgmma. A slab's K is contiguous, so few
+// rows stream it in long copies; many rows fetch the tiles of several slabs with one tensor copy.
 //
 // Elements of 8 bits are permuted within each 16 inputs so that the four bytes of a lane of ldmatrix
 // are the inputs 2t, 2t+1, 2t+8, 2t+9 that the bf16 fragment of that lane holds.
@@ -13,8 +14,8 @@
 // Gate and up rows of an expert are interleaved by 8 within each slab, so that both land in the same
 // thread's fragment: row 16 s + i is gate row 8 s + i for i < 8, else up row 8 s + i - 8.
 //
-// Scales follow the tiles: per output [n rounded to 64], or per 8 outputs and 128 inputs
-// [n / 64][k / 128][8].
+// Scales follow the tiles: per output [n rounded to 16], or per 8 outputs and 128 inputs
+// [n / 16][k / 128][2].
 
 #include <cstdint>
 
@@ -22,11 +23,9 @@
 
 namespace moesaic::backend::cuda {
 
-inline constexpr int kTileRows = 64;
 inline constexpr int kSlabRows = 16;
 inline constexpr int kTileRowBytes = 128;
-inline constexpr int kTileBytes = kTileRows * kTileRowBytes;
-inline constexpr int kSlabBytes = kSlabRows * kTileRowBytes;
+inline constexpr int kTileBytes = kSlabRows * kTileRowBytes;
 inline constexpr int kChunkBytes = 16;
 inline constexpr int kPackedAlignment = 1024;
 
@@ -41,18 +40,16 @@ constexpr int tile_inputs(Format format) { return is_fp8(format) ? 128 : 64; }
 
 /// Where the pieces of one packed matrix lie, in bytes from its first tile.
 struct PackedMatrix {
-  int64_t tiles_n = 0;
+  int64_t slabs = 0;
   int64_t tiles_k = 0;
   int64_t scales = 0;  ///< offset of the scales; they are there for fp8 formats only
   int64_t bytes = 0;   ///< of the matrix, rounded to kPackedAlignment
 
   constexpr PackedMatrix(int64_t n, int64_t k, Format format, Scales kind)
-      : tiles_n(ceil_div(n, kTileRows)), tiles_k(ceil_div(k, tile_inputs(format))) {
-    scales = tiles_n * tiles_k * kTileBytes;
+      : slabs(ceil_div(n, kSlabRows)), tiles_k(ceil_div(k, tile_inputs(format))) {
+    scales = slabs * tiles_k * kTileBytes;
     int64_t count = 0;
-    if (is_fp8(format)) {
-      count = kind == Scales::kBlock128 ? tiles_n * tiles_k * 8 : tiles_n * kTileRows;
-    }
+    if (is_fp8(format)) count = slabs * (kind == Scales::kBlock128 ? tiles_k * 2 : kSlabRows);
     bytes = round_up(scales + count * 4, kPackedAlignment);
   }
 };

@@ -34,7 +34,7 @@ ProductArgs weight_args(const std::byte* packed, const PackedMatrix& matrix, int
   args.weights = reinterpret_cast<const uint8_t*>(packed);
   args.scales = matrix.scales;
   args.block_scales = is_fp8(format) && scales == Scales::kBlock128;
-  args.tiles_n = to_int(matrix.tiles_n);
+  args.slabs = to_int(matrix.slabs);
   args.tiles_k = to_int(matrix.tiles_k);
   if (args.block_scales) chunk = 0;  // its chunks are tiles, which no warp shares
   args.chunk_tiles = chunk == 0 ? args.tiles_k : to_int(chunk / tile_inputs(format));
@@ -49,6 +49,7 @@ void set_rows(ProductArgs& args, const Rows& x) {
   args.x = static_cast<const uint8_t*>(x.data);
   args.x_stride = x.stride * 2;
   args.rows = to_int(x.rows);
+  args.x_rows = x.rows;
   args.count = x.count;
   args.index = x.index;
 }
@@ -86,29 +87,35 @@ double expected_clocks(const ProductArgs& args, Format format, const Load& load,
   const double spread = load.experts > 1 ? std::sqrt(load.rows) : 0;
   const double need = (load.rows + spread) / choice.tokens;
   const double token_tiles = load.experts > 1 ? (need <= 1 ? 1 : need + 0.5) : std::ceil(need);
-  const double output_tiles = std::ceil(static_cast<double>(args.tiles_n) / choice.groups);
+  const double output_tiles = std::ceil(args.slabs / (4.0 * choice.groups));
   const double tiles = load.experts * token_tiles * output_tiles;
   const double busy = std::min<double>(tiles, multiprocessors);
-  const double bytes_per_clock = std::min(44.0, 26.0 * multiprocessors / busy);
+  const double bytes_per_clock = std::min(48.0, 26.0 * multiprocessors / busy);
   const double rows = std::min<double>(choice.tokens, load.rows);
-  const double bytes =
-      choice.groups * kTileBytes + rows * tile_inputs(format) * 2;
+  // Blocks of 128 rows and more share them.
+  const double own_rows = choice.tokens >= 128 ? rows / 2 : rows;
+  const double bytes = choice.groups * 4 * kTileBytes + own_rows * tile_inputs(format) * 2;
   const double wgmma = choice.groups * choice.tokens * tile_inputs(format) / 32.0 / 0.85;
   const double tile = args.tiles_k * std::max(bytes / bytes_per_clock, wgmma) + 1500;
-  return std::ceil(tiles / multiprocessors) * tile;
+  return std::max(1.0, tiles / multiprocessors + 0.3) * tile;
 }
 
+/// `tokens` is fixed where it is not 0.
 TileChoice choose_tile(const ProductArgs& args, Format format, int tokens, const Tuning& tuning,
                        int multiprocessors) {
-  constexpr TileChoice kChoices[] = {{1, 64}, {2, 64}, {1, 128}, {2, 128}, {2, 256}};
+  constexpr TileChoice kChoices[] = {{1, 64}, {2, 64}, {2, 128}, {2, 256}};
+  const bool chunks = args.chunks > 1 || args.block_scales;
   const Load load = load_of(args);
   TileChoice best;
   double least = HUGE_VAL;
   for (const TileChoice& choice : kChoices) {
-    if (choice.tokens == 256 && (is_fp8(format) || args.chunks > 1)) continue;
-    if (tuning.groups != 0 && tuning.groups != choice.groups) continue;
+    if (choice.tokens == 256 && (is_fp8(format) || chunks)) continue;
+    if (args.index != nullptr && choice.tokens > 64) continue;
     if (tokens != 0 && tokens != choice.tokens) continue;
-    const double clocks = expected_clocks(args, format, load, choice, multiprocessors);
+    double clocks = expected_clocks(args, format, load, choice, multiprocessors);
+    // Wishes only.
+    if (tuning.groups != 0 && tuning.groups != choice.groups) clocks *= 1e3;
+    if (tuning.tokens != 0 && tuning.tokens != choice.tokens) clocks *= 1e6;
     if (clocks < least) {
       least = clocks;
       best = choice;
@@ -134,8 +141,7 @@ struct Runner {
     if (path != Path::kHopper) {
       return launch_portable_tiles<F>(args, silu, multiprocessors, launch);
     }
-    const TileChoice choice = choose_tile(args, format, tokens != 0 ? tokens : tuning.tokens,
-                                          tuning, multiprocessors);
+    const TileChoice choice = choose_tile(args, format, tokens, tuning, multiprocessors);
     args.stream_once = load_of(args).rows <= choice.tokens;
     launch_tiles<F>(args, silu, choice, multiprocessors, launch);
   }
@@ -150,6 +156,8 @@ struct Scratch {
   size_t first = 0;
   size_t tiles = 0;
   size_t pairs = 0;
+  size_t x = 0;  ///< bf16 [pairs, x_stride], rows in the plan's order
+  int64_t x_stride = 0;
   size_t bytes = 0;
 
   Scratch(const ExpertsShape& shape, int64_t top_k, int64_t rows)
@@ -165,6 +173,9 @@ struct Scratch {
     tiles = place((shape.experts + 1) * 4);
     pairs = place(count * 4);
     values = place(count * value_stride * 4);
+    x_stride = round_up(shape.hidden, 8);
+    x = values;  // done with before the down product writes its values there
+    bytes = std::max(bytes, x + static_cast<size_t>(count * x_stride * 2));
   }
 };
 
@@ -174,7 +185,8 @@ struct ExpertsCall {
   ProductArgs down;
   Scratch scratch;
   bool stream = false;
-  int tokens = 0;  ///< rows of a tile where the plan fixes them; 0: each product chooses
+  int tokens = 0;  ///< rows of a tile; 0: each product chooses
+  bool copies_rows = false;  ///< x is brought into the plan's order first
 
   ExpertsCall(const Experts& w, const Rows& x, const Routing& routing, std::byte* memory, Path path,
               const Tuning& tuning, int multiprocessors)
@@ -211,15 +223,19 @@ struct ExpertsCall {
     gate_up.store = Store::kBF16;
     down.x = reinterpret_cast<const uint8_t*>(memory + scratch.h);
     down.x_stride = scratch.h_stride * 2;
+    down.x_rows = x.rows * routing.top_k;
+    down.x_in_order = true;
 
     stream = tuning.kernel != Kernel::kTile && x.rows <= kStreamRows &&
              stream_part_bytes(down, true, multiprocessors) <= kMostPartBytes;
     if (stream || routing.experts == nullptr) return;
-    tokens = path != Path::kHopper ? PortableTile<BF16>::kTokens
-             : tuning.tokens != 0
-                 ? tuning.tokens
-                 : choose_tile(gate_up, shape.format, 0, tuning, multiprocessors).tokens;
-    if (down.chunks > 1) tokens = std::min(tokens, 128);
+    tokens = path == Path::kHopper
+                 ? choose_tile(gate_up, shape.format, 0, tuning, multiprocessors).tokens
+                 : PortableTile<BF16>::kTokens;
+    if (down.chunks > 1 || down.block_scales) tokens = std::min(tokens, 128);
+    // Gathering while multiplying is slower than a copy of the rows in order, which is not worth its
+    // launch where the weights set the pace.
+    copies_rows = path == Path::kHopper && tokens > 64;
     gate_up.plan = down.plan = {reinterpret_cast<const int32_t*>(memory + scratch.first),
                                 reinterpret_cast<const int32_t*>(memory + scratch.tiles),
                                 reinterpret_cast<const int32_t*>(memory + scratch.pairs)};
@@ -290,7 +306,7 @@ size_t Products::experts_scratch_bytes(const ExpertsShape& shape, int64_t top_k,
 void Products::gate_up(const Experts& w, const Rows& x, const Routing& routing, std::byte* scratch,
                        cudaStream_t stream) const {
   if (x.rows == 0) return;
-  const ExpertsCall call(w, x, routing, scratch, path_, tuning_, multiprocessors_);
+  ExpertsCall call(w, x, routing, scratch, path_, tuning_, multiprocessors_);
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
   if (!call.stream && routing.experts != nullptr) {
     const int pairs = to_int(x.rows * routing.top_k);
@@ -305,7 +321,23 @@ void Products::gate_up(const Experts& w, const Rows& x, const Routing& routing, 
     plan.tiles = reinterpret_cast<int32_t*>(scratch + call.scratch.tiles);
     plan.pairs = reinterpret_cast<int32_t*>(scratch + call.scratch.pairs);
     const int threads = std::clamp(to_int(round_up(pairs, 32)), 64, kPlanThreads);
-    run.launch.run(plan_kernel, dim3(static_cast<unsigned>(plan.experts)), threads, 0, plan);
+    run.launch.run(plan_kernel, dim3(static_cast<unsigned>(plan.experts)), threads, 0, 1, plan);
+    if (call.copies_rows) {
+      ProductArgs& args = call.gate_up;
+      GatherArgs gather;
+      gather.from = args.x;
+      gather.from_stride = args.x_stride;
+      gather.to = reinterpret_cast<uint8_t*>(scratch + call.scratch.x);
+      gather.to_stride = call.scratch.x_stride * 2;
+      gather.bytes = to_int(round_up(w.shape.hidden, 8) * 2);
+      gather.product = args;
+      run.launch.run(gather_kernel, dim3(static_cast<unsigned>(ceil_div(pairs, 8))), 256, 0, 1,
+                     gather);
+      args.x = gather.to;
+      args.x_stride = gather.to_stride;
+      args.x_rows = pairs;
+      args.x_in_order = true;
+    }
   }
   with_format(w.shape.format, [&](auto format) {
     using F = decltype(format);
@@ -354,7 +386,7 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   combine.out = out;
   run.launch.run(combine_kernel,
                  dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(ceil_div(args.n, 1024))),
-                 256, 0, combine);
+                 256, 0, 1, combine);
 }
 
 void Products::experts(const Experts& w, const Rows& x, const Routing& routing, const Output& y,

@@ -147,7 +147,7 @@ enum class Kernel : uint8_t { kAuto, kStream, kTile };
 struct Tuning {
   Kernel kernel = Kernel::kAuto;
   int groups = 0;  ///< of 64 outputs in a tile: 1 or 2; 0: chosen
-  int tokens = 0;  ///< rows in a tile: 64, 128 or 256; 0: chosen
+  int tokens = 0;  ///< rows in a tile: 64, 128 or 256, as far as the product allows; 0: chosen
 };
 
 class Products {

@@ -107,6 +107,13 @@ __device__ __forceinline__ uint64_t streaming_policy() {
 #endif
   return policy;
 }
+__device__ __forceinline__ uint64_t plain_policy() {
+  uint64_t policy = 0;
+#ifdef MOESAIC_BULK
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+#endif
+  return policy;
+}
 /// `bytes` is a multiple of 16, both addresses are 16-byte aligned; completes on `barrier`.
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes,
                                           uint32_t barrier) {
@@ -126,6 +133,68 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
       "%2, [%3], %4;" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
+#endif
+}
+/// A box of a tensor; `map` is the kernel parameter that describes it.
+__device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int x, int y,
+                                            uint32_t barrier, uint64_t policy) {
+#ifdef MOESAIC_BULK
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+      : "memory");
+#endif
+}
+__device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int x, int y, int z,
+                                            int w, uint32_t barrier, uint64_t policy) {
+#ifdef MOESAIC_BULK
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier), "l"(policy)
+      : "memory");
+#endif
+}
+/// The same box for both blocks of a cluster, at the same place of their shared memory; completes on
+/// the barrier at the same place of each.
+__device__ __forceinline__ void tensor_copy_to_both(uint32_t to, const void* map, int x, int y,
+                                                    uint32_t barrier, uint64_t policy) {
+#ifdef MOESAIC_BULK
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(static_cast<uint16_t>(3)), "l"(policy)
+      : "memory");
+#endif
+}
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank = 0;
+#ifdef MOESAIC_BULK
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+/// All threads of both blocks.
+__device__ __forceinline__ void cluster_sync() {
+#ifdef MOESAIC_BULK
+  asm volatile("barrier.cluster.arrive.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+/// Arrives at the other block's barrier.
+__device__ __forceinline__ void barrier_arrive_remote(uint32_t barrier, uint32_t rank) {
+#ifdef MOESAIC_BULK
+  asm volatile(
+      "{\n .reg .b32 remote;\n"
+      " mapa.shared::cluster.u32 remote, %0, %1;\n"
+      " mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+#endif
+}
+__device__ __forceinline__ void prefetch_map(const void* map) {
+#ifdef MOESAIC_BULK
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 #endif
 }
 /// Copies `bytes` of 16 and writes zeros for the rest.

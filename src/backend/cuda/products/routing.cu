@@ -59,6 +59,20 @@ __global__ void __launch_bounds__(kPlanThreads, 1) plan_kernel(const __grid_cons
   }
 }
 
+__global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ GatherArgs a) {
+  release_successor();
+  wait_for_predecessor();
+  const int place = blockIdx.x * 8 + threadIdx.x / 32;
+  if (place >= a.product.plan.first[a.product.experts]) return;
+  const int row = a.product.x_row(a.product.plan.pairs[place]);
+  const uint8_t* from = a.from + row * a.from_stride;
+  uint8_t* to = a.to + place * a.to_stride;
+#pragma unroll 8
+  for (int at = threadIdx.x % 32 * 16; at < a.bytes; at += 512) {
+    *reinterpret_cast<uint4*>(to + at) = __ldg(reinterpret_cast<const uint4*>(from + at));
+  }
+}
+
 __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ CombineArgs a) {
   __shared__ int order[kMaxTopK];
   __shared__ float weights[kMaxTopK];

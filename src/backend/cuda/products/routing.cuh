@@ -27,6 +27,18 @@ struct PlanArgs {
 /// own in ascending order.
 __global__ void __launch_bounds__(kPlanThreads, 1) plan_kernel(const __grid_constant__ PlanArgs a);
 
+struct GatherArgs {
+  const uint8_t* from = nullptr;
+  int64_t from_stride = 0;  ///< bytes
+  uint8_t* to = nullptr;
+  int64_t to_stride = 0;  ///< bytes
+  int bytes = 0;          ///< of a row, a multiple of 16
+  ProductArgs product;    ///< plan, experts, x_reciprocal
+};
+
+/// Copies rows into the plan's order, so that tiles of them are neighbours. A warp has a row.
+__global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ GatherArgs a);
+
 struct CombineArgs {
   const float* values = nullptr;  ///< [pairs, stride] each expert's output
   int64_t stride = 0;             ///< elements, a multiple of 4

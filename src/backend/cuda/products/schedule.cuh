@@ -9,7 +9,7 @@ namespace moesaic::backend::cuda {
 
 inline constexpr int kMaxExperts = 512;
 
-/// A tile of the product: outputs from tile `outputs` (in units of the kernel's output tile) for
+/// A tile of the product: output tile `outputs` (in units of the kernel's) for
 /// `tokens` pairs from place `first` of the plan's list, or rows from `first` without a plan.
 struct TileWork {
   int expert;
@@ -51,7 +51,7 @@ struct Schedule {
   __device__ bool routed() const { return a.plan.first != nullptr; }
   __device__ int tiles() const { return lists.tiles; }
   __device__ int output_tiles() const {
-    return (a.tiles_n * kTileRows + kOutputs - 1) / kOutputs;
+    return (a.slabs * kSlabRows + kOutputs - 1) / kOutputs;
   }
 
   /// Outputs ascend slowly, rows fast, so that the blocks at work share weights; in bands of 2048
@@ -93,6 +93,7 @@ struct Schedule {
   __device__ int pair(int i) const { return routed() ? __ldg(a.plan.pairs + i) : i; }
   /// The row of activations that it reads.
   __device__ int x_row(int i) const {
+    if (a.x_in_order) return i;
     const int row = a.x_row(pair(i));
     return a.index == nullptr ? row : __ldg(a.index + row);
   }

@@ -172,7 +172,7 @@ void launch_small(const SmallArgs& a, const Launch& launch) {
     const int segments = static_cast<int>(ceil_div(a.k, kSegment));
     auto few = [&](auto kernel, int rows) {
       launch.run(kernel, dim3(blocks, static_cast<unsigned>(ceil_div(a.rows, rows))), 256,
-                 segments * kFewOutputs * rows * 4, a);
+                 segments * kFewOutputs * rows * 4, 1, a);
     };
     if (a.rows == 1) {
       few(small_few_kernel<X, 1>, 1);
@@ -184,7 +184,7 @@ void launch_small(const SmallArgs& a, const Launch& launch) {
   launch.run(small_many_kernel<X>,
              dim3(static_cast<unsigned>(ceil_div(a.n, kManyTile)),
                   static_cast<unsigned>(ceil_div(a.rows, kManyTile))),
-             256, kManySharedBytes, a);
+             256, kManySharedBytes, 1, a);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ struct StageShape {
   __host__ __device__ constexpr StageShape(int tiles_in, int row_tile_bytes, int rows)
       : tiles(tiles_in),
         row_bytes(tiles_in * row_tile_bytes + kChunkBytes),
-        bytes((tiles_in * kSlabBytes + rows * row_bytes + 127) / 128 * 128) {}
+        bytes((tiles_in * kTileBytes + rows * row_bytes + 127) / 128 * 128) {}
 };
 
 /// The call's pairs by expert, in shared memory.
@@ -136,7 +136,7 @@ struct Share {
   int slabs = 0;
 
   __device__ Share(const ProductArgs& a, int active) {
-    slabs = (a.n + kSlabRows - 1) / kSlabRows;
+    slabs = a.slabs;
     const int64_t all = static_cast<int64_t>(slabs) * (kRole == Role::kGateUp ? active : 1);
     first = static_cast<int>(blockIdx.x * all / gridDim.x);
     groups = static_cast<int>((blockIdx.x + 1) * all / gridDim.x) - first;
@@ -182,8 +182,8 @@ struct Unit {
     }
     u.tile = u.chunk * a.chunk_tiles;
     u.tiles = min(a.chunk_tiles, a.tiles_k - u.tile);
-    const int64_t tile = static_cast<int64_t>(u.slab / 4) * a.tiles_k + u.tile;
-    u.weights = a.weights + u.expert * a.expert_bytes + tile * kTileBytes + u.slab % 4 * kSlabBytes;
+    const int64_t tile = static_cast<int64_t>(u.slab) * a.tiles_k + u.tile;
+    u.weights = a.weights + u.expert * a.expert_bytes + tile * kTileBytes;
     return u;
   }
 };
@@ -203,7 +203,8 @@ struct Ring {
   uint32_t barriers;  ///< of the warp's barriers
   int stages;
   int step;  ///< units from one of the warp's to its next
-  uint64_t policy;
+  uint64_t policy;  ///< of the weights in the L2
+  uint64_t keep;    ///< of the rows, which other blocks read too
 
   // The next stage to be filled.
   int number;    ///< of its unit; from units() on none is left
@@ -211,7 +212,7 @@ struct Ring {
   int tiles = 0;  ///< of the unit that are left
   int pairs = 0;
   int row_left = 0;                  ///< bytes of a row that are left
-  const uint8_t* weights = nullptr;  ///< of this lane's tile of a stage
+  const uint8_t* weights = nullptr;
   const uint8_t* row = nullptr;      ///< of this lane's row
 
   __device__ bool more() const { return number < share.units(); }
@@ -223,7 +224,7 @@ struct Ring {
     const Unit unit = Unit::make(a, share, list, rows, number);
     tiles = unit.tiles;
     pairs = unit.pairs;
-    weights = unit.weights + (kBulk ? lane * kTileBytes : lane * kChunkBytes);
+    weights = unit.weights;
     const int first = unit.tile * F::kTileK;
     row_left = min((a.k - first + 7) / 8 * 16, tiles * kRowTileBytes);
     if (!find_row || lane >= pairs) return;
@@ -240,32 +241,27 @@ struct Ring {
     const uint32_t to = data + slot * shape.bytes;
     if constexpr (kBulk) {
       const uint32_t barrier = barriers + slot * 8;
+      const int weight_bytes = count * kTileBytes;
       if (lane == 0) {
-        const int weight_bytes = count * kSlabBytes;
         if (with_rows) {
           barrier_arrive_expect(barrier, pairs * row_bytes + (with_weights ? weight_bytes : 0));
         } else {
           barrier_expect(barrier, weight_bytes);
         }
-      }
-      if (with_weights && lane < count) {
-        bulk_copy(to + lane * kSlabBytes, weights, kSlabBytes, barrier, policy);
+        if (with_weights) bulk_copy(to, weights, weight_bytes, barrier, policy);
       }
       if (with_rows && lane < pairs) {
-        bulk_copy(to + shape.tiles * kSlabBytes + lane * shape.row_bytes, row, row_bytes, barrier);
+        bulk_copy(to + shape.tiles * kTileBytes + lane * shape.row_bytes, row, row_bytes, barrier,
+                  keep);
       }
     } else {
-      for (int t = 0; t < count; ++t) {
-#pragma unroll
-        for (int i = 0; i < kSlabBytes / 512; ++i) {
-          async_copy16(to + t * kSlabBytes + i * 512 + lane * kChunkBytes,
-                       weights + t * kTileBytes + i * 512);
-        }
+      for (int at = lane * kChunkBytes; at < count * kTileBytes; at += 32 * kChunkBytes) {
+        async_copy16(to + at, weights + at);
       }
       for (int r = 0; r < pairs; ++r) {
         const auto from = __shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(row), r);
         for (int at = lane * kChunkBytes; at < row_bytes; at += 32 * kChunkBytes) {
-          async_copy16(to + shape.tiles * kSlabBytes + r * shape.row_bytes + at,
+          async_copy16(to + shape.tiles * kTileBytes + r * shape.row_bytes + at,
                        reinterpret_cast<const uint8_t*>(from) + at);
         }
       }
@@ -460,6 +456,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
                              .stages = stages,
                              .step = warps,
                              .policy = streaming_policy(),
+                             .keep = plain_policy(),
                              .number = warp < warps ? warp : INT_MAX};
   ring.start(weights_first, [&] {
     if (!weights_first) return rows;
@@ -473,7 +470,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   const bool direct = kRole == Role::kGateUp || (kRole == Role::kLinear && a.chunks == 1);
   const Parts parts{reinterpret_cast<float*>(shared + ring_bytes), a.chunks, pairs};
   const uint32_t a_lane = lane % 16 * kTileRowBytes;
-  const uint32_t b_lane = shape.tiles * kSlabBytes + min(lane % 8, a.rows - 1) * shape.row_bytes +
+  const uint32_t b_lane = shape.tiles * kTileBytes + min(lane % 8, a.rows - 1) * shape.row_bytes +
                           lane / 8 * kChunkBytes;
   int slot = 0;
   uint32_t parity = 0;
@@ -490,12 +487,12 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
       const uint32_t offset = first_stage * shape.bytes + slot * shape.bytes;
       const int left = a.k - (unit.tile + done) * F::kTileK;
       if (left < shape.tiles * F::kTileK) {
-        clear_tail<F>(shared + offset + shape.tiles * kSlabBytes, shape, unit.pairs, left);
+        clear_tail<F>(shared + offset + shape.tiles * kTileBytes, shape, unit.pairs, left);
       }
       const uint32_t stage = shared_address(shared) + offset;
       const int count = min(shape.tiles, unit.tiles - done);
       for (int t = 0; t < count; ++t) {
-        const uint32_t weights = stage + a_lane + t * kSlabBytes;
+        const uint32_t weights = stage + a_lane + t * kTileBytes;
         const uint32_t x = stage + b_lane + t * (F::kTileK * 2);
         if (F::kOutputScales && a.block_scales) {
           const BlockScales scales = block_scales(a, unit.expert, unit.slab, unit.tile + done + t);

@@ -1,12 +1,18 @@
 #pragma once
 
-// Many rows: tiles of 64 or 128 outputs by 64, 128 or 256 rows on wgmma. One warpgroup copies, one
-// or two multiply 64 outputs each; a block goes from tile to tile and its copies run ahead across
-// tiles. Weights come as whole 8 KiB tiles by bulk copies, rows by cp.async in 16-byte chunks, which
-// lets any row be gathered and any k be padded with zeros.
+// Many rows: tiles of 64 or 128 outputs by 64 to 256 rows on wgmma. One warpgroup copies, one or two
+// multiply 64 outputs each; a block goes from tile to tile and its copies run ahead across tiles. One
+// tensor copy brings a stage's weights, a few bring its rows where they are neighbours; rows that are
+// gathered come by cp.async in 16-byte chunks, which is slower and serves tiles of 64 rows only.
+//
+// Where the tensor cores are the limit, two blocks of a cluster have neighbouring outputs and the same
+// rows: each fetches half of the rows for both, without which the L2 could not keep up.
 //
 // What bounds it: at few rows, weights over the read bandwidth, so 90 KiB and more of them are in
-// flight; at many rows the tensor cores, so the tile is as large as the registers allow.
+// flight; at many rows the tensor cores, so the tile is as large as the registers allow, which also
+// keeps what the L2 must deliver under its bandwidth.
+
+#include <cuda.h>
 
 #include "backend/cuda/products/format.cuh"
 #include "backend/cuda/products/schedule.cuh"
@@ -14,15 +20,26 @@
 
 namespace moesaic::backend::cuda {
 
+/// What tensor copies read.
+struct TileMaps {
+  CUtensorMap weights;  ///< [expert][slab][tile of K][256 x 8 bytes], a box is 4 or 8 slabs
+  CUtensorMap rows;     ///< [row][input], a box is TileShape::kRowBox rows by 128 bytes, swizzled
+};
+
 template <class F, int kGroups, int kTokens>
 struct TileShape {
   static constexpr int kThreads = 128 * (kGroups + 1);
-  static constexpr int kWeightBytes = kGroups * kTileBytes;
+  static constexpr int kCluster = kTokens >= 128 ? 2 : 1;  ///< blocks
+  static constexpr int kClusterOutputs = kCluster * kGroups * 64;
+  static constexpr int kGroupBytes = 4 * kTileBytes;
+  static constexpr int kWeightBytes = kGroups * kGroupBytes;
   /// Rows of 64 inputs, 128 bytes.
   static constexpr int kRowParts = F::kTileK / 64;
   static constexpr int kPartBytes = kTokens * 128;
+  /// Few rows are not worth fetching whole tiles of them.
+  static constexpr int kRowBox = kTokens == 64 ? 16 : 64;
   static constexpr int kStageBytes = kWeightBytes + kRowParts * kPartBytes;
-  static constexpr int kStages = (192 << 10) / kStageBytes;
+  static constexpr int kStages = (200 << 10) / kStageBytes;
   static constexpr int kSharedBytes = kStages * kStageBytes + kPackedAlignment;
 };
 
@@ -39,140 +56,157 @@ struct RingPlace {
   }
 };
 
-template <class F, int kGroups, int kTokens>
+inline constexpr int kGatherThreads = 96;
+
+template <class F, int kGroups, int kTokens, bool kGather>
 struct TileRing {
   using Shape = TileShape<F, kGroups, kTokens>;
   uint32_t data;
-  uint32_t full;   ///< barriers: the weights' bytes and 128 copying threads arrive
-  uint32_t empty;  ///< barriers: every multiplying warp arrives
+  uint32_t full;   ///< barriers: one arrival with the bytes of copies, and those of gathering threads
+  uint32_t empty;  ///< barriers: every multiplying warp of the cluster arrives
 
   __device__ uint32_t stage(int slot) const { return data + slot * Shape::kStageBytes; }
 
   __device__ void init() const {
     for (int i = 0; i < Shape::kStages; ++i) {
-      barrier_init(full + i * 8, 128 + 1);
-      barrier_init(empty + i * 8, 4 * kGroups);
+      barrier_init(full + i * 8, kGather ? kGatherThreads + 1 : 1);
+      barrier_init(empty + i * 8, 4 * kGroups * Shape::kCluster);
     }
     barrier_init_fence();
   }
 
-  /// One thread: the weights of a stage.
-  __device__ void fill_weights(const ProductArgs& a, const TileWork& w, int k, int slot,
-                               uint64_t policy) const {
-    const int first = w.outputs * kGroups;
-    const int present = min(kGroups, a.tiles_n - first);
-    barrier_arrive_expect(full + slot * 8, present * kTileBytes);
-    const uint8_t* from = a.weights + w.expert * a.expert_bytes;
-    for (int g = 0; g < present; ++g) {
-      const int64_t tile = static_cast<int64_t>(first + g) * a.tiles_k + k;
-      if (a.stream_once) {
-        bulk_copy(stage(slot) + g * kTileBytes, from + tile * kTileBytes, kTileBytes,
-                  full + slot * 8, policy);
-      } else {
-        bulk_copy(stage(slot) + g * kTileBytes, from + tile * kTileBytes, kTileBytes,
-                  full + slot * 8);
-      }
-    }
+  /// One lane of every multiplying warp: the stage may be overwritten.
+  __device__ __forceinline__ void release(int slot) const {
+    barrier_arrive(empty + slot * 8);
+    if constexpr (Shape::kCluster == 2) barrier_arrive_remote(empty + slot * 8, cluster_rank() ^ 1);
   }
 };
 
-/// What a copying thread knows of a tile's rows: one 16-byte chunk of every 16th row.
-template <class F, int kTokens>
-struct RowCopies {
-  static constexpr int kRowsAtOnce = 128 / 8;
-  static constexpr int kCopies = kTokens / kRowsAtOnce;
-  static constexpr int kParts = F::kTileK / 64;
-
-  const ProductArgs& a;
-  uint32_t place;              ///< of the first chunk within a part
-  int copies = 0;              ///< of the tile; the same in all threads
-  uint32_t offsets[kCopies];   ///< rows in units of 16 bytes
-
-  __device__ explicit RowCopies(const ProductArgs& args) : a(args) {
-    const int token = threadIdx.x / 8;
-    place = token * 128 + ((threadIdx.x % 8 ^ token % 8) << 4);
-  }
-
-  template <class S>
-  __device__ void enter(const S& schedule, const TileWork& w) {
-    const int stride = static_cast<int>(a.x_stride / 16);
-    copies = (w.tokens + kRowsAtOnce - 1) / kRowsAtOnce;
-#pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      if (i >= copies) break;
-      // Past the last row that one is copied again, so that no copy needs a condition.
-      const int r = min(static_cast<int>(threadIdx.x) / 8 + i * kRowsAtOnce, w.tokens - 1);
-      offsets[i] = static_cast<uint32_t>(schedule.x_row(w.first + r)) * stride;
-    }
-  }
-
-  /// Tile k of K into `rows`.
-  __device__ void copy(int k, uint32_t rows) const {
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int input = k * F::kTileK + part * 64 + threadIdx.x % 8 * 8;
-      const uint8_t* from = a.x + static_cast<int64_t>(input) * 2;
-      const uint32_t to = rows + part * kTokens * 128 + place;
-      if (k + 1 == a.tiles_k && a.k % F::kTileK != 0) {
-        // The last tile of an odd K: zeros from k on.
-        const int bytes = min(max((a.k - input) * 2, 0), kChunkBytes);
-        if (bytes == 0) from = a.x;
-#pragma unroll
-        for (int i = 0; i < kCopies; ++i) {
-          if (i < copies) async_copy16(to + i * 2048, from + uint64_t{offsets[i]} * 16, bytes);
-        }
-      } else if (copies == kCopies) {
-#pragma unroll
-        for (int i = 0; i < kCopies; ++i) {
-          async_copy16(to + i * 2048, from + uint64_t{offsets[i]} * 16);
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < kCopies; ++i) {
-          if (i >= copies) break;
-          async_copy16(to + i * 2048, from + uint64_t{offsets[i]} * 16);
-        }
-      }
-    }
-  }
+/// Where a block starts and how far apart its tiles are; the blocks of a cluster have one tile.
+template <class Shape>
+struct TileWalk {
+  static __device__ int first() { return blockIdx.x / Shape::kCluster; }
+  static __device__ int step() { return gridDim.x / Shape::kCluster; }
 };
 
-/// The copying warpgroup.
-template <class F, int kGroups, int kTokens>
-__device__ __forceinline__ void copy_tiles(const ProductArgs& a,
-                                           const Schedule<kGroups * kTileRows, kTokens>& schedule,
-                                           const TileRing<F, kGroups, kTokens>& ring,
+/// One thread: all copies of weights, and those of rows that are neighbours.
+template <class F, int kGroups, int kTokens, bool kSilu, bool kGather>
+__device__ __forceinline__ void copy_tiles(const ProductArgs& a, const TileMaps& maps,
+                                           const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
+                                           const TileRing<F, kGroups, kTokens, kGather>& ring,
                                            bool weights_first) {
   using Shape = TileShape<F, kGroups, kTokens>;
-  const int thread = threadIdx.x;
-  const uint64_t policy = streaming_policy();
+  const uint64_t policy = a.stream_once ? streaming_policy() : plain_policy();
+  const uint64_t keep = plain_policy();
+  prefetch_map(&maps.weights);
+  const int rank = Shape::kCluster == 2 ? static_cast<int>(cluster_rank()) : 0;
+  auto copy_weights = [&](const TileWork& w, int k, int slot) {
+    const int slab = (w.outputs * Shape::kCluster + rank) * kGroups * 4;
+    tensor_copy(ring.stage(slot), &maps.weights, 0, k, slab, w.expert, ring.full + slot * 8, policy);
+  };
+  auto boxes_of = [](const TileWork& w) {
+    return kGather ? 0 : (w.tokens + Shape::kRowBox - 1) / Shape::kRowBox;
+  };
+  auto expect = [&](int boxes, int slot) {
+    barrier_arrive_expect(ring.full + slot * 8, Shape::kWeightBytes + boxes * Shape::kRowParts *
+                                                                          (Shape::kRowBox * 128));
+  };
+  auto copy_rows = [&](const TileWork& w, int boxes, int k, int slot) {
+    const uint32_t to = ring.stage(slot) + Shape::kWeightBytes;
+    for (int i = rank; i < boxes; i += Shape::kCluster) {
+#pragma unroll
+      for (int part = 0; part < Shape::kRowParts; ++part) {
+        const uint32_t box_to = to + part * Shape::kPartBytes + i * (Shape::kRowBox * 128);
+        const int x = k * F::kTileK + part * 64;
+        const int y = w.first + i * Shape::kRowBox;
+        if constexpr (Shape::kCluster == 2) {
+          tensor_copy_to_both(box_to, &maps.rows, x, y, ring.full + slot * 8, keep);
+        } else {
+          tensor_copy(box_to, &maps.rows, x, y, ring.full + slot * 8, keep);
+        }
+      }
+    }
+  };
 
+  RingPlace<Shape::kStages> at;
+  at.parity = 1;
   int early = 0;  // stages whose weights are on their way
   if (weights_first) {
-    if (thread == 0 && blockIdx.x < schedule.tiles()) {
-      const TileWork w = schedule.locate(blockIdx.x);
+    if (TileWalk<Shape>::first() < schedule.tiles()) {
+      const TileWork w = schedule.locate(TileWalk<Shape>::first());
       for (; early < min(Shape::kStages, a.tiles_k); ++early) {
-        ring.fill_weights(a, w, early, early, policy);
+        expect(boxes_of(w), early);
+        copy_weights(w, early, early);
       }
     }
     wait_for_predecessor();
+    if (kSilu) release_successor();
   }
-  RowCopies<F, kTokens> rows(a);
+  for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
+       tile += TileWalk<Shape>::step()) {
+    const TileWork w = schedule.locate(tile);
+    const int boxes = boxes_of(w);
+    for (int k = 0; k < a.tiles_k; ++k) {
+      if (early > 0) {
+        --early;
+      } else {
+        barrier_wait(ring.empty + at.slot * 8, at.parity);
+        expect(boxes, at.slot);
+        copy_weights(w, k, at.slot);
+      }
+      copy_rows(w, boxes, k, at.slot);
+      at.next();
+    }
+  }
+}
+
+/// Three warps: rows gathered by index, a thread one 16-byte chunk of every 12th row, which the
+/// swizzle puts into one of two places.
+template <class F, int kGroups, int kTokens>
+__device__ __forceinline__ void gather_rows(const ProductArgs& a,
+                                            const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
+                                            const TileRing<F, kGroups, kTokens, true>& ring) {
+  using Shape = TileShape<F, kGroups, kTokens>;
+  constexpr int kRowsAtOnce = kGatherThreads / 8;
+  constexpr int kCopies = (kTokens + kRowsAtOnce - 1) / kRowsAtOnce;
+  const int thread = threadIdx.x - 32;
+  const int first = thread / 8;
+  const int chunk = thread % 8;
+  uint32_t place[2];
+  for (int i = 0; i < 2; ++i) {
+    const int row = first + i * kRowsAtOnce;
+    place[i] = row * 128 + ((chunk ^ row % 8) << 4);
+  }
   RingPlace<Shape::kStages> at;
   at.parity = 1;
-  for (int tile = blockIdx.x; tile < schedule.tiles(); tile += gridDim.x) {
+  for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
+       tile += TileWalk<Shape>::step()) {
     const TileWork w = schedule.locate(tile);
-    rows.enter(schedule, w);
+    const uint8_t* rows[kCopies];
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int r = first + i * kRowsAtOnce;
+      if (r < w.tokens) rows[i] = a.x + schedule.x_row(w.first + r) * a.x_stride;
+    }
     for (int k = 0; k < a.tiles_k; ++k) {
       barrier_wait(ring.empty + at.slot * 8, at.parity);
-      if (thread == 0) {
-        if (early > 0) {
-          --early;
-        } else {
-          ring.fill_weights(a, w, k, at.slot, policy);
+#pragma unroll
+      for (int part = 0; part < Shape::kRowParts; ++part) {
+        const int input = k * F::kTileK + part * 64 + chunk * 8;
+        const uint32_t to = ring.stage(at.slot) + Shape::kWeightBytes + part * Shape::kPartBytes;
+        const int bytes = min(max((a.k - input) * 2, 0), kChunkBytes);
+        const int64_t from = bytes == 0 ? 0 : input * 2;
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+          if (first + i * kRowsAtOnce >= w.tokens) break;
+          const uint32_t chunk_to = to + place[i % 2] + i / 2 * (kRowsAtOnce * 256);
+          if (bytes == kChunkBytes) {
+            async_copy16(chunk_to, rows[i] + from);
+          } else {
+            async_copy16(chunk_to, rows[i] + from, bytes);
+          }
         }
       }
-      rows.copy(k, ring.stage(at.slot) + Shape::kWeightBytes);
       barrier_arrive_after_copies(ring.full + at.slot * 8);
       at.next();
     }
@@ -182,8 +216,8 @@ __device__ __forceinline__ void copy_tiles(const ProductArgs& a,
 #ifdef MOESAIC_WGMMA
 
 /// sums = the next `tiles` stages' products for the 64 outputs of this warpgroup.
-template <int kGroups, int kTokens>
-__device__ __forceinline__ void multiply_tiles(const TileRing<BF16, kGroups, kTokens>& ring,
+template <int kGroups, int kTokens, bool kGather>
+__device__ __forceinline__ void multiply_tiles(const TileRing<BF16, kGroups, kTokens, kGather>& ring,
                                                int group, int tiles, auto& at,
                                                float (&sums)[kTokens / 2]) {
   using Shape = TileShape<BF16, kGroups, kTokens>;
@@ -191,9 +225,9 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<BF16, kGroups, kTo
   int last = 0;
   for (int k = 0; k < tiles; ++k) {
     barrier_wait(ring.full + at.slot * 8, at.parity);
-    proxy_fence();
+    if constexpr (kGather) proxy_fence();
     const uint32_t stage = ring.stage(at.slot);
-    const uint64_t weights = swizzled_operand(stage + group * kTileBytes);
+    const uint64_t weights = swizzled_operand(stage + group * Shape::kGroupBytes);
     const uint64_t rows = swizzled_operand(stage + Shape::kWeightBytes);
     wgmma_begin();
 #pragma unroll
@@ -203,14 +237,14 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<BF16, kGroups, kTo
     wgmma_commit();
     if (k > 0) {
       wgmma_wait<1>();
-      if (speaks) barrier_arrive(ring.empty + last * 8);
+      if (speaks) ring.release(last);
     }
     last = at.slot;
     at.next();
   }
   wgmma_wait<0>();
   wgmma_pin(sums);
-  if (speaks) barrier_arrive(ring.empty + last * 8);
+  if (speaks) ring.release(last);
 }
 
 /// 64 inputs of a warp's slab as A fragments.
@@ -233,8 +267,8 @@ __device__ __forceinline__ void unpack_half(uint32_t slab, int half, uint32_t (&
 
 /// The same with weights widened in registers: one half tile is widened while the tensor cores have
 /// the other.
-template <int kGroups, int kTokens>
-__device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTokens>& ring,
+template <int kGroups, int kTokens, bool kGather>
+__device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTokens, kGather>& ring,
                                                int group, int tiles, auto& at,
                                                float (&sums)[kTokens / 2]) {
   using Shape = TileShape<E4M3, kGroups, kTokens>;
@@ -243,22 +277,24 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTo
   uint32_t first[4][4];
   uint32_t second[4][4];
   int last = 0;
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; ++i) sums[i] = 0.0f;
   for (int k = 0; k < tiles; ++k) {
     barrier_wait(ring.full + at.slot * 8, at.parity);
-    proxy_fence();
+    if constexpr (kGather) proxy_fence();
     const uint32_t stage = ring.stage(at.slot);
-    const uint32_t slab = stage + group * kTileBytes + warp * kSlabBytes;
+    const uint32_t slab = stage + group * Shape::kGroupBytes + warp * kTileBytes;
     const uint64_t rows = swizzled_operand(stage + Shape::kWeightBytes);
     unpack_half(slab, 0, first);
     wgmma_begin();
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      Wgmma<kTokens>::bf16(sums, first[s], rows + 2 * s, k > 0 || s > 0);
+      Wgmma<kTokens>::bf16(sums, first[s], rows + 2 * s, true);
     }
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_pin(second);
-    if (k > 0 && speaks) barrier_arrive(ring.empty + last * 8);
+    if (k > 0 && speaks) ring.release(last);
     unpack_half(slab, 1, second);
     wgmma_begin();
 #pragma unroll
@@ -273,14 +309,14 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTo
   }
   wgmma_wait<0>();
   wgmma_pin(sums);
-  if (speaks) barrier_arrive(ring.empty + last * 8);
+  if (speaks) ring.release(last);
 }
 
 #endif  // MOESAIC_WGMMA
 
-template <class F, int kGroups, int kTokens, bool kChunks, bool kSilu>
+template <class F, int kGroups, int kTokens, bool kChunks, bool kSilu, bool kGather>
 __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
-    tile_kernel(const __grid_constant__ ProductArgs a) {
+    tile_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ TileMaps maps) {
 #ifdef MOESAIC_WGMMA
   using Shape = TileShape<F, kGroups, kTokens>;
   extern __shared__ uint8_t unaligned[];
@@ -290,36 +326,47 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
   // As in stream_kernel: a plan is read ahead by the down product, and only by it.
   const bool weights_first = !kSilu || a.plan.first == nullptr;
   if (!kSilu && threadIdx.x == 0) release_successor();
-  if (!weights_first) wait_for_predecessor();
-  TileRing<F, kGroups, kTokens> ring;
+  if (!weights_first) {
+    wait_for_predecessor();
+    if (threadIdx.x == 0) release_successor();
+  }
+  TileRing<F, kGroups, kTokens, kGather> ring;
   ring.data = (shared_address(unaligned) + kPackedAlignment - 1) & ~(kPackedAlignment - 1u);
   ring.full = shared_address(barriers);
   ring.empty = ring.full + Shape::kStages * 8;
   if (threadIdx.x == 0) ring.init();
-  const Schedule<kGroups * kTileRows, kTokens> schedule(a, lists);
+  if constexpr (Shape::kCluster == 2) cluster_sync();
+  const Schedule<Shape::kClusterOutputs, kTokens> schedule(a, lists);
 
   if (threadIdx.x < 128) {
-    if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
-    copy_tiles<F, kGroups, kTokens>(a, schedule, ring, weights_first);
-    if (kSilu && threadIdx.x == 0) release_successor();
+    if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if (threadIdx.x == 0) {
+      copy_tiles<F, kGroups, kTokens, kSilu, kGather>(a, maps, schedule, ring, weights_first);
+    } else if (threadIdx.x >= 32) {
+      if constexpr (kGather) {
+        if (weights_first) wait_for_predecessor();
+        gather_rows<F, kGroups, kTokens>(a, schedule, ring);
+      }
+    }
   } else {
-    if constexpr (kGroups == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+    if constexpr (kGroups == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     if (weights_first) wait_for_predecessor();
+    const int rank = Shape::kCluster == 2 ? static_cast<int>(cluster_rank()) : 0;
     const int group = threadIdx.x / 128 - 1;
     const int warp = threadIdx.x / 32 % 4;
     RingPlace<Shape::kStages> at;
-    for (int tile = blockIdx.x; tile < schedule.tiles(); tile += gridDim.x) {
+    for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
+       tile += TileWalk<Shape>::step()) {
       const TileWork w = schedule.locate(tile);
       float sums[kTokens / 2];
-      const int tile_n = w.outputs * kGroups + group;
+      const int slab = ((w.outputs * Shape::kCluster + rank) * kGroups + group) * 4 + warp;
       if (kChunks && F::kOutputScales && a.block_scales) {
-        const int slab = min(tile_n, a.tiles_n - 1) * 4 + warp;
 #pragma unroll
         for (int i = 0; i < kTokens / 2; ++i) sums[i] = 0.0f;
         for (int k = 0; k < a.tiles_k; ++k) {
-          const BlockScales scales = block_scales(a, w.expert, slab, k);
+          const BlockScales scales = block_scales(a, w.expert, min(slab, a.slabs - 1), k);
           float chunk[kTokens / 2];
-          multiply_tiles(ring, group, 1, at, chunk);
+          multiply_tiles(ring, group, a.scaled_tiles, at, chunk);
 #pragma unroll
           for (int i = 0; i < kTokens / 2; ++i) sums[i] = add_scaled(sums[i], chunk[i], scales, i);
         }
@@ -334,18 +381,21 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
       } else {
         multiply_tiles(ring, group, a.tiles_k, at, sums);
       }
-      if (tile_n >= a.tiles_n) continue;
-      const SlabValues values = slab_values<F>(a, w.expert, tile_n * 4 + warp);
+      if (slab >= a.slabs) continue;
+      const SlabValues values = slab_values<F>(a, w.expert, slab);
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
         if (8 * j >= w.tokens) break;
         const float c[4] = {sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]};
         store_fragment<F, kSilu>(a, values, c, w.tokens - 8 * j, [&](int r) -> int64_t {
-          return schedule.pair(w.first + 8 * j + r);
+          const int place = w.first + 8 * j + r;
+          return kSilu ? place : schedule.pair(place);  // h lies in the plan's order
         });
       }
     }
   }
+  // Neither block leaves while the other may still copy to it or arrive at its barriers.
+  if constexpr (Shape::kCluster == 2) cluster_sync();
 #endif
 }
 

@@ -29,17 +29,14 @@ __device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileWork&
                                            const int64_t (&offsets)[4], uint32_t stage) {
   using Tile = PortableTile<F>;
   const int thread = threadIdx.x;
-  const int first = w.outputs * 2;
   const uint8_t* weights = a.weights + w.expert * a.expert_bytes;
 #pragma unroll
-  for (int g = 0; g < 2; ++g) {
-    if (first + g >= a.tiles_n) break;
-    const uint8_t* from = weights + (static_cast<int64_t>(first + g) * a.tiles_k + k) * kTileBytes;
-#pragma unroll
-    for (int i = 0; i < kTileBytes / (Tile::kThreads * kChunkBytes); ++i) {
-      const int at = (i * Tile::kThreads + thread) * kChunkBytes;
-      async_copy16(stage + g * kTileBytes + at, from + at, kChunkBytes);
-    }
+  for (int i = 0; i < Tile::kWeightBytes / (Tile::kThreads * kChunkBytes); ++i) {
+    const int at = (i * Tile::kThreads + thread) * kChunkBytes;
+    const int slab = w.outputs * 8 + at / kTileBytes;
+    if (slab >= a.slabs) break;
+    const uint8_t* from = weights + (static_cast<int64_t>(slab) * a.tiles_k + k) * kTileBytes;
+    async_copy16(stage + at, from + at % kTileBytes, kChunkBytes);
   }
   const int token = thread / 8;
   const int chunk = thread % 8;
@@ -72,7 +69,7 @@ __device__ __forceinline__ void multiply_portable(uint32_t weights, uint32_t row
 #pragma unroll
     for (int slab = 0; slab < 2; ++slab) {
       uint32_t raw[4];
-      load_matrices(a_row + slab * kSlabBytes + (((2 * part + lane / 16) ^ lane % 8) << 4), raw);
+      load_matrices(a_row + slab * kTileBytes + (((2 * part + lane / 16) ^ lane % 8) << 4), raw);
       F::unpack(raw, fragments[slab]);
     }
 #pragma unroll
@@ -124,7 +121,7 @@ __global__ void __launch_bounds__(256, 1)
     }
     const bool scaled_chunks = kChunks && F::kOutputScales && a.block_scales;
     const int chunk_tiles = scaled_chunks ? 1 : a.chunk_tiles;
-    const int first_slab = min(w.outputs * 8 + warp_outputs * 2, a.tiles_n * 4 - 2);
+    const int first_slab = w.outputs * 8 + warp_outputs * 2;
     float sums[2][8][4] = {};
     float chunk[2][8][4] = {};
     int until = chunk_tiles;  // tiles of the chunk that are left
@@ -139,14 +136,14 @@ __global__ void __launch_bounds__(256, 1)
       }
       async_commit();
       const uint32_t stage = data + slot * Tile::kStageBytes;
-      multiply_portable<F>(stage + warp_outputs * 2 * kSlabBytes,
+      multiply_portable<F>(stage + warp_outputs * 2 * kTileBytes,
                            stage + Tile::kWeightBytes + warp_rows * 128, w.tokens - warp_rows,
                            chunk);
       slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
       if (kChunks && (--until == 0 || k + 1 == a.tiles_k)) {
         BlockScales scales[2]{};
         if (scaled_chunks) {
-          for (int i = 0; i < 2; ++i) scales[i] = block_scales(a, w.expert, first_slab + i, k);
+          for (int i = 0; i < 2; ++i) scales[i] = block_scales(a, w.expert, min(first_slab + i, a.slabs - 1), k);
         }
 #pragma unroll
         for (int i = 0; i < 2 * 8 * 4; ++i) {
@@ -164,8 +161,8 @@ __global__ void __launch_bounds__(256, 1)
     __syncthreads();  // the next tile's copies overwrite what slower warps still read
 #pragma unroll
     for (int slab = 0; slab < 2; ++slab) {
-      const int at = w.outputs * 8 + warp_outputs * 2 + slab;
-      if (at >= a.tiles_n * 4) break;
+      const int at = first_slab + slab;
+      if (at >= a.slabs) break;
       const SlabValues values = slab_values<F>(a, w.expert, at);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
@@ -173,7 +170,8 @@ __global__ void __launch_bounds__(256, 1)
         if (done >= w.tokens) break;
         store_fragment<F, kSilu>(a, values, kChunks ? sums[slab][j] : chunk[slab][j],
                                  w.tokens - done, [&](int r) -> int64_t {
-                                   return schedule.pair(w.first + done + r);
+                                   const int place = w.first + done + r;
+                                   return kSilu ? place : schedule.pair(place);
                                  });
       }
     }

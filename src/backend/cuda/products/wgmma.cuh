@@ -58,9 +58,10 @@ __device__ __forceinline__ void wgmma_pin(uint32_t (&a)[kSteps][4]) {
 #define MOESAIC_R64 MOESAIC_R32 ", " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define MOESAIC_R128 MOESAIC_R64 ", " \
+#define MOESAIC_R96 MOESAIC_R64 ", " \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define MOESAIC_R128 MOESAIC_R96 ", " \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define MOESAIC_D8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
@@ -68,6 +69,7 @@ __device__ __forceinline__ void wgmma_pin(uint32_t (&a)[kSteps][4]) {
 #define MOESAIC_D32(d, i) MOESAIC_D8(d, i), MOESAIC_D8(d, i + 8), MOESAIC_D8(d, i + 16), \
   MOESAIC_D8(d, i + 24)
 #define MOESAIC_D64(d, i) MOESAIC_D32(d, i), MOESAIC_D32(d, i + 32)
+#define MOESAIC_D96(d, i) MOESAIC_D64(d, i), MOESAIC_D32(d, i + 64)
 #define MOESAIC_D128(d, i) MOESAIC_D64(d, i), MOESAIC_D64(d, i + 64)
 // clang-format on
 
@@ -110,16 +112,19 @@ struct Wgmma;
   }
 MOESAIC_WGMMA_SHAPE(64, MOESAIC_R32, MOESAIC_D32, "%32", "%33", "%34", "%35", "%36", "%37");
 MOESAIC_WGMMA_SHAPE(128, MOESAIC_R64, MOESAIC_D64, "%64", "%65", "%66", "%67", "%68", "%69");
+MOESAIC_WGMMA_SHAPE(192, MOESAIC_R96, MOESAIC_D96, "%96", "%97", "%98", "%99", "%100", "%101");
 MOESAIC_WGMMA_SHAPE(256, MOESAIC_R128, MOESAIC_D128, "%128", "%129", "%130", "%131", "%132",
                     "%133");
 #undef MOESAIC_WGMMA_SHAPE
 #endif
 #undef MOESAIC_R32
 #undef MOESAIC_R64
+#undef MOESAIC_R96
 #undef MOESAIC_R128
 #undef MOESAIC_D8
 #undef MOESAIC_D32
 #undef MOESAIC_D64
+#undef MOESAIC_D96
 #undef MOESAIC_D128
 
 }  // namespace moesaic::backend::cuda
