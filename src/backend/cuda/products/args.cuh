@@ -3,6 +3,8 @@
 // What every product kernel is told, and what becomes of the sums: the same code after every kernel,
 // with its roundings spelled out, so that all kernels give the same bits.
 
+#include <cuda.h>
+
 #include <cstdint>
 
 #include "backend/cuda/products/layout.h"
@@ -18,12 +20,18 @@ struct Plan {
   const int32_t* pairs = nullptr;  ///< [rows * top_k]
 };
 
+/// What tensor copies read.
+struct TensorMaps {
+  CUtensorMap rows;  ///< [row][input], boxes of rows by 128 bytes, swizzled
+};
+
 struct ProductArgs {
   const uint8_t* weights = nullptr;  ///< first tile of the first expert
   int64_t expert_bytes = 0;
   int64_t scales = 0;  ///< bytes from an expert's first tile to its scales
   bool block_scales = false;
-  int slabs = 0;
+  int slabs = 0;  ///< of 16 outputs, those of the last tile that are padding left out
+  int tiles_n = 0;
   int tiles_k = 0;
   int chunk_tiles = 0;  ///< tiles per partial sum; tiles_k where there is one chunk
   int chunks = 1;
@@ -70,6 +78,11 @@ __device__ __forceinline__ float silu_times(float gate, float up) {
   return __fmul_rn(__fdividef(gate, __fadd_rn(1.0f, __expf(-gate))), up);
 }
 
+/// A routed expert's output before it is weighed: bf16, since at many rows it goes through memory.
+__device__ __forceinline__ float expert_output(float sum) {
+  return __bfloat162float(__float2bfloat16_rn(sum));
+}
+
 /// One term of the weighted sum over a row's experts; the first term has no sum before it.
 __device__ __forceinline__ float add_weighted(float sum, float weight, float value, bool first) {
   return first ? __fmul_rn(weight, value) : __fmaf_rn(weight, value, sum);
@@ -90,6 +103,57 @@ __device__ __forceinline__ void store_sum(const ProductArgs& a, int64_t row, int
     static_cast<float*>(a.y)[at] = value;
   } else {
     add_to(static_cast<float*>(a.y) + at, value);
+  }
+}
+
+/// Writes four neighbouring sums of one row, weighed if the call asks for it; outputs past n are
+/// padding.
+__device__ __forceinline__ void store_sums(const ProductArgs& a, int64_t row, int channel,
+                                           float4 sums) {
+  if (a.weigh) {
+    const float weight = a.route_weights[row];
+    sums = make_float4(__fmul_rn(weight, sums.x), __fmul_rn(weight, sums.y),
+                       __fmul_rn(weight, sums.z), __fmul_rn(weight, sums.w));
+  }
+  float* y = static_cast<float*>(a.y) + row * a.y_stride + channel;
+  if (channel + 3 < a.n && (reinterpret_cast<uintptr_t>(y) & 15) == 0) {
+    if (a.store == Store::kF32) {
+      *reinterpret_cast<float4*>(y) = sums;
+    } else {
+#ifdef MOESAIC_BULK
+      asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(y), "f"(sums.x),
+                   "f"(sums.y), "f"(sums.z), "f"(sums.w)
+                   : "memory");
+#endif
+    }
+    return;
+  }
+  const float v[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (channel + i < a.n) store_sum(a, row, channel + i, v[i]);
+  }
+}
+
+/// Writes eight neighbouring values; those of h may be written past the width.
+template <bool kPadded>
+__device__ __forceinline__ void store_bf16(const ProductArgs& a, int64_t row, int channel,
+                                           uint4 values) {
+  auto* y = static_cast<__nv_bfloat16*>(a.y) + row * a.y_stride + channel;
+  if (kPadded) {
+    if (channel < a.y_stride) *reinterpret_cast<uint4*>(y) = values;
+    return;
+  }
+  if (channel + 7 < a.n && (reinterpret_cast<uintptr_t>(y) & 15) == 0) {
+    *reinterpret_cast<uint4*>(y) = values;
+    return;
+  }
+  const uint32_t words[4] = {values.x, values.y, values.z, values.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (channel + i < a.n) {
+      y[i] = __ushort_as_bfloat16(static_cast<unsigned short>(words[i / 2] >> (i % 2 * 16)));
+    }
   }
 }
 

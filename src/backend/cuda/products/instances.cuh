@@ -11,45 +11,6 @@
 
 namespace moesaic::backend::cuda {
 
-/// Shared memory of a stream kernel's rings: enough in flight, and little enough at one or two rows
-/// that the next kernel's rings fit beside them.
-template <class F>
-int stream_ring_bytes(int rows, bool bulk, int part_bytes) {
-  const int stage = StageShape(1, F::kTileK * 2, rows).bytes;
-  if (!bulk) {  // whole warps within the 99 KiB of compute capability 8.6 and 8.9
-    const int warps = std::min(kStreamWarps, (90 << 10) / (kPortableStages * stage));
-    return warps * kPortableStages * stage;
-  }
-  // Two kernels' blocks share a multiprocessor's 227 KiB where that leaves enough in flight.
-  constexpr int kEnough = 80 << 10;  // of weights
-  constexpr int kShared = (227 << 10) / 2 - (6 << 10);
-  constexpr int kAlone = 208 << 10;
-  const int shared = (kShared - part_bytes) / stage;
-  if (shared * kTileBytes >= kEnough) return std::min(shared, kStreamSlots) * stage;
-  return std::min({(96 << 10) / kTileBytes, (kAlone - part_bytes) / stage, kStreamSlots}) * stage;
-}
-
-template <class F>
-void launch_stream(const ProductArgs& args, Role role, bool bulk, int blocks, int part_bytes,
-                   const Launch& launch) {
-  const int ring = stream_ring_bytes<F>(args.rows, bulk, part_bytes);
-  auto run = [&](auto kernel) {
-    launch.run(kernel, dim3(static_cast<unsigned>(blocks)), kStreamThreads, ring + part_bytes, 1,
-               args, ring);
-  };
-  switch (role) {
-    case Role::kLinear:
-      run(bulk ? stream_kernel<F, Role::kLinear, true> : stream_kernel<F, Role::kLinear, false>);
-      break;
-    case Role::kGateUp:
-      run(bulk ? stream_kernel<F, Role::kGateUp, true> : stream_kernel<F, Role::kGateUp, false>);
-      break;
-    case Role::kDown:
-      run(bulk ? stream_kernel<F, Role::kDown, true> : stream_kernel<F, Role::kDown, false>);
-      break;
-  }
-}
-
 /// cuTensorMapEncodeTiled of the driver, which the program does not link.
 inline auto tensor_map_encoder() {
   static const auto encode = [] {
@@ -64,50 +25,104 @@ inline auto tensor_map_encoder() {
   return encode;
 }
 
-template <class F, int kGroups, int kTokens>
-TileMaps tile_maps(const ProductArgs& args, bool gather) {
-  using Shape = TileShape<F, kGroups, kTokens>;
-  TileMaps maps{};
-  auto encode = [](CUtensorMap& map, CUtensorMapDataType type, int rank, const void* data,
-                   const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
-                   CUtensorMapSwizzle swizzle) {
-    const cuuint32_t steps[4] = {1, 1, 1, 1};
-    const CUresult result = tensor_map_encoder()(
-        &map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(data), sizes, strides, box,
-        steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (result != CUDA_SUCCESS) {
-      throw CudaError("a tensor map was refused: CUresult " + std::to_string(result));
-    }
+inline void encode_map(CUtensorMap& map, CUtensorMapDataType type, int rank, const void* data,
+                       const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
+                       CUtensorMapSwizzle swizzle) {
+  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  const CUresult result = tensor_map_encoder()(
+      &map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(data), sizes, strides, box,
+      steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw CudaError("a tensor map was refused: CUresult " + std::to_string(result));
+  }
+}
+
+inline void encode_rows(CUtensorMap& map, const ProductArgs& args, int rows) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(args.k),
+                               static_cast<cuuint64_t>(args.x_rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.x_stride)};
+  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(rows)};
+  encode_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, args.x, sizes, strides, box,
+             CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+/// How a stream kernel's shared memory is shared out.
+struct StreamMemory {
+  int ring = 0;      ///< bytes of the rings, then the parts
+  int resident = 0;  ///< where the rows begin; 0: they come with the stages
+  int bytes = 0;
+};
+
+template <class F>
+StreamMemory stream_memory(const ProductArgs& args, Role role, bool bulk, int part_bytes) {
+  StreamMemory memory;
+  if (!bulk) {  // whole warps within the 99 KiB of compute capability 8.6 and 8.9
+    const int stage = StageShape(1, F::kTileK * 2, args.rows).bytes;
+    const int warps = std::min(kStreamWarps, (90 << 10) / (kPortableStages * stage));
+    memory.ring = warps * kPortableStages * stage;
+    memory.bytes = memory.ring + part_bytes;
+    return memory;
+  }
+  // Two kernels' blocks share a multiprocessor's 227 KiB where that leaves enough in flight.
+  constexpr int kShared = (227 << 10) / 2 - (6 << 10);
+  constexpr int kAlone = 216 << 10;
+  constexpr int kEnough = 80 << 10;  // of weights
+  constexpr int kPlenty = 96 << 10;
+  const int64_t rows = int64_t{args.rows} * (role == Role::kDown ? args.top_k : 1);
+  const int64_t row_bytes = rows * ResidentRows<F, Role::kLinear>::pitch_of(args);
+  // Rows that come as a whole come later than a stage's: worth it where there is much to stream.
+  constexpr int64_t kMuch = 32 << 20;
+  const int64_t reads = role == Role::kLinear
+                            ? 1
+                            : std::min<int64_t>(args.experts, int64_t{args.rows} * args.top_k);
+  const bool much = reads * args.tiles_n * args.tiles_k * kTileBytes > kMuch;
+  const bool resident = much && row_bytes <= kMostResidentBytes && part_bytes <= (16 << 10);
+  const int stage = StageShape(2, F::kTileK * 2, resident ? 0 : args.rows).bytes;
+  const int others = part_bytes + (resident ? static_cast<int>(row_bytes) : 0);
+  const int weights = 2 * kSlabBytes;
+  int stages = (kShared - others) / stage;
+  if (stages * weights < kEnough) {
+    stages = std::min(kPlenty / weights, (kAlone - others) / stage);
+  }
+  memory.ring = std::min(stages, kStreamSlots) * stage;
+  if (resident) memory.resident = static_cast<int>(round_up(memory.ring + part_bytes, 128));
+  memory.bytes = resident ? memory.resident + static_cast<int>(row_bytes) : memory.ring + part_bytes;
+  return memory;
+}
+
+template <class F>
+void launch_stream(const ProductArgs& args, Role role, bool bulk, int blocks, int part_bytes,
+                   const Launch& launch) {
+  const StreamMemory memory = stream_memory<F>(args, role, bulk, part_bytes);
+  auto run = [&](auto kernel) {
+    launch.run(kernel, dim3(static_cast<unsigned>(blocks)), kStreamThreads, memory.bytes, 1, args,
+               memory.ring, memory.resident);
   };
-  const auto u64 = [](int64_t v) { return static_cast<cuuint64_t>(v); };
-  const int64_t slab_bytes = int64_t{args.tiles_k} * kTileBytes;
-  const cuuint64_t sizes[4] = {kTileBytes / 8, u64(args.tiles_k), u64(args.slabs),
-                               u64(args.experts)};
-  const cuuint64_t strides[3] = {
-      kTileBytes, u64(slab_bytes),
-      u64(args.experts > 1 ? args.expert_bytes : slab_bytes * args.slabs)};
-  const cuuint32_t box[4] = {kTileBytes / 8, 1, 4 * kGroups, 1};
-  encode(maps.weights, CU_TENSOR_MAP_DATA_TYPE_UINT64, 4, args.weights, sizes, strides, box,
-         CU_TENSOR_MAP_SWIZZLE_NONE);
-  if (gather) return maps;
-  const cuuint64_t row_sizes[2] = {u64(args.k), u64(args.x_rows)};
-  const cuuint64_t row_strides[1] = {u64(args.x_stride)};
-  const cuuint32_t row_box[2] = {64, Shape::kRowBox};
-  encode(maps.rows, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, args.x, row_sizes, row_strides, row_box,
-         CU_TENSOR_MAP_SWIZZLE_128B);
-  return maps;
+  switch (role) {
+    case Role::kLinear:
+      run(bulk ? stream_kernel<F, Role::kLinear, true> : stream_kernel<F, Role::kLinear, false>);
+      break;
+    case Role::kGateUp:
+      run(bulk ? stream_kernel<F, Role::kGateUp, true> : stream_kernel<F, Role::kGateUp, false>);
+      break;
+    case Role::kDown:
+      run(bulk ? stream_kernel<F, Role::kDown, true> : stream_kernel<F, Role::kDown, false>);
+      break;
+  }
 }
 
 template <class F, int kGroups, int kTokens, bool kGather>
 void launch_tile_shape(const ProductArgs& args, bool silu, int blocks, const Launch& launch) {
   using Shape = TileShape<F, kGroups, kTokens>;
-  const TileMaps maps = tile_maps<F, kGroups, kTokens>(args, kGather);
+  TensorMaps maps{};
+  if (!kGather) encode_rows(maps.rows, args, Shape::kRowBox);
   auto run = [&](auto kernel) {
     launch.run(kernel, dim3(static_cast<unsigned>(blocks / Shape::kCluster * Shape::kCluster)),
                Shape::kThreads, Shape::kSharedBytes, Shape::kCluster, args, maps);
   };
-  constexpr bool kInChunks = kTokens != 256;  // two sets of sums do not fit the registers
+  // Two sets of sums do not fit the registers, nor two of 128 rows beside widened weights.
+  constexpr bool kInChunks = kTokens * F::kSteps < 256;
   const bool chunks = args.chunks > 1 || args.block_scales;
   if (chunks) {
     if constexpr (kInChunks) {

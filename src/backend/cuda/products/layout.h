@@ -1,12 +1,12 @@
 #pragma once
 
-// Packed weights. A matrix [n, k] is cut into slabs of 16 outputs, and a slab into tiles of 128 bytes
-// of inputs, in ascending k:
-//   [n / 16][k / kTileK][16 outputs][8 chunks of 16 bytes]
+// Packed weights. A matrix [n, k] is cut into tiles of 64 outputs by 128 bytes of inputs, the tiles of
+// the same outputs one after the other in ascending k:
+//   [n / 64][k / kTileK][4 slabs][16 outputs][8 chunks of 16 bytes]
 // Chunk c of output r lies at place c ^ (r % 8): the 128-byte swizzle that wgmma reads and that keeps
-// ldmatrix free of bank conflicts. A slab's tile is the A operand of one mma.sync, and four slabs'
-// tiles one after the other in shared memory are that of one wgmma. A slab's K is contiguous, so few
-// rows stream it in long copies; many rows fetch the tiles of several slabs with one tensor copy.
+// ldmatrix free of bank conflicts. A tile is the A operand of one wgmma, a slab of it that of one
+// mma.sync. Tensor copies fetch either, and several along K or the outputs, at once. Blocks read 8 KiB
+// and more in a row, which the memory likes better than slabs that each have their K together (measured).
 //
 // Elements of 8 bits are permuted within each 16 inputs so that the four bytes of a lane of ldmatrix
 // are the inputs 2t, 2t+1, 2t+8, 2t+9 that the bf16 fragment of that lane holds.
@@ -14,7 +14,7 @@
 // Gate and up rows of an expert are interleaved by 8 within each slab, so that both land in the same
 // thread's fragment: row 16 s + i is gate row 8 s + i for i < 8, else up row 8 s + i - 8.
 //
-// Scales follow the tiles: per output [n rounded to 16], or per 8 outputs and 128 inputs
+// Scales follow the tiles: per output [n rounded to 64], or per 8 outputs and 128 inputs
 // [n / 16][k / 128][2].
 
 #include <cstdint>
@@ -25,7 +25,10 @@ namespace moesaic::backend::cuda {
 
 inline constexpr int kSlabRows = 16;
 inline constexpr int kTileRowBytes = 128;
-inline constexpr int kTileBytes = kSlabRows * kTileRowBytes;
+inline constexpr int kSlabBytes = kSlabRows * kTileRowBytes;
+inline constexpr int kTileSlabs = 4;
+inline constexpr int kTileRows = kTileSlabs * kSlabRows;
+inline constexpr int kTileBytes = kTileSlabs * kSlabBytes;
 inline constexpr int kChunkBytes = 16;
 inline constexpr int kPackedAlignment = 1024;
 
@@ -40,16 +43,16 @@ constexpr int tile_inputs(Format format) { return is_fp8(format) ? 128 : 64; }
 
 /// Where the pieces of one packed matrix lie, in bytes from its first tile.
 struct PackedMatrix {
-  int64_t slabs = 0;
+  int64_t tiles_n = 0;
   int64_t tiles_k = 0;
   int64_t scales = 0;  ///< offset of the scales; they are there for fp8 formats only
   int64_t bytes = 0;   ///< of the matrix, rounded to kPackedAlignment
 
   constexpr PackedMatrix(int64_t n, int64_t k, Format format, Scales kind)
-      : slabs(ceil_div(n, kSlabRows)), tiles_k(ceil_div(k, tile_inputs(format))) {
-    scales = slabs * tiles_k * kTileBytes;
+      : tiles_n(ceil_div(n, kTileRows)), tiles_k(ceil_div(k, tile_inputs(format))) {
+    scales = tiles_n * tiles_k * kTileBytes;
     int64_t count = 0;
-    if (is_fp8(format)) count = slabs * (kind == Scales::kBlock128 ? tiles_k * 2 : kSlabRows);
+    if (is_fp8(format)) count = tiles_n * (kind == Scales::kBlock128 ? tiles_k * 8 : kTileRows);
     bytes = round_up(scales + count * 4, kPackedAlignment);
   }
 };
@@ -68,10 +71,10 @@ struct PackedExpert {
 /// Inputs per partial sum of a matrix, or 0 where the whole K has one accumulator. Set by the weight
 /// alone, never by rows. Chunks let several warps share a slab's K, which small matrices need at few
 /// rows; the largest matrices have warps enough, and their accumulators fill the register file at
-/// many rows.
+/// many rows, where every chunk costs a pause of the tensor cores besides: four are a compromise.
 constexpr int64_t chunk_inputs(int64_t n, int64_t k, bool many_experts) {
-  const bool small = n * k <= int64_t{1} << 26 && k <= 32 * kChunkInputs;
-  return small && !many_experts && k > kChunkInputs ? kChunkInputs : 0;
+  if (many_experts || n * k > int64_t{1} << 26 || k <= kChunkInputs) return 0;
+  return round_up(ceil_div(k, 4), kChunkInputs);
 }
 
 }  // namespace moesaic::backend::cuda

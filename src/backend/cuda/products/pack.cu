@@ -151,8 +151,8 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(const __grid_constan
       }
     }
   }
-  const int64_t tile = static_cast<int64_t>(packed / kSlabRows) * a.tiles_k + tile_k;
-  uint8_t* to = a.tiles + tile * kTileBytes + packed % kSlabRows * kTileRowBytes +
+  const int64_t tile = static_cast<int64_t>(packed / kTileRows) * a.tiles_k + tile_k;
+  uint8_t* to = a.tiles + tile * kTileBytes + packed % kTileRows * kTileRowBytes +
                 ((place ^ (packed % 8)) << 4);
   *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
 }
@@ -209,7 +209,7 @@ void pack(const LinearShape& shape, int64_t first_row, const Source& source, std
   a.source[0] = device_source(source);
   a.first_row = static_cast<int>(first_row);
   const bool last = first_row + source.rows == shape.n;
-  a.rows = static_cast<int>((last ? matrix.slabs * kSlabRows : first_row + source.rows) -
+  a.rows = static_cast<int>((last ? matrix.tiles_n * kTileRows : first_row + source.rows) -
                             first_row);
   a.k = static_cast<int>(shape.k);
   run_pack(a, matrix, shape.format, shape.scales, packed, stream);
@@ -227,12 +227,12 @@ void pack(const ExpertsShape& shape, int64_t expert, const Source& gate, const S
   a.source[0] = device_source(gate);
   a.source[1] = device_source(up);
   a.interleaved = true;
-  a.rows = static_cast<int>(layout.gate_up.slabs * kSlabRows);
+  a.rows = static_cast<int>(layout.gate_up.tiles_n * kTileRows);
   a.k = static_cast<int>(shape.hidden);
   run_pack(a, layout.gate_up, shape.format, shape.scales, at, stream);
   PackArgs d;
   d.source[0] = device_source(down);
-  d.rows = static_cast<int>(layout.down.slabs * kSlabRows);
+  d.rows = static_cast<int>(layout.down.tiles_n * kTileRows);
   d.k = static_cast<int>(shape.width);
   run_pack(d, layout.down, shape.format, shape.scales, at + layout.gate_up.bytes, stream);
 }

@@ -12,6 +12,10 @@ namespace {
 /// Parts of a stream product's sums beyond this leave too little for its rings.
 constexpr int kMostPartBytes = 64 << 10;
 
+/// Rows up to which large matrices are streamed: every warp of a stream kernel reads its own rows,
+/// while the outputs of a tile share them.
+constexpr int64_t kFewLargeRows = 2;
+
 int to_int(int64_t value) {
   if (value < 0 || value > INT32_MAX) throw CudaError("a size of a product is out of range");
   return static_cast<int>(value);
@@ -34,7 +38,8 @@ ProductArgs weight_args(const std::byte* packed, const PackedMatrix& matrix, int
   args.weights = reinterpret_cast<const uint8_t*>(packed);
   args.scales = matrix.scales;
   args.block_scales = is_fp8(format) && scales == Scales::kBlock128;
-  args.slabs = to_int(matrix.slabs);
+  args.slabs = to_int(ceil_div(n, kSlabRows));
+  args.tiles_n = to_int(matrix.tiles_n);
   args.tiles_k = to_int(matrix.tiles_k);
   if (args.block_scales) chunk = 0;  // its chunks are tiles, which no warp shares
   args.chunk_tiles = chunk == 0 ? args.tiles_k : to_int(chunk / tile_inputs(format));
@@ -87,17 +92,22 @@ double expected_clocks(const ProductArgs& args, Format format, const Load& load,
   const double spread = load.experts > 1 ? std::sqrt(load.rows) : 0;
   const double need = (load.rows + spread) / choice.tokens;
   const double token_tiles = load.experts > 1 ? (need <= 1 ? 1 : need + 0.5) : std::ceil(need);
-  const double output_tiles = std::ceil(args.slabs / (4.0 * choice.groups));
+  const double output_tiles = std::ceil(static_cast<double>(args.tiles_n) / choice.groups);
   const double tiles = load.experts * token_tiles * output_tiles;
   const double busy = std::min<double>(tiles, multiprocessors);
-  const double bytes_per_clock = std::min(48.0, 26.0 * multiprocessors / busy);
+  const double most = choice.groups == 1 ? 28.0 : 40.0;
+  const double bytes_per_clock = std::min(most, 25.0 * multiprocessors / busy);
   const double rows = std::min<double>(choice.tokens, load.rows);
   // Blocks of 128 rows and more share them.
   const double own_rows = choice.tokens >= 128 ? rows / 2 : rows;
-  const double bytes = choice.groups * 4 * kTileBytes + own_rows * tile_inputs(format) * 2;
-  const double wgmma = choice.groups * choice.tokens * tile_inputs(format) / 32.0 / 0.85;
-  const double tile = args.tiles_k * std::max(bytes / bytes_per_clock, wgmma) + 1500;
-  return std::max(1.0, tiles / multiprocessors + 0.3) * tile;
+  const double bytes = choice.groups * kTileBytes + own_rows * tile_inputs(format) * 2;
+  const double places = rows <= choice.tokens / 2 ? choice.tokens / 2 : choice.tokens;
+  const double wgmma = choice.groups * places * tile_inputs(format) / 32.0 / 0.85;
+  const double tile = args.tiles_k * std::max(bytes / bytes_per_clock, wgmma) + 1500 +
+                      10.0 * choice.tokens;
+  // What the memory bounds takes less than its waves say: the last blocks have it to themselves.
+  const double waves = tiles / multiprocessors;
+  return wgmma * bytes_per_clock > bytes ? std::ceil(waves) * tile : std::max(1.0, waves + 0.2) * tile;
 }
 
 /// `tokens` is fixed where it is not 0.
@@ -110,6 +120,7 @@ TileChoice choose_tile(const ProductArgs& args, Format format, int tokens, const
   double least = HUGE_VAL;
   for (const TileChoice& choice : kChoices) {
     if (choice.tokens == 256 && (is_fp8(format) || chunks)) continue;
+    if (choice.tokens == 128 && is_fp8(format) && chunks) continue;  // too few registers
     if (args.index != nullptr && choice.tokens > 64) continue;
     if (tokens != 0 && tokens != choice.tokens) continue;
     double clocks = expected_clocks(args, format, load, choice, multiprocessors);
@@ -152,7 +163,7 @@ struct Scratch {
   int64_t h_stride = 0;      ///< elements
   int64_t value_stride = 0;  ///< elements
   size_t h = 0;              ///< bf16 [pairs, h_stride]
-  size_t values = 0;         ///< f32 [pairs, value_stride]
+  size_t values = 0;         ///< bf16 [pairs, value_stride]
   size_t first = 0;
   size_t tiles = 0;
   size_t pairs = 0;
@@ -161,7 +172,7 @@ struct Scratch {
   size_t bytes = 0;
 
   Scratch(const ExpertsShape& shape, int64_t top_k, int64_t rows)
-      : h_stride(round_up(shape.width, 64)), value_stride(round_up(shape.hidden, 4)) {
+      : h_stride(round_up(shape.width, 64)), value_stride(round_up(shape.hidden, 8)) {
     const int64_t count = rows * top_k;
     auto place = [this](int64_t size) {
       const size_t at = bytes;
@@ -172,7 +183,7 @@ struct Scratch {
     first = place((shape.experts + 1) * 4);
     tiles = place((shape.experts + 1) * 4);
     pairs = place(count * 4);
-    values = place(count * value_stride * 4);
+    values = place(count * value_stride * 2);
     x_stride = round_up(shape.hidden, 8);
     x = values;  // done with before the down product writes its values there
     bytes = std::max(bytes, x + static_cast<size_t>(count * x_stride * 2));
@@ -226,13 +237,18 @@ struct ExpertsCall {
     down.x_rows = x.rows * routing.top_k;
     down.x_in_order = true;
 
-    stream = tuning.kernel != Kernel::kTile && x.rows <= kStreamRows &&
+    // Large experts are better off with tiles as soon as two rows may share them.
+    const bool large = int64_t{gate_up.tiles_n} * gate_up.tiles_k * kTileBytes > (64 << 20);
+    const int64_t few = tuning.kernel == Kernel::kAuto && large ? kFewLargeRows : kStreamRows;
+    stream = tuning.kernel != Kernel::kTile && x.rows <= few &&
              stream_part_bytes(down, true, multiprocessors) <= kMostPartBytes;
     if (stream || routing.experts == nullptr) return;
     tokens = path == Path::kHopper
                  ? choose_tile(gate_up, shape.format, 0, tuning, multiprocessors).tokens
                  : PortableTile<BF16>::kTokens;
-    if (down.chunks > 1 || down.block_scales) tokens = std::min(tokens, 128);
+    if (down.chunks > 1 || down.block_scales) {
+      tokens = std::min(tokens, is_fp8(shape.format) ? 64 : 128);
+    }
     // Gathering while multiplying is slower than a copy of the rows in order, which is not worth its
     // launch where the weights set the pace.
     copies_rows = path == Path::kHopper && tokens > 64;
@@ -278,10 +294,7 @@ void Products::linear(const Linear& w, const Rows& x, const float* bias, const O
   args.bias = bias;
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
   const int parts = stream_part_bytes(args, false, multiprocessors_);
-  // Every warp of a stream kernel reads its own rows: with many of them a large matrix is better off
-  // with tiles, whose outputs share them.
-  constexpr int kFewRows = 4;
-  const bool few = x.rows <= (args.chunks > 1 ? kStreamRows : kFewRows);
+  const bool few = x.rows <= (args.chunks > 1 ? kStreamRows : kFewLargeRows);
   const bool can_stream = x.rows <= kStreamRows && parts <= kMostPartBytes;
   const bool streams = can_stream && (tuning_.kernel == Kernel::kAuto ? few : tuning_.kernel == Kernel::kStream);
   with_format(shape.format, [&](auto format) {
@@ -357,15 +370,13 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   ProductArgs& args = call.down;
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
   set_output(args, y);
-  // Rows whose expert is skipped get a zero from the sum, which a direct store would not write.
-  const bool direct = call.stream || routing.experts == nullptr ||
-                      (routing.top_k == 1 && y.store == Store::kAddF32);
+  const bool direct = call.stream || routing.experts == nullptr;
   if (!call.stream) args.weigh = direct && routing.weights != nullptr;
   const ProductArgs out = args;
   if (!direct) {
     args.y = scratch + call.scratch.values;
     args.y_stride = call.scratch.value_stride;
-    args.store = Store::kF32;
+    args.store = Store::kBF16;
   }
   with_format(w.shape.format, [&](auto format) {
     using F = decltype(format);
@@ -377,7 +388,7 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   });
   if (direct) return;
   CombineArgs combine;
-  combine.values = static_cast<const float*>(args.y);
+  combine.values = static_cast<const __nv_bfloat16*>(args.y);
   combine.stride = args.y_stride;
   combine.ids = routing.experts;
   combine.weights = routing.weights;
@@ -385,7 +396,7 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   combine.experts = to_int(w.shape.experts);
   combine.out = out;
   run.launch.run(combine_kernel,
-                 dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(ceil_div(args.n, 1024))),
+                 dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(ceil_div(args.n, kCombineOutputs))),
                  256, 0, 1, combine);
 }
 

@@ -199,7 +199,7 @@ TEST_F(ProductsTest, PartsStackOverOutputs) {
   }
   finish();
   EXPECT_EQ(std::memcmp(whole.bytes.host().data(), parts.host().data(),
-                        static_cast<size_t>((shape.n + 15) / 16 * 2 * 2048)),
+                        static_cast<size_t>((shape.n + 63) / 64 * 2 * 8192)),
             0);
 }
 

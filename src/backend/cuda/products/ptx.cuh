@@ -146,16 +146,6 @@ __device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int x,
       : "memory");
 #endif
 }
-__device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int x, int y, int z,
-                                            int w, uint32_t barrier, uint64_t policy) {
-#ifdef MOESAIC_BULK
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
-      "l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier), "l"(policy)
-      : "memory");
-#endif
-}
 /// The same box for both blocks of a cluster, at the same place of their shared memory; completes on
 /// the barrier at the same place of each.
 __device__ __forceinline__ void tensor_copy_to_both(uint32_t to, const void* map, int x, int y,

@@ -99,21 +99,21 @@ __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ Co
     }
   }
   __syncthreads();
-  const int channel = (blockIdx.y * 256 + threadIdx.x) * 4;
+  const int channel = blockIdx.y * kCombineOutputs + threadIdx.x * 8;
   if (channel >= a.out.n) return;
-  float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  float total[8] = {};
 #pragma unroll 4
   for (int e = 0; e < used; ++e) {
-    const auto v =
-        *reinterpret_cast<const float4*>(a.values + order[e] * a.stride + channel);
-    total[0] = add_weighted(total[0], weights[e], v.x, e == 0);
-    total[1] = add_weighted(total[1], weights[e], v.y, e == 0);
-    total[2] = add_weighted(total[2], weights[e], v.z, e == 0);
-    total[3] = add_weighted(total[3], weights[e], v.w, e == 0);
+    const auto v = *reinterpret_cast<const uint4*>(a.values + order[e] * a.stride + channel);
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float value = __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+      total[i] = add_weighted(total[i], weights[e], value, e == 0);
+    }
   }
-  for (int i = 0; i < 4; ++i) {
-    if (channel + i < a.out.n) store_sum(a.out, row, channel + i, total[i]);
-  }
+  store_sums(a.out, row, channel, make_float4(total[0], total[1], total[2], total[3]));
+  store_sums(a.out, row, channel + 4, make_float4(total[4], total[5], total[6], total[7]));
 }
 
 }  // namespace moesaic::backend::cuda

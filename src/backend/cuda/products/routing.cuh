@@ -10,6 +10,7 @@ namespace moesaic::backend::cuda {
 
 inline constexpr int kPlanThreads = 1024;
 inline constexpr int kMaxTopK = 16;
+inline constexpr int kCombineOutputs = 2048;  ///< of a block
 
 struct PlanArgs {
   const int32_t* ids = nullptr;
@@ -40,8 +41,8 @@ struct GatherArgs {
 __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ GatherArgs a);
 
 struct CombineArgs {
-  const float* values = nullptr;  ///< [pairs, stride] each expert's output
-  int64_t stride = 0;             ///< elements, a multiple of 4
+  const __nv_bfloat16* values = nullptr;  ///< [pairs, stride] each expert's output
+  int64_t stride = 0;                     ///< elements, a multiple of 8
   const int32_t* ids = nullptr;
   const float* weights = nullptr;
   int top_k = 1;
@@ -49,7 +50,7 @@ struct CombineArgs {
   ProductArgs out;  ///< y, y_stride, n, store, rows, count
 };
 
-/// y (+)= the weighted sum over the row's experts, ascending. A block has a row and 1024 outputs.
+/// y (+)= the weighted sum over the row's experts, ascending. A block has a row and 2048 outputs.
 __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ CombineArgs a);
 
 }  // namespace moesaic::backend::cuda

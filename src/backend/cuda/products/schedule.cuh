@@ -51,7 +51,7 @@ struct Schedule {
   __device__ bool routed() const { return a.plan.first != nullptr; }
   __device__ int tiles() const { return lists.tiles; }
   __device__ int output_tiles() const {
-    return (a.slabs * kSlabRows + kOutputs - 1) / kOutputs;
+    return (a.tiles_n * kTileRows + kOutputs - 1) / kOutputs;
   }
 
   /// Outputs ascend slowly, rows fast, so that the blocks at work share weights; in bands of 2048

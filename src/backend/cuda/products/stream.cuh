@@ -5,6 +5,8 @@
 // flight in shared memory; warps meet only to add up partial sums. A block holds all experts and all
 // chunks of the slabs that it owns, so sums over them never leave it.
 //
+// Rows that fit lie in shared memory as a whole; others come with the weights, stage by stage.
+//
 // What bounds it: bytes of weights over the read bandwidth. To fill that, 90 KiB of weights are kept
 // in flight on every multiprocessor, from before the previous kernel has ended where the weights do
 // not depend on it.
@@ -22,11 +24,16 @@ inline constexpr int kStreamRows = 8;     ///< the N of one mma.sync
 inline constexpr int kStreamPairs = 128;  ///< kStreamRows * the largest top_k
 inline constexpr int kStreamSlots = 96;   ///< stages of a block's rings, at most
 inline constexpr int kPortableStages = 4;
+inline constexpr int kMostResidentBytes = 100 << 10;
 
 enum class Role { kLinear, kGateUp, kDown };
 
-/// A stage: a slab's share of `tiles` tiles, and the same inputs of `rows` rows. The 16 bytes between
-/// rows spread them over the banks.
+/// Tiles of K in a stage: few warps take larger stages, since a stage costs a warp some hundred clocks
+/// beside its arithmetic.
+__host__ __device__ constexpr int stream_stage_tiles(int warps) { return warps <= 4 ? 4 : 2; }
+
+/// A stage: a slab's share of `tiles` tiles, and the same inputs of `rows` rows (none where they are
+/// resident). The 16 bytes between rows spread them over the banks.
 struct StageShape {
   int tiles = 1;
   int row_bytes = 0;
@@ -35,7 +42,7 @@ struct StageShape {
   __host__ __device__ constexpr StageShape(int tiles_in, int row_tile_bytes, int rows)
       : tiles(tiles_in),
         row_bytes(tiles_in * row_tile_bytes + kChunkBytes),
-        bytes((tiles_in * kTileBytes + rows * row_bytes + 127) / 128 * 128) {}
+        bytes((tiles_in * kSlabBytes + rows * row_bytes + 127) / 128 * 128) {}
 };
 
 /// The call's pairs by expert, in shared memory.
@@ -182,8 +189,9 @@ struct Unit {
     }
     u.tile = u.chunk * a.chunk_tiles;
     u.tiles = min(a.chunk_tiles, a.tiles_k - u.tile);
-    const int64_t tile = static_cast<int64_t>(u.slab) * a.tiles_k + u.tile;
-    u.weights = a.weights + u.expert * a.expert_bytes + tile * kTileBytes;
+    const int64_t tile = static_cast<int64_t>(u.slab / kTileSlabs) * a.tiles_k + u.tile;
+    u.weights = a.weights + u.expert * a.expert_bytes + tile * kTileBytes +
+                u.slab % kTileSlabs * kSlabBytes;
     return u;
   }
 };
@@ -199,6 +207,7 @@ struct Ring {
   const RouteList& list;
   int rows;  ///< rows of this call
   StageShape shape;
+  bool with_stages;   ///< rows come with the stages
   uint32_t data;      ///< shared address of the warp's stages
   uint32_t barriers;  ///< of the warp's barriers
   int stages;
@@ -236,32 +245,39 @@ struct Ring {
   /// Starts a stage's copies; the weights, the rows or both.
   __device__ __forceinline__ void fill(bool with_weights, bool with_rows) {
     const int lane = threadIdx.x % 32;
-    const int count = min(tiles, shape.tiles);
     const int row_bytes = min(row_left, shape.tiles * kRowTileBytes);
     const uint32_t to = data + slot * shape.bytes;
     if constexpr (kBulk) {
       const uint32_t barrier = barriers + slot * 8;
-      const int weight_bytes = count * kTileBytes;
+      const int count = min(tiles, shape.tiles);
+      const int weight_bytes = count * kSlabBytes;
       if (lane == 0) {
-        if (with_rows) {
+        if (!with_stages) {
+          barrier_arrive_expect(barrier, weight_bytes);
+        } else if (with_rows) {
           barrier_arrive_expect(barrier, pairs * row_bytes + (with_weights ? weight_bytes : 0));
         } else {
           barrier_expect(barrier, weight_bytes);
         }
-        if (with_weights) bulk_copy(to, weights, weight_bytes, barrier, policy);
+        if (with_weights) {
+          for (int t = 0; t < count; ++t) {
+            bulk_copy(to + t * kSlabBytes, weights + t * kTileBytes, kSlabBytes, barrier, policy);
+          }
+        }
       }
       if (with_rows && lane < pairs) {
-        bulk_copy(to + shape.tiles * kTileBytes + lane * shape.row_bytes, row, row_bytes, barrier,
+        bulk_copy(to + shape.tiles * kSlabBytes + lane * shape.row_bytes, row, row_bytes, barrier,
                   keep);
       }
     } else {
-      for (int at = lane * kChunkBytes; at < count * kTileBytes; at += 32 * kChunkBytes) {
-        async_copy16(to + at, weights + at);
+      const int count = min(tiles, shape.tiles);
+      for (int at = lane * kChunkBytes; at < count * kSlabBytes; at += 32 * kChunkBytes) {
+        async_copy16(to + at, weights + at / kSlabBytes * kTileBytes + at % kSlabBytes);
       }
       for (int r = 0; r < pairs; ++r) {
         const auto from = __shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(row), r);
         for (int at = lane * kChunkBytes; at < row_bytes; at += 32 * kChunkBytes) {
-          async_copy16(to + shape.tiles * kTileBytes + r * shape.row_bytes + at,
+          async_copy16(to + shape.tiles * kSlabBytes + r * shape.row_bytes + at,
                        reinterpret_cast<const uint8_t*>(from) + at);
         }
       }
@@ -283,8 +299,8 @@ struct Ring {
   /// Fills the next stage, if any is left.
   __device__ __forceinline__ void refill() {
     if (more()) {
-      fill(true, true);
-      advance(true);
+      fill(true, with_stages);
+      advance(with_stages);
     }
     if constexpr (!kBulk) async_commit();
   }
@@ -301,6 +317,7 @@ struct Ring {
         advance(false);
       }
       rows = rows_ready();
+      if (!with_stages) return;
       number = first;
       slot = 0;
       enter_unit(true);
@@ -310,9 +327,56 @@ struct Ring {
       }
     } else {
       rows = rows_ready();
-      enter_unit(true);
+      enter_unit(with_stages);
       for (int i = 0; i < stages; ++i) refill();
     }
+  }
+};
+
+/// Rows that lie in shared memory for the whole call: [row][tiles_k * kTileK] with 16 bytes between.
+/// Rows of the product are those of x for linear and gate and up, pairs for down.
+template <class F, Role kRole>
+struct ResidentRows {
+  const ProductArgs& a;
+  uint32_t data;     ///< shared address
+  uint32_t barrier;
+  int pitch;
+
+  __host__ __device__ static int pitch_of(const ProductArgs& a) {
+    return a.tiles_k * F::kTileK * 2 + kChunkBytes;
+  }
+  /// All threads: zeros what no copy writes. A barrier of the block must follow.
+  __device__ void clear(int rows) const {
+    const int from = (a.k + 7) / 8 * 16;
+    const int words = (pitch - from) / 16;
+    for (int i = threadIdx.x; i < rows * words; i += kStreamThreads) {
+      const uint32_t to = data + i / words * pitch + from + i % words * 16;
+      asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
+    }
+  }
+  /// One lane of each warp starts its part of the copies.
+  __device__ void start(int rows, uint64_t policy) const {
+    const int warp = threadIdx.x / 32;
+    const int bytes = (a.k + 7) / 8 * 16;
+    if (threadIdx.x == 0) barrier_arrive_expect(barrier, rows * bytes);
+    for (int r = warp; r < rows; r += kStreamWarps) {
+      const int x_row = kRole == Role::kLinear && a.index != nullptr ? a.index[r] : r;
+      bulk_copy(data + r * pitch, a.x + x_row * a.x_stride, bytes, barrier, policy);
+    }
+  }
+  /// Every warp before its first use.
+  __device__ void wait(int rows) const {
+    barrier_wait(barrier, 0);
+    const int lane = threadIdx.x % 32;
+    if (a.k % 8 != 0) {  // what the copies brought from past k; all warps write the same zeros
+      for (int r = lane; r < rows; r += 32) {
+        for (int i = a.k; i < (a.k + 7) / 8 * 8; ++i) {
+          asm volatile("st.shared.b16 [%0], %1;" ::"r"(data + r * pitch + i * 2), "h"(short{0})
+                       : "memory");
+        }
+      }
+    }
+    __syncwarp();
   }
 };
 
@@ -397,7 +461,8 @@ __device__ void finish_parts(const ProductArgs& a, const Share<kRole>& share, co
         const int pair = list.row_pairs[row * a.top_k + e];
         if (pair < 0) break;
         const int expert = a.ids == nullptr ? 0 : list.ids[pair];
-        const float value = output_scaled<F>(a, expert, channel, parts.sum(group, pair, lane));
+        float value = output_scaled<F>(a, expert, channel, parts.sum(group, pair, lane));
+        if (a.ids != nullptr) value = expert_output(value);
         const float weight = a.route_weights == nullptr ? 1.0f : a.route_weights[pair];
         total = add_weighted(total, weight, value, e == 0);
       }
@@ -407,11 +472,13 @@ __device__ void finish_parts(const ProductArgs& a, const Share<kRole>& share, co
 }
 
 template <class F, Role kRole, bool kBulk>
-__global__ void __launch_bounds__(kStreamThreads, 1)
-    stream_kernel(const __grid_constant__ ProductArgs a, const int ring_bytes) {
+__global__ void __launch_bounds__(kStreamThreads, 2)
+    stream_kernel(const __grid_constant__ ProductArgs a, const int ring_bytes,
+                  const int resident_at) {
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ RouteList list;
   __shared__ uint64_t barriers[kStreamSlots];
+  __shared__ uint64_t rows_barrier;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
 
@@ -430,27 +497,41 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   }
   const Share<kRole> share(a, kRole == Role::kLinear ? 1 : list.active);
   const int units = share.units();
-  const int most = kBulk ? kStreamWarps : ring_bytes / (kPortableStages * StageShape(1, F::kTileK * 2, a.rows).bytes);
-  const int warps = warps_for(units, most);
-
-  // Few warps take larger stages: a stage costs a warp some hundred clocks beside its arithmetic.
-  const StageShape shape(kBulk ? (warps <= 4 ? 4 : warps <= 8 ? 2 : 1) : 1, F::kTileK * 2, a.rows);
+  const bool resident = kBulk && resident_at > 0;
+  const int stage_rows = resident ? 0 : a.rows;
+  const int smallest = StageShape(kBulk ? 2 : 1, F::kTileK * 2, stage_rows).bytes;
+  const int most = ring_bytes / smallest / (kBulk ? 1 : kPortableStages);
+  const int warps = warps_for(units, min(most, kStreamWarps));
+  const StageShape shape(kBulk ? stream_stage_tiles(warps) : 1, F::kTileK * 2, stage_rows);
   const int all_stages = min(ring_bytes / shape.bytes, kStreamSlots);
   const int stages = kBulk ? all_stages / warps + (warp < all_stages % warps) : kPortableStages;
   const int first_stage = kBulk ? all_stages / warps * warp + min(warp, all_stages % warps)
                                 : kPortableStages * warp;
   const uint32_t ring_data = shared_address(shared) + first_stage * shape.bytes;
   const uint32_t ring_barriers = shared_address(barriers) + first_stage * 8;
+  const ResidentRows<F, kRole> home{a, shared_address(shared) + resident_at,
+                                    shared_address(&rows_barrier),
+                                    ResidentRows<F, kRole>::pitch_of(a)};
+  const int row_pairs = kRole == Role::kDown ? a.top_k : 1;
   if (kBulk && warp < warps) {
     for (int i = lane; i < stages; i += 32) barrier_init(ring_barriers + i * 8, 1);
     barrier_init_fence();
     __syncwarp();
+  }
+  if (resident) {
+    if (threadIdx.x == 0) {
+      barrier_init(home.barrier, 1);
+      barrier_init_fence();
+    }
+    home.clear(a.rows * row_pairs);
+    __syncthreads();
   }
   Ring<F, kRole, kBulk> ring{.a = a,
                              .share = share,
                              .list = list,
                              .rows = rows,
                              .shape = shape,
+                             .with_stages = !resident,
                              .data = ring_data,
                              .barriers = ring_barriers,
                              .stages = stages,
@@ -465,17 +546,28 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
     return a.row_count();
   });
   rows = ring.rows;
+  if (resident) {
+    if (lane == 0) home.start(rows * row_pairs, ring.keep);
+    home.wait(rows * row_pairs);
+  }
 
   const int pairs = rows * a.top_k;
   const bool direct = kRole == Role::kGateUp || (kRole == Role::kLinear && a.chunks == 1);
   const Parts parts{reinterpret_cast<float*>(shared + ring_bytes), a.chunks, pairs};
   const uint32_t a_lane = lane % 16 * kTileRowBytes;
-  const uint32_t b_lane = shape.tiles * kTileBytes + min(lane % 8, a.rows - 1) * shape.row_bytes +
+  const uint32_t b_lane = shape.tiles * kSlabBytes + min(lane % 8, a.rows - 1) * shape.row_bytes +
                           lane / 8 * kChunkBytes;
   int slot = 0;
   uint32_t parity = 0;
   for (int number = warp < warps ? warp : units; number < units; number += warps) {
     const Unit unit = Unit::make(a, share, list, rows, number);
+    uint32_t home_row = 0;  // this lane's, for ldmatrix
+    if (resident) {
+      int row = min(lane % 8, max(unit.pairs, 1) - 1);
+      if (kRole != Role::kLinear) row = list.pairs[unit.first + row];
+      if (kRole == Role::kGateUp) row = a.x_row(row);
+      home_row = home.data + row * home.pitch + unit.tile * (F::kTileK * 2) + lane / 8 * kChunkBytes;
+    }
     float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int done = 0; done < unit.tiles; done += shape.tiles) {
       if constexpr (kBulk) {
@@ -486,14 +578,15 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
       }
       const uint32_t offset = first_stage * shape.bytes + slot * shape.bytes;
       const int left = a.k - (unit.tile + done) * F::kTileK;
-      if (left < shape.tiles * F::kTileK) {
-        clear_tail<F>(shared + offset + shape.tiles * kTileBytes, shape, unit.pairs, left);
+      if (!resident && left < shape.tiles * F::kTileK) {
+        clear_tail<F>(shared + offset + shape.tiles * kSlabBytes, shape, unit.pairs, left);
       }
       const uint32_t stage = shared_address(shared) + offset;
       const int count = min(shape.tiles, unit.tiles - done);
       for (int t = 0; t < count; ++t) {
-        const uint32_t weights = stage + a_lane + t * kTileBytes;
-        const uint32_t x = stage + b_lane + t * (F::kTileK * 2);
+        const uint32_t weights = stage + a_lane + t * kSlabBytes;
+        const uint32_t x = resident ? home_row + (done + t) * (F::kTileK * 2)
+                                    : stage + b_lane + t * (F::kTileK * 2);
         if (F::kOutputScales && a.block_scales) {
           const BlockScales scales = block_scales(a, unit.expert, unit.slab, unit.tile + done + t);
           float chunk[4] = {0.0f, 0.0f, 0.0f, 0.0f};

@@ -1,8 +1,8 @@
 #pragma once
 
 // Many rows: tiles of 64 or 128 outputs by 64 to 256 rows on wgmma. One warpgroup copies, one or two
-// multiply 64 outputs each; a block goes from tile to tile and its copies run ahead across tiles. One
-// tensor copy brings a stage's weights, a few bring its rows where they are neighbours; rows that are
+// multiply 64 outputs each; a block goes from tile to tile and its copies run ahead across tiles. A
+// bulk copy brings a tile of weights, tensor copies bring rows where they are neighbours; rows that are
 // gathered come by cp.async in 16-byte chunks, which is slower and serves tiles of 64 rows only.
 //
 // Where the tensor cores are the limit, two blocks of a cluster have neighbouring outputs and the same
@@ -12,35 +12,29 @@
 // flight; at many rows the tensor cores, so the tile is as large as the registers allow, which also
 // keeps what the L2 must deliver under its bandwidth.
 
-#include <cuda.h>
-
 #include "backend/cuda/products/format.cuh"
 #include "backend/cuda/products/schedule.cuh"
 #include "backend/cuda/products/wgmma.cuh"
 
 namespace moesaic::backend::cuda {
 
-/// What tensor copies read.
-struct TileMaps {
-  CUtensorMap weights;  ///< [expert][slab][tile of K][256 x 8 bytes], a box is 4 or 8 slabs
-  CUtensorMap rows;     ///< [row][input], a box is TileShape::kRowBox rows by 128 bytes, swizzled
-};
-
 template <class F, int kGroups, int kTokens>
 struct TileShape {
   static constexpr int kThreads = 128 * (kGroups + 1);
   static constexpr int kCluster = kTokens >= 128 ? 2 : 1;  ///< blocks
   static constexpr int kClusterOutputs = kCluster * kGroups * 64;
-  static constexpr int kGroupBytes = 4 * kTileBytes;
-  static constexpr int kWeightBytes = kGroups * kGroupBytes;
+  static constexpr int kWeightBytes = kGroups * kTileBytes;
   /// Rows of 64 inputs, 128 bytes.
   static constexpr int kRowParts = F::kTileK / 64;
   static constexpr int kPartBytes = kTokens * 128;
   /// Few rows are not worth fetching whole tiles of them.
   static constexpr int kRowBox = kTokens == 64 ? 16 : 64;
   static constexpr int kStageBytes = kWeightBytes + kRowParts * kPartBytes;
-  static constexpr int kStages = (200 << 10) / kStageBytes;
-  static constexpr int kSharedBytes = kStages * kStageBytes + kPackedAlignment;
+  static constexpr int kStages = (192 << 10) / kStageBytes;
+  /// Where a warpgroup turns its sums into rows of outputs, 64 at a time.
+  static constexpr int kTurnBytes = 64 * (128 + kChunkBytes);
+  static constexpr int kSharedBytes =
+      kStages * kStageBytes + kGroups * kTurnBytes + kPackedAlignment;
 };
 
 /// A place in the ring of stages and the phase of its barriers.
@@ -62,14 +56,14 @@ template <class F, int kGroups, int kTokens, bool kGather>
 struct TileRing {
   using Shape = TileShape<F, kGroups, kTokens>;
   uint32_t data;
-  uint32_t full;   ///< barriers: one arrival with the bytes of copies, and those of gathering threads
+  uint32_t full;   ///< barriers: the weights' thread and the rows' or the gathering ones arrive
   uint32_t empty;  ///< barriers: every multiplying warp of the cluster arrives
 
   __device__ uint32_t stage(int slot) const { return data + slot * Shape::kStageBytes; }
 
   __device__ void init() const {
     for (int i = 0; i < Shape::kStages; ++i) {
-      barrier_init(full + i * 8, kGather ? kGatherThreads + 1 : 1);
+      barrier_init(full + i * 8, kGather ? kGatherThreads + 1 : 2);
       barrier_init(empty + i * 8, 4 * kGroups * Shape::kCluster);
     }
     barrier_init_fence();
@@ -89,72 +83,80 @@ struct TileWalk {
   static __device__ int step() { return gridDim.x / Shape::kCluster; }
 };
 
-/// One thread: all copies of weights, and those of rows that are neighbours.
-template <class F, int kGroups, int kTokens, bool kSilu, bool kGather>
-__device__ __forceinline__ void copy_tiles(const ProductArgs& a, const TileMaps& maps,
-                                           const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
-                                           const TileRing<F, kGroups, kTokens, kGather>& ring,
-                                           bool weights_first) {
+/// One thread: the weights, as whole tiles by plain copies; tensor copies of them reach 20% less. It
+/// keeps nothing but running addresses, since what it does between two stages is a few hundred clocks
+/// of latency.
+template <class F, int kGroups, int kTokens, bool kGather>
+__device__ __forceinline__ void copy_weights(
+    const ProductArgs& a,
+    const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
+    const TileRing<F, kGroups, kTokens, kGather>& ring) {
   using Shape = TileShape<F, kGroups, kTokens>;
   const uint64_t policy = a.stream_once ? streaming_policy() : plain_policy();
-  const uint64_t keep = plain_policy();
-  prefetch_map(&maps.weights);
   const int rank = Shape::kCluster == 2 ? static_cast<int>(cluster_rank()) : 0;
-  auto copy_weights = [&](const TileWork& w, int k, int slot) {
-    const int slab = (w.outputs * Shape::kCluster + rank) * kGroups * 4;
-    tensor_copy(ring.stage(slot), &maps.weights, 0, k, slab, w.expert, ring.full + slot * 8, policy);
-  };
-  auto boxes_of = [](const TileWork& w) {
-    return kGather ? 0 : (w.tokens + Shape::kRowBox - 1) / Shape::kRowBox;
-  };
-  auto expect = [&](int boxes, int slot) {
-    barrier_arrive_expect(ring.full + slot * 8, Shape::kWeightBytes + boxes * Shape::kRowParts *
-                                                                          (Shape::kRowBox * 128));
-  };
-  auto copy_rows = [&](const TileWork& w, int boxes, int k, int slot) {
-    const uint32_t to = ring.stage(slot) + Shape::kWeightBytes;
-    for (int i = rank; i < boxes; i += Shape::kCluster) {
-#pragma unroll
-      for (int part = 0; part < Shape::kRowParts; ++part) {
-        const uint32_t box_to = to + part * Shape::kPartBytes + i * (Shape::kRowBox * 128);
-        const int x = k * F::kTileK + part * 64;
-        const int y = w.first + i * Shape::kRowBox;
-        if constexpr (Shape::kCluster == 2) {
-          tensor_copy_to_both(box_to, &maps.rows, x, y, ring.full + slot * 8, keep);
-        } else {
-          tensor_copy(box_to, &maps.rows, x, y, ring.full + slot * 8, keep);
-        }
-      }
-    }
-  };
-
+  const int64_t group_bytes = static_cast<int64_t>(a.tiles_k) * kTileBytes;
+  const int tiles_k = a.tiles_k;
   RingPlace<Shape::kStages> at;
   at.parity = 1;
-  int early = 0;  // stages whose weights are on their way
-  if (weights_first) {
-    if (TileWalk<Shape>::first() < schedule.tiles()) {
-      const TileWork w = schedule.locate(TileWalk<Shape>::first());
-      for (; early < min(Shape::kStages, a.tiles_k); ++early) {
-        expect(boxes_of(w), early);
-        copy_weights(w, early, early);
-      }
-    }
-    wait_for_predecessor();
-    if (kSilu) release_successor();
-  }
   for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
        tile += TileWalk<Shape>::step()) {
     const TileWork w = schedule.locate(tile);
-    const int boxes = boxes_of(w);
-    for (int k = 0; k < a.tiles_k; ++k) {
-      if (early > 0) {
-        --early;
-      } else {
-        barrier_wait(ring.empty + at.slot * 8, at.parity);
-        expect(boxes, at.slot);
-        copy_weights(w, k, at.slot);
+    const int tile_n = (w.outputs * Shape::kCluster + rank) * kGroups;
+    const int present = max(min(kGroups, a.tiles_n - tile_n), 0);
+    const uint8_t* from = a.weights + w.expert * a.expert_bytes + tile_n * group_bytes;
+    for (int k = 0; k < tiles_k; ++k) {
+      const uint32_t barrier = ring.full + at.slot * 8;
+      const uint32_t to = ring.stage(at.slot);
+      barrier_wait(ring.empty + at.slot * 8, at.parity);
+      barrier_arrive_expect(barrier, present * kTileBytes);
+      if (present > 0) bulk_copy(to, from, kTileBytes, barrier, policy);
+      if (kGroups == 2 && present == 2) {
+        bulk_copy(to + kTileBytes, from + group_bytes, kTileBytes, barrier, policy);
       }
-      copy_rows(w, boxes, k, at.slot);
+      from += kTileBytes;
+      at.next();
+    }
+  }
+}
+
+/// One thread: rows that are neighbours, in boxes of them; a cluster's blocks take turns.
+template <class F, int kGroups, int kTokens>
+__device__ __forceinline__ void copy_rows(
+    const ProductArgs& a, const TensorMaps& maps,
+    const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
+    const TileRing<F, kGroups, kTokens, false>& ring) {
+  using Shape = TileShape<F, kGroups, kTokens>;
+  constexpr int kBoxBytes = Shape::kRowBox * 128;
+  const uint64_t policy = plain_policy();
+  const int rank = Shape::kCluster == 2 ? static_cast<int>(cluster_rank()) : 0;
+  const int tiles_k = a.tiles_k;
+  RingPlace<Shape::kStages> at;
+  at.parity = 1;
+  for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
+       tile += TileWalk<Shape>::step()) {
+    const TileWork w = schedule.locate(tile);
+    const int boxes = (w.tokens + Shape::kRowBox - 1) / Shape::kRowBox;
+    for (int k = 0; k < tiles_k; ++k) {
+      const uint32_t barrier = ring.full + at.slot * 8;
+      const uint32_t to = ring.stage(at.slot) + Shape::kWeightBytes;
+      barrier_wait(ring.empty + at.slot * 8, at.parity);
+      barrier_arrive_expect(barrier, boxes * Shape::kRowParts * kBoxBytes);
+#pragma unroll
+      for (int i = 0; i < kTokens / Shape::kRowBox; i += Shape::kCluster) {
+        const int box = i + rank;
+        if (box >= boxes) break;
+#pragma unroll
+        for (int part = 0; part < Shape::kRowParts; ++part) {
+          const uint32_t box_to = to + part * Shape::kPartBytes + box * kBoxBytes;
+          const int x = k * F::kTileK + part * 64;
+          const int y = w.first + box * Shape::kRowBox;
+          if constexpr (Shape::kCluster == 2) {
+            tensor_copy_to_both(box_to, &maps.rows, x, y, barrier, policy);
+          } else {
+            tensor_copy(box_to, &maps.rows, x, y, barrier, policy);
+          }
+        }
+      }
       at.next();
     }
   }
@@ -215,24 +217,27 @@ __device__ __forceinline__ void gather_rows(const ProductArgs& a,
 
 #ifdef MOESAIC_WGMMA
 
-/// sums = the next `tiles` stages' products for the 64 outputs of this warpgroup.
-template <int kGroups, int kTokens, bool kGather>
+/// sums = the next `tiles` stages' products for the 64 outputs of this warpgroup and the first kRows
+/// rows of the tile.
+template <int kRows, int kGroups, int kTokens, bool kGather>
 __device__ __forceinline__ void multiply_tiles(const TileRing<BF16, kGroups, kTokens, kGather>& ring,
                                                int group, int tiles, auto& at,
-                                               float (&sums)[kTokens / 2]) {
+                                               float (&sums)[kRows / 2]) {
   using Shape = TileShape<BF16, kGroups, kTokens>;
   const bool speaks = threadIdx.x % 32 == 0;
   int last = 0;
+#pragma unroll
+  for (int i = 0; i < kRows / 2; ++i) sums[i] = 0.0f;
   for (int k = 0; k < tiles; ++k) {
     barrier_wait(ring.full + at.slot * 8, at.parity);
     if constexpr (kGather) proxy_fence();
     const uint32_t stage = ring.stage(at.slot);
-    const uint64_t weights = swizzled_operand(stage + group * Shape::kGroupBytes);
+    const uint64_t weights = swizzled_operand(stage + group * kTileBytes);
     const uint64_t rows = swizzled_operand(stage + Shape::kWeightBytes);
     wgmma_begin();
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      Wgmma<kTokens>::bf16(sums, weights + 2 * s, rows + 2 * s, k > 0 || s > 0);
+      Wgmma<kRows>::bf16(sums, weights + 2 * s, rows + 2 * s);
     }
     wgmma_commit();
     if (k > 0) {
@@ -267,10 +272,10 @@ __device__ __forceinline__ void unpack_half(uint32_t slab, int half, uint32_t (&
 
 /// The same with weights widened in registers: one half tile is widened while the tensor cores have
 /// the other.
-template <int kGroups, int kTokens, bool kGather>
+template <int kRows, int kGroups, int kTokens, bool kGather>
 __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTokens, kGather>& ring,
                                                int group, int tiles, auto& at,
-                                               float (&sums)[kTokens / 2]) {
+                                               float (&sums)[kRows / 2]) {
   using Shape = TileShape<E4M3, kGroups, kTokens>;
   const bool speaks = threadIdx.x % 32 == 0;
   const int warp = threadIdx.x / 32 % 4;
@@ -278,18 +283,18 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTo
   uint32_t second[4][4];
   int last = 0;
 #pragma unroll
-  for (int i = 0; i < kTokens / 2; ++i) sums[i] = 0.0f;
+  for (int i = 0; i < kRows / 2; ++i) sums[i] = 0.0f;
   for (int k = 0; k < tiles; ++k) {
     barrier_wait(ring.full + at.slot * 8, at.parity);
     if constexpr (kGather) proxy_fence();
     const uint32_t stage = ring.stage(at.slot);
-    const uint32_t slab = stage + group * Shape::kGroupBytes + warp * kTileBytes;
+    const uint32_t slab = stage + group * kTileBytes + warp * kSlabBytes;
     const uint64_t rows = swizzled_operand(stage + Shape::kWeightBytes);
     unpack_half(slab, 0, first);
     wgmma_begin();
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      Wgmma<kTokens>::bf16(sums, first[s], rows + 2 * s, true);
+      Wgmma<kRows>::bf16(sums, first[s], rows + 2 * s);
     }
     wgmma_commit();
     wgmma_wait<1>();
@@ -299,7 +304,7 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTo
     wgmma_begin();
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      Wgmma<kTokens>::bf16(sums, second[s], rows + (Shape::kPartBytes >> 4) + 2 * s, true);
+      Wgmma<kRows>::bf16(sums, second[s], rows + (Shape::kPartBytes >> 4) + 2 * s);
     }
     wgmma_commit();
     wgmma_wait<1>();
@@ -312,11 +317,113 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTo
   if (speaks) ring.release(last);
 }
 
+/// The same for the rows that a tile has, in a quarter, half or all of its places: the last tile of an
+/// expert need not cost what a full one does.
+template <int kTokens, class Ring>
+__device__ __forceinline__ void multiply_present(const Ring& ring, int group, int tiles, int present,
+                                                 auto& at, float (&sums)[kTokens / 2]) {
+  if constexpr (kTokens >= 256) {
+    if (present <= kTokens / 4) {
+      return multiply_tiles<kTokens / 4>(
+          ring, group, tiles, at, reinterpret_cast<float(&)[kTokens / 8]>(sums));
+    }
+  }
+  if constexpr (kTokens >= 128) {
+    if (present <= kTokens / 2) {
+      return multiply_tiles<kTokens / 2>(
+          ring, group, tiles, at, reinterpret_cast<float(&)[kTokens / 4]>(sums));
+    }
+  }
+  multiply_tiles<kTokens>(ring, group, tiles, at, sums);
+}
+
+/// Stores a warpgroup's sums, outputs of its tile by the tile's rows: they are turned in shared memory
+/// so that a row's outputs leave together. (Stores of fragments as they are take a third of the time
+/// of a product.)
+template <class F, bool kSilu, int kTokens, class S>
+__device__ __forceinline__ void store_tile(const ProductArgs& a, const S& schedule,
+                                           const TileWork& w, int tile_n, int group, uint8_t* turn,
+                                           const float (&sums)[kTokens / 2]) {
+  const int thread = threadIdx.x % 128;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const bool f32 = !kSilu && a.store != Store::kBF16;
+  const SlabValues values = slab_values<F>(a, w.expert, min(tile_n * kTileSlabs + warp, a.slabs - 1));
+  auto row_of = [&](int i) -> int64_t {
+    const int place = w.first + i;
+    return kSilu ? place : schedule.pair(place);  // h lies in the plan's order
+  };
+  auto sync = [&] { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); };
+  if (f32) {
+    constexpr int kPitch = kTileRows * 4 + kChunkBytes;
+#pragma unroll
+    for (int block = 0; block < kTokens / 32; ++block) {
+      if (32 * block >= w.tokens) break;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = 8 * j + 2 * t + i % 2;
+          const float sum = scaled<F>(a, values, i / 2, sums[(block * 4 + j) * 4 + i]);
+          *reinterpret_cast<float*>(turn + row * kPitch + (warp * 16 + g + i / 2 * 8) * 4) = sum;
+        }
+      }
+      sync();
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = i * 8 + thread / 16;
+        if (block * 32 + row < w.tokens) {
+          const int channel = tile_n * kTileRows + thread % 16 * 4;
+          const auto v = *reinterpret_cast<const float4*>(turn + row * kPitch + thread % 16 * 16);
+          store_sums(a, row_of(block * 32 + row), channel, v);
+        }
+      }
+      sync();
+    }
+    return;
+  }
+  constexpr int kRowBytes = kSilu ? kTileRows : kTileRows * 2;
+  constexpr int kPitch = kRowBytes + kChunkBytes;
+  constexpr int kBlock = kTokens < 64 ? kTokens : 64;
+#pragma unroll
+  for (int block = 0; block < kTokens / kBlock; ++block) {
+    if (kBlock * block >= w.tokens) break;
+#pragma unroll
+    for (int j = 0; j < kBlock / 8; ++j) {
+      const float* c = &sums[(block * (kBlock / 8) + j) * 4];
+      const float v[4] = {scaled<F>(a, values, 0, c[0]), scaled<F>(a, values, 0, c[1]),
+                          scaled<F>(a, values, 1, c[2]), scaled<F>(a, values, 1, c[3])};
+      uint8_t* to = turn + (8 * j + g) * kPitch + t * 4;
+      if constexpr (kSilu) {
+        *reinterpret_cast<uint32_t*>(to + warp * 16) =
+            transpose_matrix(pack_bf16(silu_times(v[0], v[2]), silu_times(v[1], v[3])));
+      } else {
+        *reinterpret_cast<uint32_t*>(to + warp * 32) = transpose_matrix(pack_bf16(v[0], v[1]));
+        *reinterpret_cast<uint32_t*>(to + warp * 32 + 16) = transpose_matrix(pack_bf16(v[2], v[3]));
+      }
+    }
+    sync();
+    constexpr int kChunks = kRowBytes / kChunkBytes;
+#pragma unroll
+    for (int i = 0; i < kBlock * kChunks / 128; ++i) {
+      const int row = (i * 128 + thread) / kChunks;
+      const int chunk = thread % kChunks;
+      if (block * kBlock + row < w.tokens) {
+        const auto v = *reinterpret_cast<const uint4*>(turn + row * kPitch + chunk * kChunkBytes);
+        store_bf16<kSilu>(a, row_of(block * kBlock + row), tile_n * (kRowBytes / 2) + chunk * 8, v);
+      }
+    }
+    sync();
+  }
+}
+
 #endif  // MOESAIC_WGMMA
 
 template <class F, int kGroups, int kTokens, bool kChunks, bool kSilu, bool kGather>
 __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
-    tile_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ TileMaps maps) {
+    tile_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ TensorMaps maps) {
 #ifdef MOESAIC_WGMMA
   using Shape = TileShape<F, kGroups, kTokens>;
   extern __shared__ uint8_t unaligned[];
@@ -341,11 +448,15 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
   if (threadIdx.x < 128) {
     if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0) {
-      copy_tiles<F, kGroups, kTokens, kSilu, kGather>(a, maps, schedule, ring, weights_first);
+      copy_weights<F, kGroups, kTokens, kGather>(a, schedule, ring);
     } else if (threadIdx.x >= 32) {
+      if (weights_first) wait_for_predecessor();
+      if (kSilu && weights_first && threadIdx.x == 32) release_successor();
       if constexpr (kGather) {
-        if (weights_first) wait_for_predecessor();
         gather_rows<F, kGroups, kTokens>(a, schedule, ring);
+      } else if (threadIdx.x == 32) {
+        prefetch_map(&maps.rows);
+        copy_rows<F, kGroups, kTokens>(a, maps, schedule, ring);
       }
     }
   } else {
@@ -354,43 +465,38 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
     const int rank = Shape::kCluster == 2 ? static_cast<int>(cluster_rank()) : 0;
     const int group = threadIdx.x / 128 - 1;
     const int warp = threadIdx.x / 32 % 4;
+    uint8_t* turn = unaligned + (ring.data - shared_address(unaligned)) +
+                    Shape::kStages * Shape::kStageBytes + group * Shape::kTurnBytes;
     RingPlace<Shape::kStages> at;
     for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
        tile += TileWalk<Shape>::step()) {
       const TileWork w = schedule.locate(tile);
       float sums[kTokens / 2];
-      const int slab = ((w.outputs * Shape::kCluster + rank) * kGroups + group) * 4 + warp;
+      const int tile_n = (w.outputs * Shape::kCluster + rank) * kGroups + group;
       if (kChunks && F::kOutputScales && a.block_scales) {
 #pragma unroll
         for (int i = 0; i < kTokens / 2; ++i) sums[i] = 0.0f;
         for (int k = 0; k < a.tiles_k; ++k) {
-          const BlockScales scales = block_scales(a, w.expert, min(slab, a.slabs - 1), k);
+          const int slab = min(tile_n * kTileSlabs + warp, a.slabs - 1);
+          const BlockScales scales = block_scales(a, w.expert, slab, k);
           float chunk[kTokens / 2];
-          multiply_tiles(ring, group, a.scaled_tiles, at, chunk);
+          multiply_present<kTokens>(ring, group, a.scaled_tiles, w.tokens, at, chunk);
 #pragma unroll
           for (int i = 0; i < kTokens / 2; ++i) sums[i] = add_scaled(sums[i], chunk[i], scales, i);
         }
       } else if constexpr (kChunks) {
-        multiply_tiles(ring, group, min(a.chunk_tiles, a.tiles_k), at, sums);
+        multiply_present<kTokens>(ring, group, min(a.chunk_tiles, a.tiles_k), w.tokens, at, sums);
         for (int k = a.chunk_tiles; k < a.tiles_k; k += a.chunk_tiles) {
           float chunk[kTokens / 2];
-          multiply_tiles(ring, group, min(a.chunk_tiles, a.tiles_k - k), at, chunk);
+          multiply_present<kTokens>(ring, group, min(a.chunk_tiles, a.tiles_k - k), w.tokens, at, chunk);
 #pragma unroll
           for (int i = 0; i < kTokens / 2; ++i) sums[i] = __fadd_rn(sums[i], chunk[i]);
         }
       } else {
-        multiply_tiles(ring, group, a.tiles_k, at, sums);
+        multiply_present<kTokens>(ring, group, a.tiles_k, w.tokens, at, sums);
       }
-      if (slab >= a.slabs) continue;
-      const SlabValues values = slab_values<F>(a, w.expert, slab);
-#pragma unroll
-      for (int j = 0; j < kTokens / 8; ++j) {
-        if (8 * j >= w.tokens) break;
-        const float c[4] = {sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]};
-        store_fragment<F, kSilu>(a, values, c, w.tokens - 8 * j, [&](int r) -> int64_t {
-          const int place = w.first + 8 * j + r;
-          return kSilu ? place : schedule.pair(place);  // h lies in the plan's order
-        });
+      if (tile_n < a.tiles_n) {
+        store_tile<F, kSilu, kTokens>(a, schedule, w, tile_n, group, turn, sums);
       }
     }
   }

@@ -33,9 +33,9 @@ __device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileWork&
 #pragma unroll
   for (int i = 0; i < Tile::kWeightBytes / (Tile::kThreads * kChunkBytes); ++i) {
     const int at = (i * Tile::kThreads + thread) * kChunkBytes;
-    const int slab = w.outputs * 8 + at / kTileBytes;
-    if (slab >= a.slabs) break;
-    const uint8_t* from = weights + (static_cast<int64_t>(slab) * a.tiles_k + k) * kTileBytes;
+    const int tile_n = w.outputs * 2 + at / kTileBytes;
+    if (tile_n >= a.tiles_n) break;
+    const uint8_t* from = weights + (static_cast<int64_t>(tile_n) * a.tiles_k + k) * kTileBytes;
     async_copy16(stage + at, from + at % kTileBytes, kChunkBytes);
   }
   const int token = thread / 8;
@@ -69,7 +69,7 @@ __device__ __forceinline__ void multiply_portable(uint32_t weights, uint32_t row
 #pragma unroll
     for (int slab = 0; slab < 2; ++slab) {
       uint32_t raw[4];
-      load_matrices(a_row + slab * kTileBytes + (((2 * part + lane / 16) ^ lane % 8) << 4), raw);
+      load_matrices(a_row + slab * kSlabBytes + (((2 * part + lane / 16) ^ lane % 8) << 4), raw);
       F::unpack(raw, fragments[slab]);
     }
 #pragma unroll
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(256, 1)
       }
       async_commit();
       const uint32_t stage = data + slot * Tile::kStageBytes;
-      multiply_portable<F>(stage + warp_outputs * 2 * kTileBytes,
+      multiply_portable<F>(stage + warp_outputs * 2 * kSlabBytes,
                            stage + Tile::kWeightBytes + warp_rows * 128, w.tokens - warp_rows,
                            chunk);
       slot = slot + 1 == Tile::kStages ? 0 : slot + 1;

@@ -58,10 +58,9 @@ __device__ __forceinline__ void wgmma_pin(uint32_t (&a)[kSteps][4]) {
 #define MOESAIC_R64 MOESAIC_R32 ", " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define MOESAIC_R96 MOESAIC_R64 ", " \
+#define MOESAIC_R128 MOESAIC_R64 ", " \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define MOESAIC_R128 MOESAIC_R96 ", " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define MOESAIC_D8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
@@ -69,62 +68,51 @@ __device__ __forceinline__ void wgmma_pin(uint32_t (&a)[kSteps][4]) {
 #define MOESAIC_D32(d, i) MOESAIC_D8(d, i), MOESAIC_D8(d, i + 8), MOESAIC_D8(d, i + 16), \
   MOESAIC_D8(d, i + 24)
 #define MOESAIC_D64(d, i) MOESAIC_D32(d, i), MOESAIC_D32(d, i + 32)
-#define MOESAIC_D96(d, i) MOESAIC_D64(d, i), MOESAIC_D32(d, i + 64)
 #define MOESAIC_D128(d, i) MOESAIC_D64(d, i), MOESAIC_D64(d, i + 64)
 // clang-format on
 
-/// The instructions for N rows. `keep` false starts the sums at zero instead of adding to them.
+/// The instructions for N rows.
 template <int kRows>
 struct Wgmma;
 
 #ifdef MOESAIC_WGMMA
-#define MOESAIC_WGMMA_SHAPE(N, REGISTERS, OUTPUTS, O0, O1, O2, O3, O4, O5)                         \
+#define MOESAIC_WGMMA_SHAPE(N, REGISTERS, OUTPUTS, O0, O1, O2, O3, O4)                             \
   template <>                                                                                      \
   struct Wgmma<N> {                                                                                \
     /* d += A B, both in shared memory; 16 inputs of bf16. */                                      \
-    __device__ static __forceinline__ void bf16(float (&d)[N / 2], uint64_t a, uint64_t b,         \
-                                                bool keep) {                                       \
-      asm volatile("{ .reg .pred p; setp.ne.b32 p, " O2 ", 0;\n"                                   \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, " O0 \
-                   ", " O1 ", p, 1, 1, 0, 0; }"                                                    \
+    __device__ static __forceinline__ void bf16(float (&d)[N / 2], uint64_t a, uint64_t b) {       \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, " O0 \
+                   ", " O1 ", 1, 1, 1, 0, 0;"                                                      \
                    : OUTPUTS(d, 0)                                                                 \
-                   : "l"(a), "l"(b), "r"(static_cast<int>(keep)));                                 \
+                   : "l"(a), "l"(b));                                                              \
     }                                                                                              \
     /* The same with A in registers. */                                                            \
     __device__ static __forceinline__ void bf16(float (&d)[N / 2], const uint32_t (&a)[4],         \
-                                                uint64_t b, bool keep) {                           \
-      asm volatile("{ .reg .pred p; setp.ne.b32 p, " O5 ", 0;\n"                                   \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, {"   \
-                   O0 ", " O1 ", " O2 ", " O3 "}, " O4 ", p, 1, 1, 0; }"                           \
+                                                uint64_t b) {                                      \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, {"   \
+                   O0 ", " O1 ", " O2 ", " O3 "}, " O4 ", 1, 1, 1, 0;"                             \
                    : OUTPUTS(d, 0)                                                                 \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                           \
-                     "r"(static_cast<int>(keep)));                                                 \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                          \
     }                                                                                              \
     /* Both in shared memory; 32 inputs of e4m3. */                                                \
-    __device__ static __forceinline__ void e4m3(float (&d)[N / 2], uint64_t a, uint64_t b,         \
-                                                bool keep) {                                       \
-      asm volatile("{ .reg .pred p; setp.ne.b32 p, " O2 ", 0;\n"                                   \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" REGISTERS "}, " O0 \
-                   ", " O1 ", p, 1, 1; }"                                                          \
+    __device__ static __forceinline__ void e4m3(float (&d)[N / 2], uint64_t a, uint64_t b) {       \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" REGISTERS "}, " O0 \
+                   ", " O1 ", 1, 1, 1;"                                                            \
                    : OUTPUTS(d, 0)                                                                 \
-                   : "l"(a), "l"(b), "r"(static_cast<int>(keep)));                                 \
+                   : "l"(a), "l"(b));                                                              \
     }                                                                                              \
   }
-MOESAIC_WGMMA_SHAPE(64, MOESAIC_R32, MOESAIC_D32, "%32", "%33", "%34", "%35", "%36", "%37");
-MOESAIC_WGMMA_SHAPE(128, MOESAIC_R64, MOESAIC_D64, "%64", "%65", "%66", "%67", "%68", "%69");
-MOESAIC_WGMMA_SHAPE(192, MOESAIC_R96, MOESAIC_D96, "%96", "%97", "%98", "%99", "%100", "%101");
-MOESAIC_WGMMA_SHAPE(256, MOESAIC_R128, MOESAIC_D128, "%128", "%129", "%130", "%131", "%132",
-                    "%133");
+MOESAIC_WGMMA_SHAPE(64, MOESAIC_R32, MOESAIC_D32, "%32", "%33", "%34", "%35", "%36");
+MOESAIC_WGMMA_SHAPE(128, MOESAIC_R64, MOESAIC_D64, "%64", "%65", "%66", "%67", "%68");
+MOESAIC_WGMMA_SHAPE(256, MOESAIC_R128, MOESAIC_D128, "%128", "%129", "%130", "%131", "%132");
 #undef MOESAIC_WGMMA_SHAPE
 #endif
 #undef MOESAIC_R32
 #undef MOESAIC_R64
-#undef MOESAIC_R96
 #undef MOESAIC_R128
 #undef MOESAIC_D8
 #undef MOESAIC_D32
 #undef MOESAIC_D64
-#undef MOESAIC_D96
 #undef MOESAIC_D128
 
 }  // namespace moesaic::backend::cuda
