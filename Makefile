@@ -53,7 +53,7 @@ docs: build
 	@$(BUILD)/moesaic docs metrics > docs/metrics.md
 
 format:
-	@git ls-files '*.cpp' '*.h' | xargs clang-format-16 -i
+	@git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs clang-format-16 -i
 
 clean:
 	@rm -rf build .venv

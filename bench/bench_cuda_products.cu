@@ -2,7 +2,8 @@
 // that no replay finds them in the L2, and prints the share of the read bandwidth and of the bf16
 // tensor rate, both measured first in the same run.
 //
-//   bench_cuda_products [--format bf16|fp8] [--rows 1,8,32] [--models mixtral,qwen3,qwen15] [--all]
+//   bench_cuda_products [--format bf16|fp8|fp8-rounded] [--rows 1,8,32] [--models
+//   mixtral,qwen3,qwen15] [--all]
 //
 // --all times every kernel choice, not only the one that the library makes.
 
@@ -186,8 +187,8 @@ struct Bench {
   void linear(const char* model, const char* product, int64_t n, int64_t k, bool f32, bool add) {
     const LinearShape shape{n, k, format};
     const size_t bytes = packed_bytes(shape);
-    const int copies = static_cast<int>(std::clamp<int64_t>(
-        kBeyondL2 / static_cast<int64_t>(bytes) + 1, 2, 24));
+    const int copies =
+        static_cast<int>(std::clamp<int64_t>(kBeyondL2 / static_cast<int64_t>(bytes) + 1, 2, 24));
     std::vector<Device<std::byte>> packed;
     {
       auto w = testing::random_device<bf16>(n * k, 1, 0.03f);
@@ -210,14 +211,16 @@ struct Bench {
       for (const Choice& choice : choices(r, chunked)) {
         Products products;
         products.tune(choice.tuning);
-        const Output out{y.get(), n,
-                         add ? Store::kAddF32 : (f32 ? Store::kF32 : Store::kBF16)};
+        Device<std::byte> scratch(products.linear_scratch_bytes(shape, r));
+        const Output out{y.get(), n, add ? Store::kAddF32 : (f32 ? Store::kF32 : Store::kBF16)};
         const double us = timer.time(copies, [&](int i, cudaStream_t s) {
           products.linear({shape, packed[i].get()}, {x.get(), r, k, nullptr, nullptr}, nullptr, out,
-                          nullptr, s);
+                          scratch.get(), s);
         });
         print(model, product, choice.name.c_str(), r, us,
-              static_cast<double>(n) * k * element_bytes() + r * (k * 2.0 + n * (add ? 8 : f32 ? 4 : 2)),
+              static_cast<double>(n) * k * element_bytes() + r * (k * 2.0 + n * (add   ? 8
+                                                                                 : f32 ? 4
+                                                                                       : 2)),
               2.0 * n * k * r);
       }
     }
@@ -258,8 +261,8 @@ struct Bench {
         const auto host = testing::random_routing(r, top_k, count, 100 + i);
         auto sorted = host.experts;
         std::sort(sorted.begin(), sorted.end());
-        active += static_cast<double>(
-                      std::unique(sorted.begin(), sorted.end()) - sorted.begin()) / calls;
+        active +=
+            static_cast<double>(std::unique(sorted.begin(), sorted.end()) - sorted.begin()) / calls;
         ids.emplace_back(host.experts);
         weights.emplace_back(host.weights);
       }
@@ -274,18 +277,22 @@ struct Bench {
           const Routing routing{routed ? ids[i].get() : nullptr, weights[i].get(), top_k};
           if (up) products.gate_up(w, rows_of, routing, scratch.get(), s);
           if (down) {
-            products.down(w, rows_of, routing, {y.get(), m.hidden, Store::kAddF32}, scratch.get(), s);
+            products.down(w, rows_of, routing, {y.get(), m.hidden, Store::kAddF32}, scratch.get(),
+                          s);
           }
         };
         const double pairs = static_cast<double>(r) * top_k;
         const double matrix = static_cast<double>(width) * m.hidden;
-        const double up = timer.time(calls, [&](int i, cudaStream_t s) { call(i, s, true, false); });
-        const double down = timer.time(calls, [&](int i, cudaStream_t s) { call(i, s, false, true); });
-        const double both = timer.time(calls, [&](int i, cudaStream_t s) { call(i, s, true, true); });
-        const double up_bytes = active * 2 * matrix * element_bytes() + r * m.hidden * 2.0 +
-                                pairs * width * 2;
-        const double down_bytes = active * matrix * element_bytes() + pairs * width * 2 +
-                                  r * m.hidden * 8.0;
+        const double up =
+            timer.time(calls, [&](int i, cudaStream_t s) { call(i, s, true, false); });
+        const double down =
+            timer.time(calls, [&](int i, cudaStream_t s) { call(i, s, false, true); });
+        const double both =
+            timer.time(calls, [&](int i, cudaStream_t s) { call(i, s, true, true); });
+        const double up_bytes =
+            active * 2 * matrix * element_bytes() + r * m.hidden * 2.0 + pairs * width * 2;
+        const double down_bytes =
+            active * matrix * element_bytes() + pairs * width * 2 + r * m.hidden * 8.0;
         print(m.name, (std::string(name) + ".up").c_str(), choice.name.c_str(), r, up, up_bytes,
               4.0 * matrix * pairs);
         print(m.name, (std::string(name) + ".down").c_str(), choice.name.c_str(), r, down,
@@ -339,7 +346,9 @@ int run(int argc, char** argv) {
     if (arg == "--all") {
       bench.all = true;
     } else if (arg == "--format") {
-      bench.format = value == "fp8" ? Format::kFP8 : Format::kBF16;
+      bench.format = value == "fp8"           ? Format::kFP8
+                     : value == "fp8-rounded" ? Format::kFP8Rounded
+                                              : Format::kBF16;
       ++i;
     } else if (arg == "--models") {
       models = value;

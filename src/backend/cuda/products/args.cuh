@@ -1,7 +1,7 @@
 #pragma once
 
-// What every product kernel is told, and what becomes of the sums: the same code after every kernel,
-// with its roundings spelled out, so that all kernels give the same bits.
+// What every product kernel is told, and what becomes of the sums: the same code after every
+// kernel, with its roundings spelled out, so that all kernels give the same bits.
 
 #include <cuda.h>
 
@@ -12,8 +12,8 @@
 
 namespace moesaic::backend::cuda {
 
-/// Pairs are (row, place in its top-k) in row-major order: pair p belongs to row p / top_k. The plan
-/// sorts them by expert. Without experts a pair is a row.
+/// Pairs are (row, place in its top-k) in row-major order: pair p belongs to row p / top_k. The
+/// plan sorts them by expert. Without experts a pair is a row.
 struct Plan {
   const int32_t* first = nullptr;  ///< [experts + 1] where an expert's pairs begin in `pairs`
   const int32_t* tiles = nullptr;  ///< [experts + 1] token tiles of the experts before
@@ -38,10 +38,11 @@ struct ProductArgs {
   int scaled_tiles = 1;  ///< tiles per block scale: 1, where the compiler must not know it
 
   const uint8_t* x = nullptr;
-  int64_t x_stride = 0;  ///< bytes
-  int64_t x_rows = 0;    ///< that there can be
-  bool x_in_order = false;  ///< rows of x lie in the order of the plan's pairs
-  const float* x_scales = nullptr;  ///< [x rows, tiles_k] of rounded activations
+  int64_t x_stride = 0;             ///< bytes
+  int64_t x_rows = 0;               ///< that there can be
+  bool x_in_order = false;          ///< rows of x lie in the order of the plan's pairs
+  const float* x_scales = nullptr;  ///< of rounded activations, [tiles_k][x_scale_stride rows]
+  int64_t x_scale_stride = 0;       ///< a multiple of 4
   int k = 0;
   int rows = 0;
   const int32_t* count = nullptr;
@@ -60,7 +61,7 @@ struct ProductArgs {
   int n = 0;
   Store store = Store::kF32;
   const float* bias = nullptr;
-  bool weigh = false;      ///< multiply by the pair's routing weight while storing
+  bool weigh = false;        ///< multiply by the pair's routing weight while storing
   bool stream_once = false;  ///< weights are read once in the call: keep them out of the L2's way
 
   __device__ __forceinline__ int row_count() const {
@@ -176,8 +177,8 @@ __device__ __forceinline__ SlabValues slab_values(const ProductArgs& a, int expe
   for (int half = 0; half < 2; ++half) {
     const int channel = slab * kSlabRows + lane / 4 + 8 * half;
     if (F::kOutputScales && !a.block_scales) {
-      const auto* scales = reinterpret_cast<const float*>(a.weights + expert * a.expert_bytes +
-                                                          a.scales);
+      const auto* scales =
+          reinterpret_cast<const float*>(a.weights + expert * a.expert_bytes + a.scales);
       v.scale[half] = __ldg(scales + channel);
     }
     if (a.bias != nullptr && channel < a.n) v.bias[half] = __ldg(a.bias + channel);

@@ -29,22 +29,22 @@ inline void encode_map(CUtensorMap& map, CUtensorMapDataType type, int rank, con
                        const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
                        CUtensorMapSwizzle swizzle) {
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const CUresult result = tensor_map_encoder()(
-      &map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(data), sizes, strides, box,
-      steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      tensor_map_encoder()(&map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(data),
+                           sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw CudaError("a tensor map was refused: CUresult " + std::to_string(result));
   }
 }
 
-inline void encode_rows(CUtensorMap& map, const ProductArgs& args, int rows) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(args.k),
+inline void encode_rows(CUtensorMap& map, const ProductArgs& args, int rows, bool rounded) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(rounded ? args.tiles_k * 128 : args.k),
                                static_cast<cuuint64_t>(args.x_rows)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.x_stride)};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(rows)};
-  encode_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, args.x, sizes, strides, box,
-             CU_TENSOR_MAP_SWIZZLE_128B);
+  const cuuint32_t box[2] = {rounded ? 128u : 64u, static_cast<cuuint32_t>(rows)};
+  encode_map(map, rounded ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+             args.x, sizes, strides, box, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 /// How a stream kernel's shared memory is shared out.
@@ -69,25 +69,34 @@ StreamMemory stream_memory(const ProductArgs& args, Role role, bool bulk, int pa
   constexpr int kAlone = 216 << 10;
   constexpr int kEnough = 80 << 10;  // of weights
   constexpr int kPlenty = 96 << 10;
+  constexpr int kWeights = 2 * kSlabBytes;  // of the smallest stage
   const int64_t rows = int64_t{args.rows} * (role == Role::kDown ? args.top_k : 1);
   const int64_t row_bytes = rows * ResidentRows<F, Role::kLinear>::pitch_of(args);
   // Rows that come as a whole come later than a stage's: worth it where there is much to stream.
   constexpr int64_t kMuch = 32 << 20;
-  const int64_t reads = role == Role::kLinear
-                            ? 1
-                            : std::min<int64_t>(args.experts, int64_t{args.rows} * args.top_k);
-  const bool much = reads * args.tiles_n * args.tiles_k * kTileBytes > kMuch;
-  const bool resident = much && row_bytes <= kMostResidentBytes && part_bytes <= (16 << 10);
-  const int stage = StageShape(2, F::kTileK * 2, resident ? 0 : args.rows).bytes;
-  const int others = part_bytes + (resident ? static_cast<int>(row_bytes) : 0);
-  const int weights = 2 * kSlabBytes;
-  int stages = (kShared - others) / stage;
-  if (stages * weights < kEnough) {
-    stages = std::min(kPlenty / weights, (kAlone - others) / stage);
+  const int64_t reads =
+      role == Role::kLinear ? 1 : std::min<int64_t>(args.experts, int64_t{args.rows} * args.top_k);
+  const bool can_reside = reads * args.tiles_n * args.tiles_k * kTileBytes > kMuch &&
+                          row_bytes <= kMostResidentBytes && part_bytes <= (16 << 10);
+  auto stages_of = [&](bool resident, int bytes) {
+    const int stage = StageShape(2, F::kTileK * 2, resident ? 0 : args.rows).bytes;
+    return (bytes - part_bytes - (resident ? static_cast<int>(row_bytes) : 0)) / stage;
+  };
+  bool resident = can_reside;
+  int stages = 0;
+  if (can_reside && stages_of(true, kShared) * kWeights >= kEnough) {
+    stages = stages_of(true, kShared);
+  } else if (stages_of(false, kShared) * kWeights >= kEnough) {
+    resident = false;
+    stages = stages_of(false, kShared);
+  } else {
+    stages = std::min(kPlenty / kWeights, stages_of(resident, kAlone));
   }
+  const int stage = StageShape(2, F::kTileK * 2, resident ? 0 : args.rows).bytes;
   memory.ring = std::min(stages, kStreamSlots) * stage;
   if (resident) memory.resident = static_cast<int>(round_up(memory.ring + part_bytes, 128));
-  memory.bytes = resident ? memory.resident + static_cast<int>(row_bytes) : memory.ring + part_bytes;
+  memory.bytes =
+      resident ? memory.resident + static_cast<int>(row_bytes) : memory.ring + part_bytes;
   return memory;
 }
 
@@ -116,7 +125,7 @@ template <class F, int kGroups, int kTokens, bool kGather>
 void launch_tile_shape(const ProductArgs& args, bool silu, int blocks, const Launch& launch) {
   using Shape = TileShape<F, kGroups, kTokens>;
   TensorMaps maps{};
-  if (!kGather) encode_rows(maps.rows, args, Shape::kRowBox);
+  if (!kGather) encode_rows(maps.rows, args, Shape::kRowBox, F::kRounded);
   auto run = [&](auto kernel) {
     launch.run(kernel, dim3(static_cast<unsigned>(blocks / Shape::kCluster * Shape::kCluster)),
                Shape::kThreads, Shape::kSharedBytes, Shape::kCluster, args, maps);
@@ -124,8 +133,8 @@ void launch_tile_shape(const ProductArgs& args, bool silu, int blocks, const Lau
   // Two sets of sums do not fit the registers, nor two of 128 rows beside widened weights.
   constexpr bool kInChunks = kTokens * F::kSteps < 256;
   const bool chunks = args.chunks > 1 || args.block_scales;
-  if (chunks) {
-    if constexpr (kInChunks) {
+  if (chunks && !F::kRounded) {
+    if constexpr (kInChunks && !F::kRounded) {
       if (!silu) return run(tile_kernel<F, kGroups, kTokens, true, false, kGather>);
       if constexpr (F::kOutputScales) {
         return run(tile_kernel<F, kGroups, kTokens, true, true, kGather>);
@@ -142,12 +151,16 @@ template <class F>
 void launch_tiles(const ProductArgs& args, bool silu, const TileChoice& choice, int blocks,
                   const Launch& launch) {
   // Rows that lie elsewhere than in order are gathered.
-  const bool gather = !args.x_in_order && (args.plan.first != nullptr || args.index != nullptr);
+  const bool gather =
+      !F::kRounded && !args.x_in_order && (args.plan.first != nullptr || args.index != nullptr);
   const int shape = choice.groups * 1000 + choice.tokens;
-  if (gather) {
-    if (shape == 1064) return launch_tile_shape<F, 1, 64, true>(args, silu, blocks, launch);
-    if (shape == 2064) return launch_tile_shape<F, 2, 64, true>(args, silu, blocks, launch);
-  } else {
+  if constexpr (!F::kRounded) {
+    if (gather) {
+      if (shape == 1064) return launch_tile_shape<F, 1, 64, true>(args, silu, blocks, launch);
+      if (shape == 2064) return launch_tile_shape<F, 2, 64, true>(args, silu, blocks, launch);
+    }
+  }
+  if (!gather) {
     if (shape == 1064) return launch_tile_shape<F, 1, 64, false>(args, silu, blocks, launch);
     if (shape == 2064) return launch_tile_shape<F, 2, 64, false>(args, silu, blocks, launch);
     if (shape == 2128) return launch_tile_shape<F, 2, 128, false>(args, silu, blocks, launch);

@@ -1,18 +1,19 @@
 #pragma once
 
-// Packed weights. A matrix [n, k] is cut into tiles of 64 outputs by 128 bytes of inputs, the tiles of
-// the same outputs one after the other in ascending k:
+// Packed weights. A matrix [n, k] is cut into tiles of 64 outputs by 128 bytes of inputs, the tiles
+// of the same outputs one after the other in ascending k:
 //   [n / 64][k / kTileK][4 slabs][16 outputs][8 chunks of 16 bytes]
-// Chunk c of output r lies at place c ^ (r % 8): the 128-byte swizzle that wgmma reads and that keeps
-// ldmatrix free of bank conflicts. A tile is the A operand of one wgmma, a slab of it that of one
-// mma.sync. Tensor copies fetch either, and several along K or the outputs, at once. Blocks read 8 KiB
-// and more in a row, which the memory likes better than slabs that each have their K together (measured).
+// Chunk c of output r lies at place c ^ (r % 8): the 128-byte swizzle that wgmma reads and that
+// keeps ldmatrix free of bank conflicts. A tile is the A operand of one wgmma, a slab of it that of
+// one mma.sync. Tensor copies fetch either, and several along K or the outputs, at once. Blocks
+// read 8 KiB and more in a row, which the memory likes better than slabs that each have their K
+// together (measured).
 //
-// Elements of 8 bits are permuted within each 16 inputs so that the four bytes of a lane of ldmatrix
-// are the inputs 2t, 2t+1, 2t+8, 2t+9 that the bf16 fragment of that lane holds.
+// Elements of 8 bits are permuted within each 16 inputs so that the four bytes of a lane of
+// ldmatrix are the inputs 2t, 2t+1, 2t+8, 2t+9 that the bf16 fragment of that lane holds.
 //
-// Gate and up rows of an expert are interleaved by 8 within each slab, so that both land in the same
-// thread's fragment: row 16 s + i is gate row 8 s + i for i < 8, else up row 8 s + i - 8.
+// Gate and up rows of an expert are interleaved by 8 within each slab, so that both land in the
+// same thread's fragment: row 16 s + i is gate row 8 s + i for i < 8, else up row 8 s + i - 8.
 //
 // Scales follow the tiles: per output [n rounded to 64], or per 8 outputs and 128 inputs
 // [n / 16][k / 128][2].
@@ -68,11 +69,13 @@ struct PackedExpert {
   constexpr int64_t bytes() const { return gate_up.bytes + down.bytes; }
 };
 
-/// Inputs per partial sum of a matrix, or 0 where the whole K has one accumulator. Set by the weight
-/// alone, never by rows. Chunks let several warps share a slab's K, which small matrices need at few
-/// rows; the largest matrices have warps enough, and their accumulators fill the register file at
-/// many rows, where every chunk costs a pause of the tensor cores besides: four are a compromise.
-constexpr int64_t chunk_inputs(int64_t n, int64_t k, bool many_experts) {
+/// Inputs per partial sum of a matrix, or 0 where the whole K has one accumulator. Set by the
+/// weight alone, never by rows. Chunks let several warps share a slab's K, which small matrices
+/// need at few rows; the largest matrices have warps enough, and their accumulators fill the
+/// register file at many rows, where every chunk costs a pause of the tensor cores besides: four
+/// are a compromise.
+constexpr int64_t chunk_inputs(int64_t n, int64_t k, bool many_experts, Format format) {
+  if (format == Format::kFP8Rounded) return 0;  // every tile is scaled and added by itself
   if (many_experts || n * k > int64_t{1} << 26 || k <= kChunkInputs) return 0;
   return round_up(ceil_div(k, 4), kChunkInputs);
 }

@@ -24,8 +24,8 @@ struct DeviceSource {
 struct PackArgs {
   DeviceSource source[2];  ///< the matrix; or gate and up
   bool interleaved = false;
-  int first_row = 0;       ///< packed row of the source's first
-  int rows = 0;            ///< packed rows to write, padding included
+  int first_row = 0;  ///< packed row of the source's first
+  int rows = 0;       ///< packed rows to write, padding included
   int k = 0;
   int tiles_k = 0;
   bool block_scales = false;
@@ -46,10 +46,14 @@ __device__ const DeviceSource* find_row(const PackArgs& a, int i, int& row) {
 
 __device__ float scale_of(const DeviceSource& s, int row, int k, int inputs) {
   switch (s.scales) {
-    case Scales::kTensor: return s.scale_data[0];
-    case Scales::kOutput: return s.scale_data[row];
-    case Scales::kBlock128: return s.scale_data[row / 128 * ((inputs + 127) / 128) + k / 128];
-    default: return 1.0f;
+    case Scales::kTensor:
+      return s.scale_data[0];
+    case Scales::kOutput:
+      return s.scale_data[row];
+    case Scales::kBlock128:
+      return s.scale_data[row / 128 * ((inputs + 127) / 128) + k / 128];
+    default:
+      return 1.0f;
   }
 }
 
@@ -60,10 +64,14 @@ __device__ __nv_fp8_storage_t raw_e4m3(const DeviceSource& s, int row, int k) {
 __device__ float value_of(const DeviceSource& s, int row, int k, int inputs) {
   const int64_t at = row * s.stride + k;
   switch (s.type) {
-    case SourceType::kF32: return static_cast<const float*>(s.values)[at];
-    case SourceType::kF16: return __half2float(static_cast<const __half*>(s.values)[at]);
-    case SourceType::kBF16: return __bfloat162float(static_cast<const __nv_bfloat16*>(s.values)[at]);
-    default: break;
+    case SourceType::kF32:
+      return static_cast<const float*>(s.values)[at];
+    case SourceType::kF16:
+      return __half2float(static_cast<const __half*>(s.values)[at]);
+    case SourceType::kBF16:
+      return __bfloat162float(static_cast<const __nv_bfloat16*>(s.values)[at]);
+    default:
+      break;
   }
   const __half_raw half = __nv_cvt_fp8_to_halfraw(raw_e4m3(s, row, k), __NV_E4M3);
   return __fmul_rn(__half2float(__half(half)), scale_of(s, row, k, inputs));
@@ -145,8 +153,7 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(const __grid_constan
       for (int b = 0; b < 8; ++b) {
         const int k = first + b;
         if (k >= a.k) continue;
-        const uint32_t bits =
-            __bfloat16_as_ushort(__float2bfloat16_rn(value_of(*s, row, k, a.k)));
+        const uint32_t bits = __bfloat16_as_ushort(__float2bfloat16_rn(value_of(*s, row, k, a.k)));
         words[b / 2] |= bits << (b % 2 * 16);
       }
     }
@@ -209,8 +216,8 @@ void pack(const LinearShape& shape, int64_t first_row, const Source& source, std
   a.source[0] = device_source(source);
   a.first_row = static_cast<int>(first_row);
   const bool last = first_row + source.rows == shape.n;
-  a.rows = static_cast<int>((last ? matrix.tiles_n * kTileRows : first_row + source.rows) -
-                            first_row);
+  a.rows =
+      static_cast<int>((last ? matrix.tiles_n * kTileRows : first_row + source.rows) - first_row);
   a.k = static_cast<int>(shape.k);
   run_pack(a, matrix, shape.format, shape.scales, packed, stream);
 }

@@ -14,7 +14,7 @@ constexpr int kMostPartBytes = 64 << 10;
 
 /// Rows up to which large matrices are streamed: every warp of a stream kernel reads its own rows,
 /// while the outputs of a tile share them.
-constexpr int64_t kFewLargeRows = 2;
+constexpr int64_t kFewLargeRows = 4;
 
 int to_int(int64_t value) {
   if (value < 0 || value > INT32_MAX) throw CudaError("a size of a product is out of range");
@@ -24,9 +24,12 @@ int to_int(int64_t value) {
 template <class Run>
 void with_format(Format format, const Run& run) {
   switch (format) {
-    case Format::kBF16: return run(BF16{});
-    case Format::kFP8: return run(E4M3{});
-    case Format::kFP8Rounded: break;
+    case Format::kBF16:
+      return run(BF16{});
+    case Format::kFP8:
+      return run(E4M3{});
+    case Format::kFP8Rounded:
+      return run(E4M3Rounded{});
   }
   throw CudaError("this format has no kernels");
 }
@@ -85,8 +88,8 @@ Load load_of(const ProductArgs& args) {
   return {active, pairs / active};
 }
 
-/// Clocks of a multiprocessor that a tile choice is expected to take: the waves of tiles, each bound
-/// by what its copies or its wgmma take. The rates were measured (docs/cuda.md).
+/// Clocks of a multiprocessor that a tile choice is expected to take: the waves of tiles, each
+/// bound by what its copies or its wgmma take. The rates were measured (docs/cuda.md).
 double expected_clocks(const ProductArgs& args, Format format, const Load& load,
                        const TileChoice& choice, int multiprocessors) {
   const double spread = load.experts > 1 ? std::sqrt(load.rows) : 0;
@@ -103,26 +106,30 @@ double expected_clocks(const ProductArgs& args, Format format, const Load& load,
   const double bytes = choice.groups * kTileBytes + own_rows * tile_inputs(format) * 2;
   const double places = rows <= choice.tokens / 2 ? choice.tokens / 2 : choice.tokens;
   const double wgmma = choice.groups * places * tile_inputs(format) / 32.0 / 0.85;
-  const double tile = args.tiles_k * std::max(bytes / bytes_per_clock, wgmma) + 1500 +
-                      10.0 * choice.tokens;
-  // What the memory bounds takes less than its waves say: the last blocks have it to themselves.
+  const double tile =
+      args.tiles_k * std::max(bytes / bytes_per_clock, wgmma) + 1500 + 10.0 * choice.tokens;
   const double waves = tiles / multiprocessors;
-  return wgmma * bytes_per_clock > bytes ? std::ceil(waves) * tile : std::max(1.0, waves + 0.2) * tile;
+  if (wgmma * bytes_per_clock > bytes) return std::ceil(waves) * tile;
+  // What the memory bounds takes less than its waves say: the last blocks have it to themselves.
+  // But rows that must be put in order first, and clusters, cost there.
+  return std::max(1.0, waves + 0.2) * tile * (choice.tokens >= 128 ? 1.1 : 1.0);
 }
 
 /// `tokens` is fixed where it is not 0.
 TileChoice choose_tile(const ProductArgs& args, Format format, int tokens, const Tuning& tuning,
                        int multiprocessors) {
   constexpr TileChoice kChoices[] = {{1, 64}, {2, 64}, {2, 128}, {2, 256}};
-  const bool chunks = args.chunks > 1 || args.block_scales;
+  const bool chunks = format != Format::kFP8Rounded && (args.chunks > 1 || args.block_scales);
   const Load load = load_of(args);
   TileChoice best;
   double least = HUGE_VAL;
   for (const TileChoice& choice : kChoices) {
     if (choice.tokens == 256 && (is_fp8(format) || chunks)) continue;
     if (choice.tokens == 128 && is_fp8(format) && chunks) continue;  // too few registers
-    if (args.index != nullptr && choice.tokens > 64) continue;
+    if (args.index != nullptr && choice.tokens > 64) continue;       // gathered
     if (tokens != 0 && tokens != choice.tokens) continue;
+    // Clusters and rows in order pay where rows are many.
+    if (tokens == 0 && tuning.tokens == 0 && choice.tokens > 64 && load.rows <= 48) continue;
     double clocks = expected_clocks(args, format, load, choice, multiprocessors);
     // Wishes only.
     if (tuning.groups != 0 && tuning.groups != choice.groups) clocks *= 1e3;
@@ -145,18 +152,64 @@ struct Runner {
 
   template <class F>
   void stream(const ProductArgs& args, Role role, int part_bytes) const {
-    launch_stream<F>(args, role, path == Path::kHopper, multiprocessors, part_bytes, launch);
+    if constexpr (F::kRounded) {
+      throw CudaError("rounded activations have no stream kernel");
+    } else {
+      launch_stream<F>(args, role, path == Path::kHopper, multiprocessors, part_bytes, launch);
+    }
   }
   template <class F>
   void tiles(ProductArgs args, Format format, bool silu, int tokens) const {
     if (path != Path::kHopper) {
-      return launch_portable_tiles<F>(args, silu, multiprocessors, launch);
+      if constexpr (!F::kRounded) {
+        return launch_portable_tiles<F>(args, silu, multiprocessors, launch);
+      }
+      throw CudaError("rounded activations need compute capability 9.0");
     }
     const TileChoice choice = choose_tile(args, format, tokens, tuning, multiprocessors);
     args.stream_once = load_of(args).rows <= choice.tokens;
     launch_tiles<F>(args, silu, choice, multiprocessors, launch);
   }
 };
+
+/// Rounded rows in scratch memory.
+struct RoundedRows {
+  int64_t row_bytes = 0;
+  int64_t scale_stride = 0;
+  size_t bytes = 0;  ///< rows, then scales
+  size_t scales = 0;
+
+  RoundedRows(int64_t rows, int64_t k) {
+    row_bytes = round_up(k, 128);
+    scale_stride = round_up(rows, 4);
+    scales = static_cast<size_t>(round_up(rows * row_bytes, kPackedAlignment));
+    // A tile copies the scales of all its places, the last one's past the rows.
+    constexpr int64_t kBeyond = 256 + 4;
+    bytes = scales + static_cast<size_t>(round_up((scale_stride * (row_bytes / 128) + kBeyond) * 4,
+                                                  kPackedAlignment));
+  }
+};
+
+/// Rounds the rows of a product to e4m3 ahead of it, in the plan's order; `rows` there can be.
+void round_rows(ProductArgs& args, int64_t rows, std::byte* memory, const Launch& launch) {
+  const RoundedRows layout(rows, args.k);
+  RoundArgs round;
+  round.from = args.x;
+  round.from_stride = args.x_stride;
+  round.to = reinterpret_cast<uint8_t*>(memory);
+  round.scales = reinterpret_cast<float*>(memory + layout.scales);
+  round.scale_stride = layout.scale_stride;
+  round.rows = to_int(rows);
+  round.product = args;
+  launch.run(round_kernel, dim3(static_cast<unsigned>(rows)), 256, 0, 1, round);
+  args.x = round.to;
+  args.x_stride = layout.row_bytes;
+  args.x_rows = rows;
+  args.x_scales = round.scales;
+  args.x_scale_stride = layout.scale_stride;
+  args.x_in_order = true;
+  args.index = nullptr;
+}
 
 /// Where the pieces of an experts() call lie in its scratch, in bytes.
 struct Scratch {
@@ -169,6 +222,7 @@ struct Scratch {
   size_t pairs = 0;
   size_t x = 0;  ///< bf16 [pairs, x_stride], rows in the plan's order
   int64_t x_stride = 0;
+  size_t rounded = 0;  ///< x, then h
   size_t bytes = 0;
 
   Scratch(const ExpertsShape& shape, int64_t top_k, int64_t rows)
@@ -187,6 +241,12 @@ struct Scratch {
     x_stride = round_up(shape.hidden, 8);
     x = values;  // done with before the down product writes its values there
     bytes = std::max(bytes, x + static_cast<size_t>(count * x_stride * 2));
+    if (shape.format == Format::kFP8Rounded) {
+      bytes = static_cast<size_t>(round_up(static_cast<int64_t>(bytes), kPackedAlignment));
+      rounded = bytes;
+      bytes +=
+          std::max(RoundedRows(count, shape.hidden).bytes, RoundedRows(count, shape.width).bytes);
+    }
   }
 };
 
@@ -196,7 +256,7 @@ struct ExpertsCall {
   ProductArgs down;
   Scratch scratch;
   bool stream = false;
-  int tokens = 0;  ///< rows of a tile; 0: each product chooses
+  int tokens = 0;            ///< rows of a tile; 0: each product chooses
   bool copies_rows = false;  ///< x is brought into the plan's order first
 
   ExpertsCall(const Experts& w, const Rows& x, const Routing& routing, std::byte* memory, Path path,
@@ -214,7 +274,7 @@ struct ExpertsCall {
                           shape.format, shape.scales, 0);
     down = weight_args(w.packed + packed.gate_up.bytes, packed.down, shape.hidden, shape.width,
                        shape.format, shape.scales,
-                       chunk_inputs(shape.hidden, shape.width, shape.experts > 1));
+                       chunk_inputs(shape.hidden, shape.width, shape.experts > 1, shape.format));
     set_rows(gate_up, x);
     for (ProductArgs* args : {&gate_up, &down}) {
       args->expert_bytes = packed.bytes();
@@ -226,8 +286,7 @@ struct ExpertsCall {
       args->experts = to_int(shape.experts);
     }
     if (routing.top_k > 1) {
-      gate_up.x_reciprocal =
-          static_cast<uint32_t>(ceil_div(int64_t{1} << 32, routing.top_k));
+      gate_up.x_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, routing.top_k));
     }
     gate_up.y = memory + scratch.h;
     gate_up.y_stride = scratch.h_stride;
@@ -240,18 +299,18 @@ struct ExpertsCall {
     // Large experts are better off with tiles as soon as two rows may share them.
     const bool large = int64_t{gate_up.tiles_n} * gate_up.tiles_k * kTileBytes > (64 << 20);
     const int64_t few = tuning.kernel == Kernel::kAuto && large ? kFewLargeRows : kStreamRows;
-    stream = tuning.kernel != Kernel::kTile && x.rows <= few &&
-             stream_part_bytes(down, true, multiprocessors) <= kMostPartBytes;
+    stream = tuning.kernel != Kernel::kTile && shape.format != Format::kFP8Rounded &&
+             x.rows <= few && stream_part_bytes(down, true, multiprocessors) <= kMostPartBytes;
     if (stream || routing.experts == nullptr) return;
     tokens = path == Path::kHopper
                  ? choose_tile(gate_up, shape.format, 0, tuning, multiprocessors).tokens
                  : PortableTile<BF16>::kTokens;
-    if (down.chunks > 1 || down.block_scales) {
+    if (shape.format != Format::kFP8Rounded && (down.chunks > 1 || down.block_scales)) {
       tokens = std::min(tokens, is_fp8(shape.format) ? 64 : 128);
     }
-    // Gathering while multiplying is slower than a copy of the rows in order, which is not worth its
-    // launch where the weights set the pace.
-    copies_rows = path == Path::kHopper && tokens > 64;
+    // Gathering while multiplying is slower than a copy of the rows in order, which is not worth
+    // its launch where the weights set the pace.
+    copies_rows = path == Path::kHopper && tokens > 64 && shape.format != Format::kFP8Rounded;
     gate_up.plan = down.plan = {reinterpret_cast<const int32_t*>(memory + scratch.first),
                                 reinterpret_cast<const int32_t*>(memory + scratch.tiles),
                                 reinterpret_cast<const int32_t*>(memory + scratch.pairs)};
@@ -288,15 +347,21 @@ void Products::linear(const Linear& w, const Rows& x, const float* bias, const O
   const LinearShape& shape = w.shape;
   const PackedMatrix packed(shape.n, shape.k, shape.format, shape.scales);
   ProductArgs args = weight_args(w.packed, packed, shape.n, shape.k, shape.format, shape.scales,
-                                 chunk_inputs(shape.n, shape.k, false));
+                                 chunk_inputs(shape.n, shape.k, false, shape.format));
   set_rows(args, x);
   set_output(args, y);
   args.bias = bias;
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
   const int parts = stream_part_bytes(args, false, multiprocessors_);
   const bool few = x.rows <= (args.chunks > 1 ? kStreamRows : kFewLargeRows);
-  const bool can_stream = x.rows <= kStreamRows && parts <= kMostPartBytes;
-  const bool streams = can_stream && (tuning_.kernel == Kernel::kAuto ? few : tuning_.kernel == Kernel::kStream);
+  const bool can_stream =
+      x.rows <= kStreamRows && parts <= kMostPartBytes && shape.format != Format::kFP8Rounded;
+  const bool wants_stream =
+      tuning_.kernel == Kernel::kAuto ? few : tuning_.kernel == Kernel::kStream;
+  const bool streams = can_stream && wants_stream;
+  if (!streams && shape.format == Format::kFP8Rounded) {
+    round_rows(args, x.rows, scratch, run.launch);
+  }
   with_format(shape.format, [&](auto format) {
     using F = decltype(format);
     if (streams) {
@@ -308,7 +373,7 @@ void Products::linear(const Linear& w, const Rows& x, const float* bias, const O
 }
 
 size_t Products::linear_scratch_bytes(const LinearShape& shape, int64_t max_rows) const {
-  return 0;
+  return shape.format == Format::kFP8Rounded ? RoundedRows(max_rows, shape.k).bytes : 0;
 }
 
 size_t Products::experts_scratch_bytes(const ExpertsShape& shape, int64_t top_k,
@@ -352,6 +417,9 @@ void Products::gate_up(const Experts& w, const Rows& x, const Routing& routing, 
       args.x_in_order = true;
     }
   }
+  if (!call.stream && w.shape.format == Format::kFP8Rounded) {
+    round_rows(call.gate_up, x.rows * routing.top_k, scratch + call.scratch.rounded, run.launch);
+  }
   with_format(w.shape.format, [&](auto format) {
     using F = decltype(format);
     if (call.stream) {
@@ -372,6 +440,9 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   set_output(args, y);
   const bool direct = call.stream || routing.experts == nullptr;
   if (!call.stream) args.weigh = direct && routing.weights != nullptr;
+  if (!call.stream && w.shape.format == Format::kFP8Rounded) {
+    round_rows(args, x.rows * routing.top_k, scratch + call.scratch.rounded, run.launch);
+  }
   const ProductArgs out = args;
   if (!direct) {
     args.y = scratch + call.scratch.values;
@@ -395,9 +466,10 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   combine.top_k = to_int(routing.top_k);
   combine.experts = to_int(w.shape.experts);
   combine.out = out;
-  run.launch.run(combine_kernel,
-                 dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(ceil_div(args.n, kCombineOutputs))),
-                 256, 0, 1, combine);
+  run.launch.run(
+      combine_kernel,
+      dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(ceil_div(args.n, kCombineOutputs))),
+      256, 0, 1, combine);
 }
 
 void Products::experts(const Experts& w, const Rows& x, const Routing& routing, const Output& y,

@@ -83,8 +83,8 @@ struct Source {
   SourceType type = SourceType::kBF16;
   int64_t rows = 0;
   int64_t stride = 0;
-  Scales scales = Scales::kNone;       ///< of kE4M3
-  const float* scale_data = nullptr;   ///< null with kNone
+  Scales scales = Scales::kNone;      ///< of kE4M3
+  const float* scale_data = nullptr;  ///< null with kNone
 };
 
 /// Packs `source` as outputs [first_row, first_row + source.rows) of the matrix: parts stacked over
@@ -100,11 +100,11 @@ void pack(const ExpertsShape& shape, int64_t expert, const Source& gate, const S
 // ---------------------------------------------------------------------------------------------
 // Rows
 
-/// Rows of activations [rows, k] in bf16: 16-byte aligned, `stride` a multiple of 8 elements that is
-/// at least k. Elements between k and the stride are not used.
+/// Rows of activations [rows, k] in bf16: 16-byte aligned, `stride` a multiple of 8 elements that
+/// is at least k. Elements between k and the stride are not used.
 struct Rows {
   const void* data = nullptr;
-  int64_t rows = 0;    ///< the most there can be; fixes the launch
+  int64_t rows = 0;  ///< the most there can be; fixes the launch
   int64_t stride = 0;
   const int32_t* count = nullptr;  ///< one int, the rows there are, at most `rows`; null: all
   const int32_t* index = nullptr;  ///< [rows] product row r reads data row index[r]; null: row r
@@ -167,7 +167,8 @@ class Products {
 
   /// y [rows, hidden] f32 (+)= sum over the row's experts e, in ascending e, of
   /// weight_e * down_e(silu(gate_e x) * up_e x). `x.index` must be null. `y.store` is kF32 or
-  /// kAddF32. `scratch` is 1024-byte aligned and belongs to the call until the stream has passed it.
+  /// kAddF32. `scratch` is 1024-byte aligned and belongs to the call until the stream has passed
+  /// it.
   void experts(const Experts& w, const Rows& x, const Routing& routing, const Output& y,
                std::byte* scratch, cudaStream_t stream) const;
   size_t experts_scratch_bytes(const ExpertsShape& shape, int64_t top_k, int64_t max_rows) const;

@@ -89,8 +89,8 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
 #endif
 }
 
-/// Orders what ordinary code and cp.async wrote to shared memory before what bulk copies and wgmma do
-/// there.
+/// Orders what ordinary code and cp.async wrote to shared memory before what bulk copies and wgmma
+/// do there.
 __device__ __forceinline__ void proxy_fence() {
 #ifdef MOESAIC_BULK
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -119,8 +119,8 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
                                           uint32_t barrier) {
 #ifdef MOESAIC_BULK
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 #endif
@@ -129,7 +129,8 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
                                           uint32_t barrier, uint64_t policy) {
 #ifdef MOESAIC_BULK
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], "
       "%2, [%3], %4;" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
@@ -146,8 +147,8 @@ __device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int x,
       : "memory");
 #endif
 }
-/// The same box for both blocks of a cluster, at the same place of their shared memory; completes on
-/// the barrier at the same place of each.
+/// The same box for both blocks of a cluster, at the same place of their shared memory; completes
+/// on the barrier at the same place of each.
 __device__ __forceinline__ void tensor_copy_to_both(uint32_t to, const void* map, int x, int y,
                                                     uint32_t barrier, uint64_t policy) {
 #ifdef MOESAIC_BULK
@@ -194,9 +195,12 @@ __device__ __forceinline__ void async_copy16(uint32_t to, const void* from, uint
                : "memory");
 }
 __device__ __forceinline__ void async_copy16(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
+               : "memory");
 }
-__device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int kPending>
 __device__ __forceinline__ void async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");

@@ -1,5 +1,7 @@
 #include "backend/cuda/products/routing.cuh"
 
+#include "backend/cuda/products/format.cuh"
+
 namespace moesaic::backend::cuda {
 
 __global__ void __launch_bounds__(kPlanThreads, 1) plan_kernel(const __grid_constant__ PlanArgs a) {
@@ -73,6 +75,53 @@ __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ Gat
   }
 }
 
+__global__ void __launch_bounds__(256) round_kernel(const __grid_constant__ RoundArgs a) {
+  release_successor();
+  wait_for_predecessor();
+  const ProductArgs& p = a.product;
+  const bool routed = p.plan.first != nullptr;
+  const int place = blockIdx.x;
+  if (place >= (routed ? p.plan.first[p.experts] : p.row_count())) return;
+  int row = place;
+  if (!p.x_in_order) {
+    if (routed) row = p.x_row(p.plan.pairs[place]);
+    if (p.index != nullptr) row = p.index[row];
+  }
+  const int lane = threadIdx.x % 32;
+  for (int k = threadIdx.x / 32; k < p.tiles_k; k += 8) {
+    const int input = k * 128 + lane * 4;
+    const auto* from = reinterpret_cast<const __nv_bfloat16*>(a.from + row * a.from_stride) + input;
+    uint32_t words[2] = {0, 0};
+    if (input + 3 < p.k) {
+      const uint2 v = *reinterpret_cast<const uint2*>(from);
+      words[0] = v.x;
+      words[1] = v.y;
+    } else {
+      for (int i = 0; i < 4; ++i) {
+        if (input + i < p.k) {
+          words[i / 2] |= static_cast<uint32_t>(__bfloat16_as_ushort(from[i])) << (i % 2 * 16);
+        }
+      }
+    }
+    float v[4];
+    float most = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v[i] = __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+      most = fmaxf(most, fabsf(v[i]));
+    }
+    for (int d = 16; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
+    const Rounding rounding = Rounding::of(most);
+    // Inputs 2t, 2t+1, 2t+8, 2t+9 of each 16 lie together, as the weights' do (layout.h).
+    const int quarter = lane % 4;
+    uint8_t* to = a.to + static_cast<int64_t>(place) * p.tiles_k * 128 + k * 128 + lane / 4 * 16 +
+                  quarter % 2 * 8 + quarter / 2 * 2;
+    *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(rounding.pair(v[0], v[1]));
+    *reinterpret_cast<uint16_t*>(to + 4) = static_cast<uint16_t>(rounding.pair(v[2], v[3]));
+    if (lane == 0) a.scales[k * a.scale_stride + place] = rounding.scale;
+  }
+}
+
 __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ CombineArgs a) {
   __shared__ int order[kMaxTopK];
   __shared__ float weights[kMaxTopK];
@@ -108,7 +157,8 @@ __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ Co
     const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float value = __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+      const float value =
+          __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
       total[i] = add_weighted(total[i], weights[e], value, e == 0);
     }
   }

@@ -40,6 +40,21 @@ struct GatherArgs {
 /// Copies rows into the plan's order, so that tiles of them are neighbours. A warp has a row.
 __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ GatherArgs a);
 
+struct RoundArgs {
+  const uint8_t* from = nullptr;  ///< bf16 rows
+  int64_t from_stride = 0;        ///< bytes
+  uint8_t* to = nullptr;          ///< e4m3 [rows][tiles_k * 128]
+  float* scales = nullptr;        ///< [tiles_k][scale_stride]
+  int64_t scale_stride = 0;
+  int rows = 0;
+  ProductArgs
+      product;  ///< k, tiles_k, count, top_k; plan, index and x_in_order where rows are gathered
+};
+
+/// Rounds rows to e4m3, in the plan's order where there is one. A warp has a row's tile of 128
+/// inputs.
+__global__ void __launch_bounds__(256) round_kernel(const __grid_constant__ RoundArgs a);
+
 struct CombineArgs {
   const __nv_bfloat16* values = nullptr;  ///< [pairs, stride] each expert's output
   int64_t stride = 0;                     ///< elements, a multiple of 8

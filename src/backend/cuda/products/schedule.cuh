@@ -50,9 +50,7 @@ struct Schedule {
 
   __device__ bool routed() const { return a.plan.first != nullptr; }
   __device__ int tiles() const { return lists.tiles; }
-  __device__ int output_tiles() const {
-    return (a.tiles_n * kTileRows + kOutputs - 1) / kOutputs;
-  }
+  __device__ int output_tiles() const { return (a.tiles_n * kTileRows + kOutputs - 1) / kOutputs; }
 
   /// Outputs ascend slowly, rows fast, so that the blocks at work share weights; in bands of 2048
   /// rows, so that what the rows occupy stays in the L2 beside them.

@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(256, 2) small_many_kernel(const __grid_constan
         if (inside && first_channel + line < a.n) {
           wv = load4(a.w + static_cast<int64_t>(first_channel + line) * a.k + k + input);
         }
-        if (inside && first_row + line < rows) xv = load4(x_row<X>(a, first_row + line) + k + input);
+        if (inside && first_row + line < rows)
+          xv = load4(x_row<X>(a, first_row + line) + k + input);
         const float w4[4] = {wv.x, wv.y, wv.z, wv.w};
         const float x4[4] = {xv.x, xv.y, xv.z, xv.w};
 #pragma unroll

@@ -22,7 +22,7 @@ struct SmallArgs {
 };
 
 inline constexpr int kSegment = 64;
-inline constexpr int kFewOutputs = 8;   ///< of a block of small_few_kernel
+inline constexpr int kFewOutputs = 8;  ///< of a block of small_few_kernel
 inline constexpr int kManyTile = 32;   ///< outputs and rows of a block of small_many_kernel
 inline constexpr int kManySharedBytes = 8 * (2 * 32 * 36 + 32 * 32) * 4;
 

@@ -1,15 +1,15 @@
 #pragma once
 
-// Few rows: a stream of weights. A warp owns units of work (a slab of 16 outputs, an expert, a chunk
-// of K), walks the unit's tiles in ascending K with mma.sync, and keeps its own ring of copies in
-// flight in shared memory; warps meet only to add up partial sums. A block holds all experts and all
-// chunks of the slabs that it owns, so sums over them never leave it.
+// Few rows: a stream of weights. A warp owns units of work (a slab of 16 outputs, an expert, a
+// chunk of K), walks the unit's tiles in ascending K with mma.sync, and keeps its own ring of
+// copies in flight in shared memory; warps meet only to add up partial sums. A block holds all
+// experts and all chunks of the slabs that it owns, so sums over them never leave it.
 //
 // Rows that fit lie in shared memory as a whole; others come with the weights, stage by stage.
 //
-// What bounds it: bytes of weights over the read bandwidth. To fill that, 90 KiB of weights are kept
-// in flight on every multiprocessor, from before the previous kernel has ended where the weights do
-// not depend on it.
+// What bounds it: bytes of weights over the read bandwidth. To fill that, 90 KiB of weights are
+// kept in flight on every multiprocessor, from before the previous kernel has ended where the
+// weights do not depend on it.
 
 #include <climits>
 
@@ -28,12 +28,12 @@ inline constexpr int kMostResidentBytes = 100 << 10;
 
 enum class Role { kLinear, kGateUp, kDown };
 
-/// Tiles of K in a stage: few warps take larger stages, since a stage costs a warp some hundred clocks
-/// beside its arithmetic.
+/// Tiles of K in a stage: few warps take larger stages, since a stage costs a warp some hundred
+/// clocks beside its arithmetic.
 __host__ __device__ constexpr int stream_stage_tiles(int warps) { return warps <= 4 ? 4 : 2; }
 
-/// A stage: a slab's share of `tiles` tiles, and the same inputs of `rows` rows (none where they are
-/// resident). The 16 bytes between rows spread them over the banks.
+/// A stage: a slab's share of `tiles` tiles, and the same inputs of `rows` rows (none where they
+/// are resident). The 16 bytes between rows spread them over the banks.
 struct StageShape {
   int tiles = 1;
   int row_bytes = 0;
@@ -117,8 +117,8 @@ __device__ inline void sort_pairs(const ProductArgs& a, int pairs, RouteList& li
   __syncthreads();
 }
 
-/// How many warps, `most` at most, share `units` of equal length: one each, or the number under which
-/// the last round leaves the fewest idle.
+/// How many warps, `most` at most, share `units` of equal length: one each, or the number under
+/// which the last round leaves the fewest idle.
 __device__ inline int warps_for(int units, int most) {
   if (units <= most) return max(units, 1);
   int best = most;
@@ -137,7 +137,7 @@ __device__ inline int warps_for(int units, int most) {
 /// The part of a product that one block owns.
 template <Role kRole>
 struct Share {
-  int first = 0;   ///< group: a slab, or with kGateUp a (expert, slab)
+  int first = 0;  ///< group: a slab, or with kGateUp a (expert, slab)
   int groups = 0;
   int per_group = 1;  ///< units
   int slabs = 0;
@@ -159,7 +159,7 @@ struct Unit {
   int slab = 0;
   int group = 0;  ///< within the block
   int chunk = 0;
-  int tile = 0;   ///< first tile of K
+  int tile = 0;  ///< first tile of K
   int tiles = 0;
   int first = 0;  ///< of its pairs in the list
   int pairs = 0;
@@ -196,8 +196,8 @@ struct Unit {
   }
 };
 
-/// A warp's stream of stages, filled ahead of the arithmetic: with bulk copies a stage completes its
-/// barrier; with cp.async stages are commit groups.
+/// A warp's stream of stages, filled ahead of the arithmetic: with bulk copies a stage completes
+/// its barrier; with cp.async stages are commit groups.
 template <class F, Role kRole, bool kBulk>
 struct Ring {
   static constexpr int kRowTileBytes = F::kTileK * 2;
@@ -211,18 +211,18 @@ struct Ring {
   uint32_t data;      ///< shared address of the warp's stages
   uint32_t barriers;  ///< of the warp's barriers
   int stages;
-  int step;  ///< units from one of the warp's to its next
+  int step;         ///< units from one of the warp's to its next
   uint64_t policy;  ///< of the weights in the L2
   uint64_t keep;    ///< of the rows, which other blocks read too
 
   // The next stage to be filled.
-  int number;    ///< of its unit; from units() on none is left
+  int number;  ///< of its unit; from units() on none is left
   int slot = 0;
   int tiles = 0;  ///< of the unit that are left
   int pairs = 0;
-  int row_left = 0;                  ///< bytes of a row that are left
+  int row_left = 0;  ///< bytes of a row that are left
   const uint8_t* weights = nullptr;
-  const uint8_t* row = nullptr;      ///< of this lane's row
+  const uint8_t* row = nullptr;  ///< of this lane's row
 
   __device__ bool more() const { return number < share.units(); }
 
@@ -333,12 +333,12 @@ struct Ring {
   }
 };
 
-/// Rows that lie in shared memory for the whole call: [row][tiles_k * kTileK] with 16 bytes between.
-/// Rows of the product are those of x for linear and gate and up, pairs for down.
+/// Rows that lie in shared memory for the whole call: [row][tiles_k * kTileK] with 16 bytes
+/// between. Rows of the product are those of x for linear and gate and up, pairs for down.
 template <class F, Role kRole>
 struct ResidentRows {
   const ProductArgs& a;
-  uint32_t data;     ///< shared address
+  uint32_t data;  ///< shared address
   uint32_t barrier;
   int pitch;
 
@@ -380,8 +380,8 @@ struct ResidentRows {
   }
 };
 
-/// Zeros the inputs from `inputs` on in a stage's rows: what a copy did not bring may be anything, and
-/// NaN times a padding weight of zero is NaN.
+/// Zeros the inputs from `inputs` on in a stage's rows: what a copy did not bring may be anything,
+/// and NaN times a padding weight of zero is NaN.
 template <class F>
 __device__ inline void clear_tail(uint8_t* rows, const StageShape& shape, int pairs, int inputs) {
   const int lane = threadIdx.x % 32;
@@ -393,8 +393,8 @@ __device__ inline void clear_tail(uint8_t* rows, const StageShape& shape, int pa
   __syncwarp();
 }
 
-/// c += a slab's share of one tile times the rows. `weights` and `rows` are this lane's addresses for
-/// ldmatrix, without the swizzle.
+/// c += a slab's share of one tile times the rows. `weights` and `rows` are this lane's addresses
+/// for ldmatrix, without the swizzle.
 template <class F>
 __device__ __forceinline__ void multiply_slab(uint32_t weights, uint32_t rows, float (&c)[4]) {
   const int lane = threadIdx.x % 32;
@@ -505,8 +505,8 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
   const StageShape shape(kBulk ? stream_stage_tiles(warps) : 1, F::kTileK * 2, stage_rows);
   const int all_stages = min(ring_bytes / shape.bytes, kStreamSlots);
   const int stages = kBulk ? all_stages / warps + (warp < all_stages % warps) : kPortableStages;
-  const int first_stage = kBulk ? all_stages / warps * warp + min(warp, all_stages % warps)
-                                : kPortableStages * warp;
+  const int first_stage =
+      kBulk ? all_stages / warps * warp + min(warp, all_stages % warps) : kPortableStages * warp;
   const uint32_t ring_data = shared_address(shared) + first_stage * shape.bytes;
   const uint32_t ring_barriers = shared_address(barriers) + first_stage * 8;
   const ResidentRows<F, kRole> home{a, shared_address(shared) + resident_at,
@@ -566,7 +566,8 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
       int row = min(lane % 8, max(unit.pairs, 1) - 1);
       if (kRole != Role::kLinear) row = list.pairs[unit.first + row];
       if (kRole == Role::kGateUp) row = a.x_row(row);
-      home_row = home.data + row * home.pitch + unit.tile * (F::kTileK * 2) + lane / 8 * kChunkBytes;
+      home_row =
+          home.data + row * home.pitch + unit.tile * (F::kTileK * 2) + lane / 8 * kChunkBytes;
     }
     float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int done = 0; done < unit.tiles; done += shape.tiles) {

@@ -1,12 +1,13 @@
 #pragma once
 
-// Many rows: tiles of 64 or 128 outputs by 64 to 256 rows on wgmma. One warpgroup copies, one or two
-// multiply 64 outputs each; a block goes from tile to tile and its copies run ahead across tiles. A
-// bulk copy brings a tile of weights, tensor copies bring rows where they are neighbours; rows that are
-// gathered come by cp.async in 16-byte chunks, which is slower and serves tiles of 64 rows only.
+// Many rows: tiles of 64 or 128 outputs by 64 to 256 rows on wgmma. One warpgroup copies, one or
+// two multiply 64 outputs each; a block goes from tile to tile and its copies run ahead across
+// tiles. A bulk copy brings a tile of weights, tensor copies bring rows where they are neighbours;
+// rows that are gathered come by cp.async in 16-byte chunks, which is slower and serves tiles of 64
+// rows only.
 //
-// Where the tensor cores are the limit, two blocks of a cluster have neighbouring outputs and the same
-// rows: each fetches half of the rows for both, without which the L2 could not keep up.
+// Where the tensor cores are the limit, two blocks of a cluster have neighbouring outputs and the
+// same rows: each fetches half of the rows for both, without which the L2 could not keep up.
 //
 // What bounds it: at few rows, weights over the read bandwidth, so 90 KiB and more of them are in
 // flight; at many rows the tensor cores, so the tile is as large as the registers allow, which also
@@ -25,11 +26,14 @@ struct TileShape {
   static constexpr int kClusterOutputs = kCluster * kGroups * 64;
   static constexpr int kWeightBytes = kGroups * kTileBytes;
   /// Rows of 64 inputs, 128 bytes.
-  static constexpr int kRowParts = F::kTileK / 64;
+  static constexpr int kRowParts = F::kRounded ? 1 : F::kTileK / 64;
   static constexpr int kPartBytes = kTokens * 128;
+  /// Scales of rounded rows begin at a multiple of 16 bytes before the first row's.
+  static constexpr int kScaleBytes = F::kRounded ? (kTokens + 4) * 4 : 0;
   /// Few rows are not worth fetching whole tiles of them.
   static constexpr int kRowBox = kTokens == 64 ? 16 : 64;
-  static constexpr int kStageBytes = kWeightBytes + kRowParts * kPartBytes;
+  static constexpr int kStageBytes =
+      kWeightBytes + kRowParts * kPartBytes + (F::kRounded ? kPackedAlignment : 0);
   static constexpr int kStages = (192 << 10) / kStageBytes;
   /// Where a warpgroup turns its sums into rows of outputs, 64 at a time.
   static constexpr int kTurnBytes = 64 * (128 + kChunkBytes);
@@ -83,9 +87,9 @@ struct TileWalk {
   static __device__ int step() { return gridDim.x / Shape::kCluster; }
 };
 
-/// One thread: the weights, as whole tiles by plain copies; tensor copies of them reach 20% less. It
-/// keeps nothing but running addresses, since what it does between two stages is a few hundred clocks
-/// of latency.
+/// One thread: the weights, as whole tiles by plain copies; tensor copies of them reach 20% less.
+/// It keeps nothing but running addresses, since what it does between two stages is a few hundred
+/// clocks of latency.
 template <class F, int kGroups, int kTokens, bool kGather>
 __device__ __forceinline__ void copy_weights(
     const ProductArgs& a,
@@ -140,7 +144,12 @@ __device__ __forceinline__ void copy_rows(
       const uint32_t barrier = ring.full + at.slot * 8;
       const uint32_t to = ring.stage(at.slot) + Shape::kWeightBytes;
       barrier_wait(ring.empty + at.slot * 8, at.parity);
-      barrier_arrive_expect(barrier, boxes * Shape::kRowParts * kBoxBytes);
+      barrier_arrive_expect(barrier, boxes * Shape::kRowParts * kBoxBytes + Shape::kScaleBytes);
+      if constexpr (F::kRounded) {
+        bulk_copy(to + Shape::kRowParts * Shape::kPartBytes,
+                  a.x_scales + k * a.x_scale_stride + w.first / 4 * 4, Shape::kScaleBytes, barrier,
+                  policy);
+      }
 #pragma unroll
       for (int i = 0; i < kTokens / Shape::kRowBox; i += Shape::kCluster) {
         const int box = i + rank;
@@ -148,7 +157,7 @@ __device__ __forceinline__ void copy_rows(
 #pragma unroll
         for (int part = 0; part < Shape::kRowParts; ++part) {
           const uint32_t box_to = to + part * Shape::kPartBytes + box * kBoxBytes;
-          const int x = k * F::kTileK + part * 64;
+          const int x = k * F::kTileK + part * 64;  // elements, of whichever size
           const int y = w.first + box * Shape::kRowBox;
           if constexpr (Shape::kCluster == 2) {
             tensor_copy_to_both(box_to, &maps.rows, x, y, barrier, policy);
@@ -165,9 +174,10 @@ __device__ __forceinline__ void copy_rows(
 /// Three warps: rows gathered by index, a thread one 16-byte chunk of every 12th row, which the
 /// swizzle puts into one of two places.
 template <class F, int kGroups, int kTokens>
-__device__ __forceinline__ void gather_rows(const ProductArgs& a,
-                                            const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
-                                            const TileRing<F, kGroups, kTokens, true>& ring) {
+__device__ __forceinline__ void gather_rows(
+    const ProductArgs& a,
+    const Schedule<TileShape<F, kGroups, kTokens>::kClusterOutputs, kTokens>& schedule,
+    const TileRing<F, kGroups, kTokens, true>& ring) {
   using Shape = TileShape<F, kGroups, kTokens>;
   constexpr int kRowsAtOnce = kGatherThreads / 8;
   constexpr int kCopies = (kTokens + kRowsAtOnce - 1) / kRowsAtOnce;
@@ -217,12 +227,12 @@ __device__ __forceinline__ void gather_rows(const ProductArgs& a,
 
 #ifdef MOESAIC_WGMMA
 
-/// sums = the next `tiles` stages' products for the 64 outputs of this warpgroup and the first kRows
-/// rows of the tile.
+/// sums = the next `tiles` stages' products for the 64 outputs of this warpgroup and the first
+/// kRows rows of the tile.
 template <int kRows, int kGroups, int kTokens, bool kGather>
-__device__ __forceinline__ void multiply_tiles(const TileRing<BF16, kGroups, kTokens, kGather>& ring,
-                                               int group, int tiles, auto& at,
-                                               float (&sums)[kRows / 2]) {
+__device__ __forceinline__ void multiply_tiles(
+    const TileRing<BF16, kGroups, kTokens, kGather>& ring, int group, int tiles, auto& at,
+    float (&sums)[kRows / 2]) {
   using Shape = TileShape<BF16, kGroups, kTokens>;
   const bool speaks = threadIdx.x % 32 == 0;
   int last = 0;
@@ -259,7 +269,8 @@ __device__ __forceinline__ void unpack_half(uint32_t slab, int half, uint32_t (&
   for (int i = 0; i < 2; ++i) {
     uint32_t raw[4];
     const int part = half * 2 + i;
-    load_matrices(slab + lane % 16 * kTileRowBytes + (((2 * part + lane / 16) ^ lane % 8) << 4), raw);
+    load_matrices(slab + lane % 16 * kTileRowBytes + (((2 * part + lane / 16) ^ lane % 8) << 4),
+                  raw);
     uint32_t steps[2][4];
     E4M3::unpack(raw, steps);
 #pragma unroll
@@ -273,9 +284,9 @@ __device__ __forceinline__ void unpack_half(uint32_t slab, int half, uint32_t (&
 /// The same with weights widened in registers: one half tile is widened while the tensor cores have
 /// the other.
 template <int kRows, int kGroups, int kTokens, bool kGather>
-__device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTokens, kGather>& ring,
-                                               int group, int tiles, auto& at,
-                                               float (&sums)[kRows / 2]) {
+__device__ __forceinline__ void multiply_tiles(
+    const TileRing<E4M3, kGroups, kTokens, kGather>& ring, int group, int tiles, auto& at,
+    float (&sums)[kRows / 2]) {
   using Shape = TileShape<E4M3, kGroups, kTokens>;
   const bool speaks = threadIdx.x % 32 == 0;
   const int warp = threadIdx.x / 32 % 4;
@@ -317,29 +328,75 @@ __device__ __forceinline__ void multiply_tiles(const TileRing<E4M3, kGroups, kTo
   if (speaks) ring.release(last);
 }
 
-/// The same for the rows that a tile has, in a quarter, half or all of its places: the last tile of an
-/// expert need not cost what a full one does.
+/// Both sides e4m3: sums += every stage's product, scaled. `first_scale` is the place of the first
+/// row's scale; block scales are those of this warp's slab.
+template <int kRows, int kGroups, int kTokens>
+__device__ __forceinline__ void multiply_rounded(
+    const ProductArgs& a, const TileRing<E4M3Rounded, kGroups, kTokens, false>& ring, int group,
+    int expert, int slab, int first_scale, auto& at, float (&sums)[kRows / 2]) {
+  using Shape = TileShape<E4M3Rounded, kGroups, kTokens>;
+  const bool speaks = threadIdx.x % 32 == 0;
+  float chunk[kRows / 2];
+#pragma unroll
+  for (int i = 0; i < kRows / 2; ++i) sums[i] = chunk[i] = 0.0f;
+  for (int k = 0; k < a.tiles_k; ++k) {
+    BlockScales blocks{{1.0f, 1.0f}};
+    if (a.block_scales) blocks = block_scales(a, expert, slab, k);
+    barrier_wait(ring.full + at.slot * 8, at.parity);
+    const uint32_t stage = ring.stage(at.slot);
+    const uint64_t weights = swizzled_operand(stage + group * kTileBytes);
+    const uint64_t rows = swizzled_operand(stage + Shape::kWeightBytes);
+    wgmma_begin();
+    Wgmma<kRows>::e4m3_first(chunk, weights, rows);
+#pragma unroll
+    for (int s = 1; s < 4; ++s) Wgmma<kRows>::e4m3(chunk, weights + 2 * s, rows + 2 * s);
+    wgmma_commit();
+    const uint32_t scales =
+        stage + Shape::kWeightBytes + Shape::kPartBytes + (first_scale + threadIdx.x % 4 * 2) * 4;
+    wgmma_wait<0>();
+    wgmma_pin(chunk);
+#pragma unroll
+    for (int j = 0; j < kRows / 8; ++j) {
+      float scale[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale[i]) : "r"(scales + (8 * j + i) * 4));
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sums[4 * j + i] = __fmaf_rn(chunk[4 * j + i], __fmul_rn(scale[i % 2], blocks.half[i / 2]),
+                                    sums[4 * j + i]);
+      }
+    }
+    if (speaks) ring.release(at.slot);
+    at.next();
+  }
+}
+
+/// The same for the rows that a tile has, in a quarter, half or all of its places: the last tile of
+/// an expert need not cost what a full one does.
 template <int kTokens, class Ring>
-__device__ __forceinline__ void multiply_present(const Ring& ring, int group, int tiles, int present,
-                                                 auto& at, float (&sums)[kTokens / 2]) {
+__device__ __forceinline__ void multiply_present(const Ring& ring, int group, int tiles,
+                                                 int present, auto& at,
+                                                 float (&sums)[kTokens / 2]) {
   if constexpr (kTokens >= 256) {
     if (present <= kTokens / 4) {
-      return multiply_tiles<kTokens / 4>(
-          ring, group, tiles, at, reinterpret_cast<float(&)[kTokens / 8]>(sums));
+      return multiply_tiles<kTokens / 4>(ring, group, tiles, at,
+                                         reinterpret_cast<float(&)[kTokens / 8]>(sums));
     }
   }
   if constexpr (kTokens >= 128) {
     if (present <= kTokens / 2) {
-      return multiply_tiles<kTokens / 2>(
-          ring, group, tiles, at, reinterpret_cast<float(&)[kTokens / 4]>(sums));
+      return multiply_tiles<kTokens / 2>(ring, group, tiles, at,
+                                         reinterpret_cast<float(&)[kTokens / 4]>(sums));
     }
   }
   multiply_tiles<kTokens>(ring, group, tiles, at, sums);
 }
 
-/// Stores a warpgroup's sums, outputs of its tile by the tile's rows: they are turned in shared memory
-/// so that a row's outputs leave together. (Stores of fragments as they are take a third of the time
-/// of a product.)
+/// Stores a warpgroup's sums, outputs of its tile by the tile's rows: they are turned in shared
+/// memory so that a row's outputs leave together. (Stores of fragments as they are take a third of
+/// the time of a product.)
 template <class F, bool kSilu, int kTokens, class S>
 __device__ __forceinline__ void store_tile(const ProductArgs& a, const S& schedule,
                                            const TileWork& w, int tile_n, int group, uint8_t* turn,
@@ -350,7 +407,8 @@ __device__ __forceinline__ void store_tile(const ProductArgs& a, const S& schedu
   const int g = lane / 4;
   const int t = lane % 4;
   const bool f32 = !kSilu && a.store != Store::kBF16;
-  const SlabValues values = slab_values<F>(a, w.expert, min(tile_n * kTileSlabs + warp, a.slabs - 1));
+  const SlabValues values =
+      slab_values<F>(a, w.expert, min(tile_n * kTileSlabs + warp, a.slabs - 1));
   auto row_of = [&](int i) -> int64_t {
     const int place = w.first + i;
     return kSilu ? place : schedule.pair(place);  // h lies in the plan's order
@@ -446,7 +504,8 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
   const Schedule<Shape::kClusterOutputs, kTokens> schedule(a, lists);
 
   if (threadIdx.x < 128) {
-    if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if constexpr (kGroups == 2 && kGather) asm volatile("setmaxnreg.dec.sync.aligned.u32 96;");
+    if constexpr (kGroups == 2 && !kGather) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0) {
       copy_weights<F, kGroups, kTokens, kGather>(a, schedule, ring);
     } else if (threadIdx.x >= 32) {
@@ -460,7 +519,8 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
       }
     }
   } else {
-    if constexpr (kGroups == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    if constexpr (kGroups == 2 && kGather) asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+    if constexpr (kGroups == 2 && !kGather) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     if (weights_first) wait_for_predecessor();
     const int rank = Shape::kCluster == 2 ? static_cast<int>(cluster_rank()) : 0;
     const int group = threadIdx.x / 128 - 1;
@@ -469,11 +529,20 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
                     Shape::kStages * Shape::kStageBytes + group * Shape::kTurnBytes;
     RingPlace<Shape::kStages> at;
     for (int tile = TileWalk<Shape>::first(); tile < schedule.tiles();
-       tile += TileWalk<Shape>::step()) {
+         tile += TileWalk<Shape>::step()) {
       const TileWork w = schedule.locate(tile);
       float sums[kTokens / 2];
       const int tile_n = (w.outputs * Shape::kCluster + rank) * kGroups + group;
-      if (kChunks && F::kOutputScales && a.block_scales) {
+      if constexpr (F::kRounded) {
+        const int slab = min(tile_n * kTileSlabs + warp, a.slabs - 1);
+        if (kTokens >= 128 && w.tokens <= kTokens / 2) {
+          multiply_rounded<kTokens / 2 < 64 ? 64 : kTokens / 2>(
+              a, ring, group, w.expert, slab, w.first % 4, at,
+              reinterpret_cast<float(&)[(kTokens / 2 < 64 ? 64 : kTokens / 2) / 2]>(sums));
+        } else {
+          multiply_rounded<kTokens>(a, ring, group, w.expert, slab, w.first % 4, at, sums);
+        }
+      } else if (kChunks && F::kOutputScales && a.block_scales) {
 #pragma unroll
         for (int i = 0; i < kTokens / 2; ++i) sums[i] = 0.0f;
         for (int k = 0; k < a.tiles_k; ++k) {
@@ -488,7 +557,8 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), 1)
         multiply_present<kTokens>(ring, group, min(a.chunk_tiles, a.tiles_k), w.tokens, at, sums);
         for (int k = a.chunk_tiles; k < a.tiles_k; k += a.chunk_tiles) {
           float chunk[kTokens / 2];
-          multiply_present<kTokens>(ring, group, min(a.chunk_tiles, a.tiles_k - k), w.tokens, at, chunk);
+          multiply_present<kTokens>(ring, group, min(a.chunk_tiles, a.tiles_k - k), w.tokens, at,
+                                    chunk);
 #pragma unroll
           for (int i = 0; i < kTokens / 2; ++i) sums[i] = __fadd_rn(sums[i], chunk[i]);
         }

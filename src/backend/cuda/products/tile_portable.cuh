@@ -61,7 +61,8 @@ __device__ __forceinline__ void multiply_portable(uint32_t weights, uint32_t row
   using Tile = PortableTile<F>;
   const int lane = threadIdx.x % 32;
   const uint32_t a_row = weights + lane % 16 * kTileRowBytes;
-  // One ldmatrix.x4 brings 16 inputs of 16 rows: rows by lane % 8 and lane / 16, inputs by lane / 8.
+  // One ldmatrix.x4 brings 16 inputs of 16 rows: rows by lane % 8 and lane / 16, inputs by lane
+  // / 8.
   const uint32_t b_row = rows + (lane % 8 + lane / 16 * 8) * 128;
 #pragma unroll
   for (int part = 0; part < 4; ++part) {  // 32 bytes of every tile row
@@ -143,7 +144,8 @@ __global__ void __launch_bounds__(256, 1)
       if (kChunks && (--until == 0 || k + 1 == a.tiles_k)) {
         BlockScales scales[2]{};
         if (scaled_chunks) {
-          for (int i = 0; i < 2; ++i) scales[i] = block_scales(a, w.expert, min(first_slab + i, a.slabs - 1), k);
+          for (int i = 0; i < 2; ++i)
+            scales[i] = block_scales(a, w.expert, min(first_slab + i, a.slabs - 1), k);
         }
 #pragma unroll
         for (int i = 0; i < 2 * 8 * 4; ++i) {

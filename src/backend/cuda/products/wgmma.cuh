@@ -89,12 +89,18 @@ struct Wgmma;
     /* The same with A in registers. */                                                            \
     __device__ static __forceinline__ void bf16(float (&d)[N / 2], const uint32_t (&a)[4],         \
                                                 uint64_t b) {                                      \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, {"   \
-                   O0 ", " O1 ", " O2 ", " O3 "}, " O4 ", 1, 1, 1, 0;"                             \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS          \
+                   "}, {" O0 ", " O1 ", " O2 ", " O3 "}, " O4 ", 1, 1, 1, 0;"                      \
                    : OUTPUTS(d, 0)                                                                 \
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                          \
     }                                                                                              \
-    /* Both in shared memory; 32 inputs of e4m3. */                                                \
+    /* Both in shared memory; 32 inputs of e4m3. The first forgets what d was. */                  \
+    __device__ static __forceinline__ void e4m3_first(float (&d)[N / 2], uint64_t a, uint64_t b) { \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" REGISTERS "}, " O0 \
+                   ", " O1 ", 0, 1, 1;"                                                            \
+                   : OUTPUTS(d, 0)                                                                 \
+                   : "l"(a), "l"(b));                                                              \
+    }                                                                                              \
     __device__ static __forceinline__ void e4m3(float (&d)[N / 2], uint64_t a, uint64_t b) {       \
       asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" REGISTERS "}, " O0 \
                    ", " O1 ", 1, 1, 1;"                                                            \
