@@ -98,7 +98,7 @@ double expected_clocks(const ProductArgs& args, Format format, const Load& load,
   const double output_tiles = std::ceil(static_cast<double>(args.tiles_n) / choice.groups);
   const double tiles = load.experts * token_tiles * output_tiles;
   const double busy = std::min<double>(tiles, multiprocessors);
-  const double most = choice.groups == 1 ? 28.0 : 40.0;
+  const double most = choice.groups == 1 ? 32.0 : 40.0;
   const double bytes_per_clock = std::min(most, 25.0 * multiprocessors / busy);
   const double rows = std::min<double>(choice.tokens, load.rows);
   // Blocks of 128 rows and more share them.
@@ -129,7 +129,7 @@ TileChoice choose_tile(const ProductArgs& args, Format format, int tokens, const
     if (args.index != nullptr && choice.tokens > 64) continue;       // gathered
     if (tokens != 0 && tokens != choice.tokens) continue;
     // Clusters and rows in order pay where rows are many.
-    if (tokens == 0 && tuning.tokens == 0 && choice.tokens > 64 && load.rows <= 48) continue;
+    if (tokens == 0 && tuning.tokens == 0 && choice.tokens > 64 && load.rows <= 64) continue;
     double clocks = expected_clocks(args, format, load, choice, multiprocessors);
     // Wishes only.
     if (tuning.groups != 0 && tuning.groups != choice.groups) clocks *= 1e3;

@@ -351,24 +351,40 @@ __device__ __forceinline__ void multiply_rounded(
 #pragma unroll
     for (int s = 1; s < 4; ++s) Wgmma<kRows>::e4m3(chunk, weights + 2 * s, rows + 2 * s);
     wgmma_commit();
+    // The scales come while the tensor cores are at work, two neighbours at a time where they may.
     const uint32_t scales =
         stage + Shape::kWeightBytes + Shape::kPartBytes + (first_scale + threadIdx.x % 4 * 2) * 4;
-    wgmma_wait<0>();
-    wgmma_pin(chunk);
+    float scale[kRows / 8][2];
+    if (first_scale % 2 == 0) {
 #pragma unroll
-    for (int j = 0; j < kRows / 8; ++j) {
-      float scale[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale[i]) : "r"(scales + (8 * j + i) * 4));
+      for (int j = 0; j < kRows / 8; ++j) {
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                     : "=f"(scale[j][0]), "=f"(scale[j][1])
+                     : "r"(scales + 32 * j));
       }
+    } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        sums[4 * j + i] = __fmaf_rn(chunk[4 * j + i], __fmul_rn(scale[i % 2], blocks.half[i / 2]),
-                                    sums[4 * j + i]);
+      for (int i = 0; i < kRows / 4; ++i) {
+        asm volatile("ld.shared.f32 %0, [%1];"
+                     : "=f"(scale[i / 2][i % 2])
+                     : "r"(scales + 32 * (i / 2) + 4 * (i % 2)));
       }
     }
+    wgmma_wait<0>();
+    wgmma_pin(chunk);
     if (speaks) ring.release(at.slot);
+    if (a.block_scales) {
+#pragma unroll
+      for (int i = 0; i < kRows / 2; ++i) {
+        const float both = __fmul_rn(scale[i / 4][i % 2], blocks.half[i / 2 % 2]);
+        sums[i] = __fmaf_rn(chunk[i], both, sums[i]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kRows / 2; ++i) {
+        sums[i] = __fmaf_rn(chunk[i], scale[i / 4][i % 2], sums[i]);
+      }
+    }
     at.next();
   }
 }
