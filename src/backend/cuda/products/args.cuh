@@ -41,6 +41,7 @@ struct ProductArgs {
   int64_t x_stride = 0;             ///< bytes
   int64_t x_rows = 0;               ///< that there can be
   bool x_in_order = false;          ///< rows of x lie in the order of the plan's pairs
+  bool h_by_pair = false;           ///< h is written by pair, not in the plan's order
   const float* x_scales = nullptr;  ///< of rounded activations, [tiles_k][x_scale_stride rows]
   int64_t x_scale_stride = 0;       ///< a multiple of 4
   int k = 0;

@@ -76,8 +76,9 @@ StreamMemory stream_memory(const ProductArgs& args, Role role, bool bulk, int pa
   constexpr int64_t kMuch = 32 << 20;
   const int64_t reads =
       role == Role::kLinear ? 1 : std::min<int64_t>(args.experts, int64_t{args.rows} * args.top_k);
-  const bool can_reside = reads * args.tiles_n * args.tiles_k * kTileBytes > kMuch &&
-                          row_bytes <= kMostResidentBytes && part_bytes <= (16 << 10);
+  const int64_t read_bytes = reads * args.tiles_n * args.tiles_k * kTileBytes;
+  const bool can_reside =
+      read_bytes > kMuch && row_bytes <= kMostResidentBytes && part_bytes <= (16 << 10);
   auto stages_of = [&](bool resident, int bytes) {
     const int stage = StageShape(2, F::kTileK * 2, resident ? 0 : args.rows).bytes;
     return (bytes - part_bytes - (resident ? static_cast<int>(row_bytes) : 0)) / stage;
@@ -86,7 +87,8 @@ StreamMemory stream_memory(const ProductArgs& args, Role role, bool bulk, int pa
   int stages = 0;
   if (can_reside && stages_of(true, kShared) * kWeights >= kEnough) {
     stages = stages_of(true, kShared);
-  } else if (stages_of(false, kShared) * kWeights >= kEnough) {
+  } else if (!(can_reside && read_bytes > 4 * kMuch) &&
+             stages_of(false, kShared) * kWeights >= kEnough) {
     resident = false;
     stages = stages_of(false, kShared);
   } else {

@@ -11,6 +11,11 @@ namespace {
 
 /// Parts of a stream product's sums beyond this leave too little for its rings.
 constexpr int kMostPartBytes = 64 << 10;
+constexpr int kMostPortablePartBytes = 4 << 10;
+
+constexpr int most_part_bytes(Path path) {
+  return path == Path::kHopper ? kMostPartBytes : kMostPortablePartBytes;
+}
 
 /// Rows up to which large matrices are streamed: every warp of a stream kernel reads its own rows,
 /// while the outputs of a tile share them.
@@ -129,7 +134,7 @@ TileChoice choose_tile(const ProductArgs& args, Format format, int tokens, const
     if (args.index != nullptr && choice.tokens > 64) continue;       // gathered
     if (tokens != 0 && tokens != choice.tokens) continue;
     // Clusters and rows in order pay where rows are many.
-    if (tokens == 0 && tuning.tokens == 0 && choice.tokens > 64 && load.rows <= 64) continue;
+    if (tokens == 0 && tuning.tokens == 0 && choice.tokens > 64 && load.rows <= 48) continue;
     double clocks = expected_clocks(args, format, load, choice, multiprocessors);
     // Wishes only.
     if (tuning.groups != 0 && tuning.groups != choice.groups) clocks *= 1e3;
@@ -255,7 +260,8 @@ struct ExpertsCall {
   ProductArgs gate_up;
   ProductArgs down;
   Scratch scratch;
-  bool stream = false;
+  bool stream_up = false;  ///< whose h lies by pair
+  bool stream_down = false;
   int tokens = 0;            ///< rows of a tile; 0: each product chooses
   bool copies_rows = false;  ///< x is brought into the plan's order first
 
@@ -296,12 +302,14 @@ struct ExpertsCall {
     down.x_rows = x.rows * routing.top_k;
     down.x_in_order = true;
 
-    // Large experts are better off with tiles as soon as two rows may share them.
+    const bool few = tuning.kernel != Kernel::kTile && shape.format != Format::kFP8Rounded &&
+                     x.rows <= kStreamRows;
+    stream_down = few && stream_part_bytes(down, true, multiprocessors) <= most_part_bytes(path);
+    // Gate and up of large experts have outputs enough for tiles, which share their rows.
     const bool large = int64_t{gate_up.tiles_n} * gate_up.tiles_k * kTileBytes > (64 << 20);
-    const int64_t few = tuning.kernel == Kernel::kAuto && large ? kFewLargeRows : kStreamRows;
-    stream = tuning.kernel != Kernel::kTile && shape.format != Format::kFP8Rounded &&
-             x.rows <= few && stream_part_bytes(down, true, multiprocessors) <= kMostPartBytes;
-    if (stream || routing.experts == nullptr) return;
+    stream_up = stream_down && (tuning.kernel == Kernel::kStream || !large);
+    gate_up.h_by_pair = stream_down && !stream_up;
+    if (stream_up || routing.experts == nullptr) return;
     tokens = path == Path::kHopper
                  ? choose_tile(gate_up, shape.format, 0, tuning, multiprocessors).tokens
                  : PortableTile<BF16>::kTokens;
@@ -311,9 +319,11 @@ struct ExpertsCall {
     // Gathering while multiplying is slower than a copy of the rows in order, which is not worth
     // its launch where the weights set the pace.
     copies_rows = path == Path::kHopper && tokens > 64 && shape.format != Format::kFP8Rounded;
-    gate_up.plan = down.plan = {reinterpret_cast<const int32_t*>(memory + scratch.first),
-                                reinterpret_cast<const int32_t*>(memory + scratch.tiles),
-                                reinterpret_cast<const int32_t*>(memory + scratch.pairs)};
+    const Plan plan{reinterpret_cast<const int32_t*>(memory + scratch.first),
+                    reinterpret_cast<const int32_t*>(memory + scratch.tiles),
+                    reinterpret_cast<const int32_t*>(memory + scratch.pairs)};
+    gate_up.plan = plan;
+    if (!stream_down) down.plan = plan;
   }
 };
 
@@ -354,8 +364,8 @@ void Products::linear(const Linear& w, const Rows& x, const float* bias, const O
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
   const int parts = stream_part_bytes(args, false, multiprocessors_);
   const bool few = x.rows <= (args.chunks > 1 ? kStreamRows : kFewLargeRows);
-  const bool can_stream =
-      x.rows <= kStreamRows && parts <= kMostPartBytes && shape.format != Format::kFP8Rounded;
+  const bool can_stream = x.rows <= kStreamRows && parts <= most_part_bytes(path_) &&
+                          shape.format != Format::kFP8Rounded;
   const bool wants_stream =
       tuning_.kernel == Kernel::kAuto ? few : tuning_.kernel == Kernel::kStream;
   const bool streams = can_stream && wants_stream;
@@ -386,7 +396,7 @@ void Products::gate_up(const Experts& w, const Rows& x, const Routing& routing, 
   if (x.rows == 0) return;
   ExpertsCall call(w, x, routing, scratch, path_, tuning_, multiprocessors_);
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
-  if (!call.stream && routing.experts != nullptr) {
+  if (!call.stream_up && routing.experts != nullptr) {
     const int pairs = to_int(x.rows * routing.top_k);
     PlanArgs plan;
     plan.ids = routing.experts;
@@ -417,12 +427,12 @@ void Products::gate_up(const Experts& w, const Rows& x, const Routing& routing, 
       args.x_in_order = true;
     }
   }
-  if (!call.stream && w.shape.format == Format::kFP8Rounded) {
+  if (!call.stream_up && w.shape.format == Format::kFP8Rounded) {
     round_rows(call.gate_up, x.rows * routing.top_k, scratch + call.scratch.rounded, run.launch);
   }
   with_format(w.shape.format, [&](auto format) {
     using F = decltype(format);
-    if (call.stream) {
+    if (call.stream_up) {
       run.stream<F>(call.gate_up, Role::kGateUp, 0);
     } else {
       run.tiles<F>(call.gate_up, w.shape.format, true, call.tokens);
@@ -438,9 +448,9 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   ProductArgs& args = call.down;
   const Runner run{path_, tuning_, multiprocessors_, {stream, dependent_launch_}};
   set_output(args, y);
-  const bool direct = call.stream || routing.experts == nullptr;
-  if (!call.stream) args.weigh = direct && routing.weights != nullptr;
-  if (!call.stream && w.shape.format == Format::kFP8Rounded) {
+  const bool direct = call.stream_down || routing.experts == nullptr;
+  if (!call.stream_down) args.weigh = direct && routing.weights != nullptr;
+  if (!call.stream_down && w.shape.format == Format::kFP8Rounded) {
     round_rows(args, x.rows * routing.top_k, scratch + call.scratch.rounded, run.launch);
   }
   const ProductArgs out = args;
@@ -451,7 +461,7 @@ void Products::down(const Experts& w, const Rows& x, const Routing& routing, con
   }
   with_format(w.shape.format, [&](auto format) {
     using F = decltype(format);
-    if (call.stream) {
+    if (call.stream_down) {
       run.stream<F>(args, Role::kDown, stream_part_bytes(args, true, multiprocessors_));
     } else {
       run.tiles<F>(args, w.shape.format, false, call.tokens);

@@ -470,6 +470,30 @@ TEST_F(ProductsTest, ExpertsBitsDoNotDependOnTheBatch) {
   }
 }
 
+// Large experts take tiles for gate and up and a stream for down at few rows.
+TEST_F(ProductsTest, LargeExpertsAtFewRows) {
+  const Model model({2, 4096, 8704});
+  const int64_t hidden = model.shape.hidden;
+  const auto x = random_device<bf16>(64 * hidden, 5, 0.2f);
+  const auto host = random_routing(64, 2, 2, 3);
+  const Device<int32_t> ids(host.experts);
+  const Device<float> weights(host.weights);
+  const Routing routing{ids.get(), weights.get(), 2};
+  for (const Path path : {Path::kHopper, Path::kPortable}) {
+    if (!can(path, Format::kBF16)) continue;
+    const Products products(path);
+    const auto many = run_experts(products, model, x.get(), hidden, 64, routing, false);
+    for (const int64_t rows : {1, 3, 8}) {
+      SCOPED_TRACE(rows);
+      const auto few = run_experts(products, model, x.get(), hidden, rows, routing, false);
+      EXPECT_LT(
+          relative_error(few, model.expected(x.get(), hidden, ids.get(), weights.get(), 2, rows)),
+          kExpertsTolerance);
+      EXPECT_EQ(std::memcmp(few.data(), many.data(), few.size() * 4), 0);
+    }
+  }
+}
+
 // ---------------------------------------------------------------------------------------------
 // FP8 weights
 

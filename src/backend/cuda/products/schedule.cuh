@@ -26,17 +26,25 @@ struct PlanLists {
   int token_tiles[kMaxExperts + 1];
 };
 
+/// The same where shared memory is scarce: `first` stays in the plan.
+struct ShortPlanLists {
+  int rows;
+  int tiles;
+  int token_tiles[kMaxExperts + 1];
+};
+
 /// `kOutputs` and `kTokens` are a tile's.
-template <int kOutputs, int kTokens>
+template <int kOutputs, int kTokens, class Lists = PlanLists>
 struct Schedule {
+  static constexpr bool kFirstShared = requires(Lists l) { l.first; };
   const ProductArgs& a;
-  const PlanLists& lists;
+  const Lists& lists;
 
   /// All threads of the block take part and may read the lists afterwards.
-  __device__ Schedule(const ProductArgs& args, PlanLists& shared) : a(args), lists(shared) {
+  __device__ Schedule(const ProductArgs& args, Lists& shared) : a(args), lists(shared) {
     if (routed()) {
       for (int i = threadIdx.x; i <= a.experts; i += blockDim.x) {
-        shared.first[i] = a.plan.first[i];
+        if constexpr (kFirstShared) shared.first[i] = a.plan.first[i];
         shared.token_tiles[i] = a.plan.tiles[i];
       }
     }
@@ -75,8 +83,13 @@ struct Schedule {
       w.expert = low;
       tile -= lists.token_tiles[low] * output_tiles;
       token_tiles = lists.token_tiles[low + 1] - lists.token_tiles[low];
-      begin = lists.first[low];
-      end = lists.first[low + 1];
+      if constexpr (kFirstShared) {
+        begin = lists.first[low];
+        end = lists.first[low + 1];
+      } else {
+        begin = __ldg(a.plan.first + low);
+        end = __ldg(a.plan.first + low + 1);
+      }
     }
     const int band = tile / (kBand * output_tiles);
     tile -= band * kBand * output_tiles;

@@ -411,8 +411,7 @@ __device__ __forceinline__ void multiply_present(const Ring& ring, int group, in
 }
 
 /// Stores a warpgroup's sums, outputs of its tile by the tile's rows: they are turned in shared
-/// memory so that a row's outputs leave together. (Stores of fragments as they are take a third of
-/// the time of a product.)
+/// memory so that a row's outputs leave together.
 template <class F, bool kSilu, int kTokens, class S>
 __device__ __forceinline__ void store_tile(const ProductArgs& a, const S& schedule,
                                            const TileWork& w, int tile_n, int group, uint8_t* turn,
@@ -427,7 +426,8 @@ __device__ __forceinline__ void store_tile(const ProductArgs& a, const S& schedu
       slab_values<F>(a, w.expert, min(tile_n * kTileSlabs + warp, a.slabs - 1));
   auto row_of = [&](int i) -> int64_t {
     const int place = w.first + i;
-    return kSilu ? place : schedule.pair(place);  // h lies in the plan's order
+    // h lies in the plan's order for a tile product to read, by pair for a stream.
+    return kSilu && !a.h_by_pair ? place : schedule.pair(place);
   };
   auto sync = [&] { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); };
   if (f32) {

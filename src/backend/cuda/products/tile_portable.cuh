@@ -18,7 +18,7 @@ struct PortableTile {
   static constexpr int kRowParts = F::kTileK / 64;
   static constexpr int kPartBytes = kTokens * 128;
   static constexpr int kStageBytes = kWeightBytes + kRowParts * kPartBytes;
-  /// 96 KiB, which is what a block may have on compute capability 8.6 and 8.9.
+  /// 96 KiB, which leaves the lists 3 of what a block may have on compute capability 8.6 and 8.9.
   static constexpr int kStages = (96 << 10) / kStageBytes;
   static constexpr int kSharedBytes = kStages * kStageBytes;
 };
@@ -98,11 +98,11 @@ __global__ void __launch_bounds__(256, 1)
     portable_tile_kernel(const __grid_constant__ ProductArgs a) {
   using Tile = PortableTile<F>;
   extern __shared__ __align__(1024) uint8_t shared[];
-  __shared__ PlanLists lists;
+  __shared__ ShortPlanLists lists;
   if (!kSilu) release_successor();
   wait_for_predecessor();
   if (kSilu) release_successor();
-  const Schedule<Tile::kOutputs, Tile::kTokens> schedule(a, lists);
+  const Schedule<Tile::kOutputs, Tile::kTokens, ShortPlanLists> schedule(a, lists);
   const int warp_outputs = threadIdx.x / 32 % 4;  // in units of two slabs
   const int warp_rows = threadIdx.x / 128 * 64;
   const uint32_t data = shared_address(shared);
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(256, 1)
         store_fragment<F, kSilu>(a, values, kChunks ? sums[slab][j] : chunk[slab][j],
                                  w.tokens - done, [&](int r) -> int64_t {
                                    const int place = w.first + done + r;
-                                   return kSilu ? place : schedule.pair(place);
+                                   return kSilu && !a.h_by_pair ? place : schedule.pair(place);
                                  });
       }
     }
