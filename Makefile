@@ -4,6 +4,11 @@ DEMO := models/demo
 PORT ?= 8000
 # Without the tests: a machine that only builds and serves has no GoogleTest. run_tests.sh turns them on.
 CMAKE_FLAGS := -G Ninja -DCMAKE_BUILD_TYPE=Release -DMOESAIC_TESTS=OFF
+# CUDA=1 adds the CUDA backend, in a build folder of its own; the compiler comes from PyPI where none is here.
+ifeq ($(CUDA),1)
+BUILD := build/cuda
+CMAKE_FLAGS += -DMOESAIC_CUDA=ON
+endif
 
 .PHONY: help setup build serve test test-sanitize lint layers docs format clean
 
@@ -48,7 +53,7 @@ docs: build
 	@$(BUILD)/moesaic docs metrics > docs/metrics.md
 
 format:
-	@git ls-files '*.cpp' '*.h' | xargs clang-format-16 -i
+	@git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs clang-format-16 -i
 
 clean:
 	@rm -rf build .venv

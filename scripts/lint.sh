@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 echo "lint: clang-format"
-git ls-files '*.cpp' '*.h' | xargs clang-format-16 --dry-run --Werror
+git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs clang-format-16 --dry-run --Werror
 
 echo "lint: layers"
 python3 scripts/check_layers.py

@@ -1,0 +1,8 @@
+#include "backend/cuda/products/instances.cuh"
+
+namespace moesaic::backend::cuda {
+
+template void launch_stream<BF16>(const ProductArgs&, Role, bool, int, int, const Launch&);
+template void launch_portable_tiles<BF16>(const ProductArgs&, bool, int, const Launch&);
+
+}  // namespace moesaic::backend::cuda
