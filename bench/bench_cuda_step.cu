@@ -2,11 +2,14 @@
 // routing, sampling. Everything runs as a captured graph of many launches, as a step does; a time
 // is that of one launch. Attention walks over enough layers' caches that none is in L2.
 //
-//   bench_cuda_step [what]      what: all (default), decode, prefill, small, sample
+//   bench_cuda_step [what [batch context kv_heads]]
+//
+// what: all (default), decode, prefill, small, sample, or one (a single decode, for a profiler).
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -292,7 +295,8 @@ void bench_small(Timer& timer) {
   const Routed routed{allocate<int32_t>(kMost * 8), allocate<float>(kMost * 8),
                       allocate<int32_t>(128),       allocate<int32_t>(129),
                       allocate<int32_t>(kMost * 8), upload(std::vector<uint64_t>(128))};
-  auto* ticket = upload(std::vector<int32_t>{0});
+  auto* route_work =
+      upload(std::vector<uint8_t>(route_work_bytes({.experts = 128, .top_k = 8}, kMost)));
 
   std::printf("\nsmall kernels in a chain of %d, us each (width 4096, 32/8x128 per-head norm)\n",
               kChain);
@@ -335,12 +339,12 @@ void bench_small(Timer& timer) {
     qkv_rope_append(full, inputs, rows, qkv, cache, stream);
   });
   line("route 2 of 8 + lists", [&](RowCount rows, cudaStream_t stream) {
-    route({8, 2, RouteScoring::kSoftmax, true, 1.0f}, device_logits, nullptr, rows, routed, ticket,
-          stream);
+    route({8, 2, RouteScoring::kSoftmax, true, 1.0f}, device_logits, nullptr, rows, routed,
+          route_work, stream);
   });
   line("route 8 of 128 + lists", [&](RowCount rows, cudaStream_t stream) {
     route({128, 8, RouteScoring::kSoftmax, true, 1.0f}, device_logits, nullptr, rows, routed,
-          ticket, stream);
+          route_work, stream);
   });
   std::printf("%-28s", "attention plan, sequences");
   for (int batch : {1, 32, 256}) {
@@ -456,7 +460,7 @@ double read_bandwidth(Timer& timer, uint8_t* cache) {
   return static_cast<double>(kBytes) / (best * 1e-6);
 }
 
-int run(const std::string& what) {
+int run(const std::string& what, const std::vector<int>& numbers) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   Timer timer;
@@ -470,10 +474,20 @@ int run(const std::string& what) {
   if (all || what == "sample") bench_sample(timer, bandwidth);
   if (all || what == "prefill") bench_prefill(timer, cache);
   if (all || what == "decode") bench_decode(timer, cache, bandwidth);
+  if (what == "one") {
+    const std::vector<int> contexts(static_cast<size_t>(numbers.at(0)), numbers.at(1));
+    AttentionBench bench(shape_of(numbers.at(2), KvType::kBF16), contexts, 1, StepKind::kDecode,
+                         cache);
+    std::printf("%.1f us\n", bench.time(timer));
+  }
   return 0;
 }
 
 }  // namespace
 }  // namespace moesaic::backend::cuda
 
-int main(int argc, char** argv) { return moesaic::backend::cuda::run(argc > 1 ? argv[1] : "all"); }
+int main(int argc, char** argv) {
+  std::vector<int> numbers;
+  for (int i = 2; i < argc; ++i) numbers.push_back(std::atoi(argv[i]));
+  return moesaic::backend::cuda::run(argc > 1 ? argv[1] : "all", numbers);
+}

@@ -13,10 +13,17 @@ namespace {
 constexpr int kPlanThreads = 1024;
 /// Pieces of work for every block that the device holds at once. With more, a long sequence is cut
 /// finer than balance needs, and every cut costs a fold.
-constexpr int kPiecesPerBlock = 4;
+#ifndef PIECES
+#define PIECES 4
+#endif
+constexpr int kPiecesPerBlock = PIECES;
 constexpr int kBlocksPerMultiprocessor[2] = {3, 2};  // about, of the narrow and the wide kernel
 
-int wide_rows(int dim) { return dim > 128 ? 32 : 64; }
+/// Query rows of a tile of the list for prompts.
+int wide_rows(const AttentionShape& shape) {
+  if (has_prompt_kernel(shape)) return 128;
+  return padded_head_dim(shape.head_dim) > 128 ? 32 : 64;
+}
 
 int target_pieces(int list, int processors) {
   return processors * kBlocksPerMultiprocessor[list] * kPiecesPerBlock;
@@ -32,6 +39,7 @@ struct PlanParams {
   AttentionItem* items[2];
   AttentionHeader* header;
   int32_t* counters;
+  int32_t* cuts;
 };
 
 /// Sum of `x` over the threads before this one; `total` gets that over all.
@@ -153,6 +161,9 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
       for (int chunk = 0; chunk < chunks; ++chunk) {
         AttentionItem item{};
         item.sequence = tile.sequence;
+        item.first_row = p.sequences.seq_starts[tile.sequence];
+        item.first_position = p.sequences.context_lens[tile.sequence] -
+                              (p.sequences.seq_starts[tile.sequence + 1] - item.first_row);
         item.row = tile.row;
         item.rows = tile.rows;
         item.chunks = chunks;
@@ -164,14 +175,56 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
         item.tile = cut;
         p.items[list][at + chunk] = item;
       }
+      if (chunks > 1) p.cuts[cut] = at;
     }
     if (thread == 0) {
       p.header->items[list] = items;
       p.header->tickets[list] = 0;
+      if (list == 0) p.header->cut_begin = cut_tiles;
+      p.header->cut_end = cut_tiles;
     }
     __syncthreads();  // `before`
   }
   for (int i = thread; i < cut_tiles * p.kv_heads; i += kPlanThreads) p.counters[i] = 0;
+}
+
+constexpr int kFoldWarps = 4;
+template <int kDim>
+constexpr int kFoldAtOnce = kDim > 128 ? 8 : 16;  // slots
+
+/// Folds all rows of the cut tiles of the list for prompts, a warp a row.
+template <int kDim>
+__global__ __launch_bounds__(32 * kFoldWarps) void fold_kernel(const AttentionParams p,
+                                                               int tile_rows) {
+  __shared__ __align__(16) float staging[kFoldWarps][kFoldAtOnce<kDim> * kDim];
+  begin_dependent();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_cut = p.header->cut_begin;
+  const int rows = (p.header->cut_end - first_cut) * p.kv_heads * tile_rows;
+  for (int i = static_cast<int>(blockIdx.x) * kFoldWarps + warp; i < rows;
+       i += static_cast<int>(gridDim.x) * kFoldWarps) {
+    const int r = i % tile_rows;
+    const int head = i / tile_rows % p.kv_heads;
+    const AttentionItem& item = p.items[p.cuts[first_cut + i / tile_rows / p.kv_heads]];
+    if (r < item.rows) fold_row<kDim, kFoldAtOnce<kDim>>(p, item, head, r, staging[warp]);
+  }
+}
+
+void start_fold(const AttentionParams& params, int dim, int tile_rows, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(2 * multiprocessors()));
+  const dim3 block(32 * kFoldWarps);
+  switch (dim) {
+    case 64:
+      return launch<fold_kernel<64>>(grid, block, 0, stream, params, tile_rows);
+    case 80:
+      return launch<fold_kernel<80>>(grid, block, 0, stream, params, tile_rows);
+    case 96:
+      return launch<fold_kernel<96>>(grid, block, 0, stream, params, tile_rows);
+    case 128:
+      return launch<fold_kernel<128>>(grid, block, 0, stream, params, tile_rows);
+    default:
+      return launch<fold_kernel<256>>(grid, block, 0, stream, params, tile_rows);
+  }
 }
 
 bool valid(const AttentionShape& shape) {
@@ -210,13 +263,15 @@ AttentionLayout::AttentionLayout(const AttentionShape& shape, const AttentionLim
   take(sizeof(AttentionHeader));
   // A tile gives at least one item, and cuts give at most as many more as were aimed at. The narrow
   // list holds every tile of a decode step, also with several rows a sequence.
-  const int64_t rows[2] = {kNarrowRows, wide_rows(dim)};
+  const int64_t rows[2] = {kNarrowRows, wide_rows(shape)};
   for (int list = 0; list < 2; ++list) {
     item_capacity[list] = limits.max_sequences + limits.max_rows * group / rows[list] +
                           target_pieces(list, processors);
     items[list] = take(item_capacity[list] * static_cast<int64_t>(sizeof(AttentionItem)));
   }
-  counters = take((item_capacity[0] + item_capacity[1]) / 2 * shape.kv_heads * 4);
+  const int64_t cut_capacity = (item_capacity[0] + item_capacity[1]) / 2;
+  counters = take(cut_capacity * shape.kv_heads * 4);
+  cuts = take(cut_capacity * 4);
   const size_t row_bytes = sizeof(float) * static_cast<size_t>(dim) + sizeof(float2);
   partial_rows = static_cast<int64_t>(
       std::min<size_t>(limits.partial_bytes / row_bytes, size_t{1} << 31) / 32 * 32);
@@ -255,7 +310,7 @@ void plan_attention(const AttentionShape& shape, const AttentionLimits& limits,
   p.kv_heads = shape.kv_heads;
   p.window = shape.window > 0 ? shape.window : kNoWindow;
   p.tile_rows[0] = kNarrowRows;
-  p.tile_rows[1] = wide_rows(padded_head_dim(shape.head_dim));
+  p.tile_rows[1] = wide_rows(shape);
   for (int list = 0; list < 2; ++list) {
     p.target[list] = target_pieces(list, processors);
     p.items[list] = reinterpret_cast<AttentionItem*>(base + layout.items[list]);
@@ -264,6 +319,7 @@ void plan_attention(const AttentionShape& shape, const AttentionLimits& limits,
   p.partial_rows = layout.partial_rows;
   p.header = reinterpret_cast<AttentionHeader*>(base);
   p.counters = reinterpret_cast<int32_t*>(base + layout.counters);
+  p.cuts = reinterpret_cast<int32_t*>(base + layout.cuts);
   launch<plan_kernel>(dim3(1), dim3(kPlanThreads),
                       sizeof(int) * (static_cast<size_t>(limits.max_sequences) + 1), stream, p);
 }
@@ -283,14 +339,21 @@ void attention(const AttentionShape& shape, const AttentionLimits& limits,
   p.out = out;
   p.cache = static_cast<const uint8_t*>(cache);
   p.counters = reinterpret_cast<int32_t*>(base + layout.counters);
+  p.cuts = reinterpret_cast<const int32_t*>(base + layout.cuts);
+  p.header = header;
   p.maxima = reinterpret_cast<float2*>(base + layout.maxima);
   p.partials = reinterpret_cast<float*>(base + layout.partials);
   for (int list = 0; list < (kind == StepKind::kDecode ? 1 : 2); ++list) {
     p.items = reinterpret_cast<const AttentionItem*>(base + layout.items[list]);
     p.item_count = &header->items[list];
     p.ticket = &header->tickets[list];
-    list == 0 ? attention_narrow(p, shape.kv, dim, stream)
-              : attention_wide(p, shape.kv, dim, stream);
+    if (list == 0) {
+      attention_narrow(p, shape.kv, dim, stream);
+    } else {
+      has_prompt_kernel(shape) ? attention_prompt(p, dim, stream)
+                               : attention_wide(p, shape.kv, dim, stream);
+      start_fold(p, dim, wide_rows(shape), stream);
+    }
   }
 }
 

@@ -12,7 +12,7 @@
 // into the layout that the tensor cores want by permuting dims, in Q and K alike for the first
 // product, and in V and the result for the second.
 
-#include "backend/cuda/attention_work.cuh"
+#include "backend/cuda/attention_rows.cuh"
 #include "backend/cuda/launch.h"
 
 namespace moesaic::backend::cuda {
@@ -26,6 +26,8 @@ struct AttentionTile {
   static constexpr bool kSharedQuery = kSharedQueryOf;
   static constexpr int kMinBlocks = kMinBlocksOf;
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
+  /// Few rows are folded by the last block of a tile to finish, many by a kernel of their own.
+  static constexpr bool kFoldsItself = kRowWarps == 1;
   static constexpr int kRows = 16 * kRowWarps;
   static constexpr int kRowBytes = kDim * (kFp8 ? 1 : 2);
   static constexpr int kRowChunks = kRowBytes / 16;
@@ -83,44 +85,12 @@ __device__ __forceinline__ void load_query(uint32_t (&a)[4], const __nv_bfloat16
   }
 }
 
-/// One row's part of a block: takes the block's scores into the row's maximum and sum, leaves the
-/// weights in their place, and returns what earlier results shrink by. `half` 0 is the thread's
-/// upper row.
-__device__ __forceinline__ float take_scores(float (&s)[8][4], int half, float scale,
-                                             SoftmaxRow& row) {
-  float top = kNegativeInfinity;
-#pragma unroll
-  for (int n = 0; n < 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-  top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-  top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-  // Rounded before the subtraction: a maximum that stays must give exactly 2^0.
-  const float maximum = fmaxf(row.maximum, __fmul_rn(top, scale));
-  const float base = maximum == kNegativeInfinity ? 0.0f : maximum;
-  const float shrink = exp2_fast(row.maximum - base);
-  row.maximum = maximum;
-  float sum = 0;
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-#pragma unroll
-    for (int i = 2 * half; i < 2 * half + 2; ++i) {
-      s[n][i] = exp2_fast(__fmaf_rn(s[n][i], scale, -base));
-      sum = __fadd_rn(sum, s[n][i]);
-    }
-  }
-  row.sum = __fmaf_rn(row.sum, shrink, sum);
-  return shrink;
-}
-
-__device__ __forceinline__ float quad_sum(float x) {
-  x = __fadd_rn(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return __fadd_rn(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-
 template <class T>
 __global__ __launch_bounds__(T::kThreads,
                              T::kMinBlocks) void attention_kernel(const AttentionParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ int next[2];
+  __shared__ __align__(16) AttentionItem items[2];  // of the work at hand and the next
   begin_dependent();
 
   const int thread = static_cast<int>(threadIdx.x);
@@ -137,25 +107,28 @@ __global__ __launch_bounds__(T::kThreads,
   const int64_t half_bytes = static_cast<int64_t>(block_size) * T::kRowBytes;
   const int64_t block_bytes = 2 * half_bytes * p.kv_heads;
 
+  constexpr int kItemParts = sizeof(AttentionItem) / 16;
+  const auto item_part = [&](int work_index) {
+    return reinterpret_cast<const int4*>(p.items + work_index / p.kv_heads) + thread;
+  };
+  int taken = static_cast<int>(blockIdx.x);
   const int work = *p.item_count * p.kv_heads;
-  int turn = 0;
-  for (int taken = static_cast<int>(blockIdx.x); taken < work; taken = next[turn]) {
-    turn ^= 1;
-    if (thread == 0) {
+  // Read along with the count, which may be less: the list has room for every block's first.
+  if (thread < kItemParts) reinterpret_cast<int4*>(&items[0])[thread] = *item_part(taken);
+  __syncthreads();
+  for (int turn = 0; taken < work; turn ^= 1, taken = next[turn]) {
+    int ticket = 0;
+    if (thread < kItemParts) {
       // Every piece of work takes one ticket, so the last ticket resets the count for the next
       // layer.
-      const int ticket = atomicAdd(p.ticket, 1);
-      if (ticket == work - 1) *p.ticket = 0;
-      next[turn] = static_cast<int>(gridDim.x) + ticket;
+      if (thread == 0) ticket = atomicAdd(p.ticket, 1);
     }
-    // Read again where it is needed, which costs fewer registers than keeping it.
-    const AttentionItem& item = p.items[taken / p.kv_heads];
+    const AttentionItem& item = items[turn];
     const int tile_row = item.row;
     const int tile_rows = item.rows;
     const int head = taken % p.kv_heads;
-    const int first_row = p.sequences.seq_starts[item.sequence];
-    const int rows = p.sequences.seq_starts[item.sequence + 1] - first_row;
-    const int first_position = p.sequences.context_lens[item.sequence] - rows;
+    const int first_row = item.first_row;
+    const int first_position = item.first_position;
     const int32_t* table =
         p.sequences.block_tables + static_cast<int64_t>(item.sequence) * p.sequences.max_blocks;
     const uint8_t* cache = p.cache + head * 2 * half_bytes;
@@ -173,18 +146,15 @@ __global__ __launch_bounds__(T::kThreads,
       query[half] = p.q + static_cast<int64_t>(first_row + token) * p.q_stride +
                     static_cast<int64_t>(query_head) * p.head_dim;
     }
-    // What some row of the tile sees is [low, high]; nothing else is read.
-    const int tile_first = first_position + tile_row / p.group;
-    const int high = first_position + (tile_row + tile_rows - 1) / p.group;
-    const int low = max(0, tile_first - p.window + 1);
-    const int begin = max(low / kKeyBlock, item.split_begin * kBlocksPerSplit);
-    const int end = min(high / kKeyBlock + 1, item.split_end * kBlocksPerSplit);
+    const TileKeys keys(item, p.group, p.window);  // nothing else is read
+    const int begin = keys.begin(item);
+    const int end = keys.end(item);
 
     // A lane holds one cache block number of the key block.
     const auto blocks_of = [&](int key_block) {
       const int index = ((key_block * kKeyBlock) >> p.block_shift) + lane;
       const int first_key = index << p.block_shift;
-      const bool seen = lane < 4 && first_key <= high && first_key + block_size > low;
+      const bool seen = lane < 4 && first_key <= keys.high && first_key + block_size > keys.low;
       return seen ? table[index] : 0;
     };
     const auto copy_tile = [&](int value, int key_block, int stage, int blocks) {
@@ -203,7 +173,7 @@ __global__ __launch_bounds__(T::kThreads,
         copy_async(
             to + row * T::kStride + place,
             from + block * block_bytes + (key & (block_size - 1)) * T::kRowBytes + chunk * 16,
-            key >= low && key <= high);
+            key >= keys.low && key <= keys.high);
       }
     };
     int blocks_next = blocks_of(begin);
@@ -212,20 +182,32 @@ __global__ __launch_bounds__(T::kThreads,
     copy_tile(1, begin, 0, blocks_next);
     commit_copies();
     blocks_next = blocks_of(begin + 1);
+    // Queries: in shared memory, loaded by the row group's warps in turns, or in registers.
+    constexpr int kHeld =
+        T::kSharedQuery ? (T::kSteps + T::kColumnWarps - 1) / T::kColumnWarps : T::kSteps;
+    uint32_t held[kHeld][4];
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int step = T::kSharedQuery ? i * T::kColumnWarps + column_warp : i;
+      load_query<T>(held[i], query[0], query[1], step, p.head_dim);
+    }
     if (begin + 1 < end) copy_tile(0, begin + 1, 1, blocks_next);
+    if (thread < kItemParts) {
+      ticket = __shfl_sync((1u << kItemParts) - 1, ticket, 0);
+      if (ticket == work - 1 && thread == 0) *p.ticket = 0;
+      const int following = static_cast<int>(gridDim.x) + ticket;
+      if (thread == 0) next[turn ^ 1] = following;
+      copy_async(shared_address(&items[turn ^ 1]) + thread * 16,
+                 following < work ? item_part(following) : item_part(0), following < work);
+    }
     commit_copies();
     int blocks_after = blocks_of(begin + 2);
-
-    uint32_t held[T::kSharedQuery ? 1 : T::kSteps][4];
+    if constexpr (T::kSharedQuery) {
 #pragma unroll
-    for (int step = 0; step < T::kSteps; ++step) {
-      if constexpr (T::kSharedQuery) {
-        uint32_t a[4];
-        if (step % T::kColumnWarps != column_warp) continue;
-        load_query<T>(a, query[0], query[1], step, p.head_dim);
-        queries[step * 32] = make_uint4(a[0], a[1], a[2], a[3]);
-      } else {
-        load_query<T>(held[step], query[0], query[1], step, p.head_dim);
+      for (int i = 0; i < kHeld; ++i) {
+        const int step = i * T::kColumnWarps + column_warp;
+        if (T::kSteps % T::kColumnWarps != 0 && step >= T::kSteps) continue;
+        queries[step * 32] = make_uint4(held[i][0], held[i][1], held[i][2], held[i][3]);
       }
     }
 
@@ -289,7 +271,8 @@ __global__ __launch_bounds__(T::kThreads,
 #pragma unroll
         for (int i = 0; i < 4; ++i) own[n][i] = 0;
       }
-      const uint32_t keys = tiles + stage * T::kTileBytes + column_warp * T::kOwnKeys * T::kStride;
+      const uint32_t key_tile =
+          tiles + stage * T::kTileBytes + column_warp * T::kOwnKeys * T::kStride;
 #pragma unroll
       for (int step = 0; step < T::kSteps; ++step) {
         uint32_t a[4];
@@ -304,7 +287,7 @@ __global__ __launch_bounds__(T::kThreads,
         for (int n = 0; n < T::kOwnKeys / 8; n += 2) {
           if constexpr (T::kFp8) {
             uint32_t b[2];
-            load_matrix_x2(b, keys + (n * 8 + lane % 16) * T::kStride +
+            load_matrix_x2(b, key_tile + (n * 8 + lane % 16) * T::kStride +
                                   chunk_offset<T>(step & ~1, step & 1, lane));
             const auto convert = [](uint32_t four, int high_half) {
               return e4m3x2_to_f16x2(static_cast<uint16_t>(high_half ? four >> 16 : four));
@@ -313,7 +296,7 @@ __global__ __launch_bounds__(T::kThreads,
             mma_16x8x16<true>(own[n + 1], a, convert(b[1], 0), convert(b[1], 1));
           } else {
             uint32_t b[4];
-            load_matrix_x4<false>(b, keys + (n * 8 + lane % 8 + lane / 16 * 8) * T::kStride +
+            load_matrix_x4<false>(b, key_tile + (n * 8 + lane % 8 + lane / 16 * 8) * T::kStride +
                                          chunk_offset<T>(step * 2, lane / 8 % 2, lane));
             mma_16x8x16<false>(own[n], a, b[0], b[1]);
             mma_16x8x16<false>(own[n + 1], a, b[2], b[3]);
@@ -351,16 +334,7 @@ __global__ __launch_bounds__(T::kThreads,
         }
       }
       const int first_key = block * kKeyBlock;
-      if (first_key + kKeyBlock - 1 > tile_first || first_key <= high - p.window) {
-#pragma unroll
-        for (int n = 0; n < 8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int distance = position[i / 2] - (first_key + n * 8 + 2 * q + i % 2);
-            if (distance < 0 || distance >= p.window) s[n][i] = kNegativeInfinity;
-          }
-        }
-      }
+      if (keys.hides(first_key, p.window)) mask_scores(s, first_key, p.window, position);
       float shrink[2];
       shrink[0] = take_scores(s, 0, p.score_scale, split[0]);
       if (two_halves) {
@@ -452,6 +426,7 @@ __global__ __launch_bounds__(T::kThreads,
     if (item.chunks == 1) {
       const float scale[2] = {final_scale(all[0].sum, p.value_scale),
                               final_scale(all[1].sum, p.value_scale)};
+      // Read again, which costs fewer registers than keeping them.
       const int tile_row_again = item.row;
       const int tile_rows_again = item.rows;
       __nv_bfloat16* to[2];
@@ -469,11 +444,22 @@ __global__ __launch_bounds__(T::kThreads,
       });
     } else {
       if (leaves_fold) leave_partial(0, all, all_values);
-      if (last_of_tile(p.counters + item.tile * p.kv_heads + head, item.chunks)) {
-        fold_tile<T::kDim>(p, item, head, first_row);
+      wait_copies<0>();
+      if constexpr (T::kFoldsItself) {
+        // Nothing is under way to the stages, and a warp's share of them holds kAtOnce slots.
+        constexpr int kWarps = T::kThreads / 32;
+        constexpr int kAtOnce = T::kFp8 ? 16 : 32;
+        static_assert(kAtOnce * T::kDim * 4 * kWarps <= 4 * T::kTileBytes);
+        if (last_of_tile(p.counters + item.tile * p.kv_heads + head, item.chunks)) {
+          float* staging = reinterpret_cast<float*>(shared) + thread / 32 * kAtOnce * T::kDim;
+          for (int r = thread / 32; r < item.rows; r += kWarps) {
+            fold_row<T::kDim, kAtOnce>(p, item, head, r, staging);
+          }
+        }
       }
     }
-    __syncthreads();  // the stages are free
+    wait_copies<0>();  // the next item
+    __syncthreads();   // and the stages are free
   }
 }
 

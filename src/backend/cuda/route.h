@@ -1,7 +1,7 @@
 #pragma once
 
 // Routing on the device: from router logits to each row's experts and weights, and to the lists
-// that the expert products read. One kernel.
+// that the expert products read. One kernel; two for more than 512 rows.
 
 #include <cuda_runtime.h>
 
@@ -43,8 +43,10 @@ struct Routed {
 
 /// Scores are softmax or sigmoid of the logits [rows, experts]. Experts are chosen by score + bias
 /// where `bias` [experts] is given, else by logit; they are weighed by score. A NaN comes after
-/// every number. `ticket` [1] must be 0 before the first call; calls leave it so.
+/// every number. `work` has route_work_bytes for at least rows.most rows; its first 256 bytes must
+/// be 0 before the first call, and calls leave them so.
 void route(const RouteShape& shape, const float* logits, const float* bias, RowCount rows,
-           const Routed& routed, int32_t* ticket, cudaStream_t stream);
+           const Routed& routed, void* work, cudaStream_t stream);
+size_t route_work_bytes(const RouteShape& shape, int rows);
 
 }  // namespace moesaic::backend::cuda

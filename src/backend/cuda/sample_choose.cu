@@ -17,8 +17,8 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kCapacity = 4096;
-constexpr uint32_t kLowestKey = 0x00800000u;  // of the lowest finite float
-constexpr uint32_t kAboveAll = 0xffffffffu;
+constexpr float kLowest = -3.402823466e38f;
+constexpr float kAboveAll = __builtin_huge_valf();
 constexpr int kNone = INT32_MAX;
 
 /// A row's entries, raw or as the choice sees them, with its softmax's constants.
@@ -33,15 +33,17 @@ struct RowView {
 
 struct Shared {
   alignas(RowView) uint8_t row[sizeof(RowView)];
-  uint64_t list[kCapacity];  // keys in the upper halves, complements of ids in the lower
-  double mass[kMostGranules];
+  uint64_t list[kCapacity];   // order keys in the upper halves, complements of ids in the lower
+  double weights[kCapacity];  // of the runs or of the list
   float largest[kMostGranules];
+  uint16_t looked[kMostGranules];  // the runs that a pass looks at
   bool matched[kMostBadWords];
-  double sums[kWarps];
+  double sums[2][kWarps];
+  alignas(16) int counts[2][kWarps];
   double before;
-  int counts[kWarps];
-  int first, last, listed;
+  int first, last, listed, looks;
 };
+static_assert(kMostGranules <= kCapacity);
 
 __device__ int thread_index() { return static_cast<int>(threadIdx.x); }
 __device__ int lane_index() { return static_cast<int>(threadIdx.x) % 32; }
@@ -51,51 +53,50 @@ __device__ int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
 __device__ double sum_block(Shared& s, double x) {
   x = warp_sum(x);
   __syncthreads();
-  if (lane_index() == 0) s.sums[warp_index()] = x;
+  if (lane_index() == 0) s.sums[0][warp_index()] = x;
   __syncthreads();
   double sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += s.sums[w];
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += s.sums[0][w];
   return sum;
 }
-__device__ int sum_block(Shared& s, int x) {
+/// `turn` alternates between calls that follow each other, which saves a barrier.
+__device__ int sum_block(Shared& s, int x, int turn) {
   x = warp_sum(x);
-  __syncthreads();
-  if (lane_index() == 0) s.counts[warp_index()] = x;
+  if (lane_index() == 0) s.counts[turn % 2][warp_index()] = x;
   __syncthreads();
   int sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += s.counts[w];
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += s.counts[turn % 2][w];
   return sum;
 }
 __device__ int min_block(Shared& s, int x) {
   x = __reduce_min_sync(kAllLanes, x);
   __syncthreads();
-  if (lane_index() == 0) s.counts[warp_index()] = x;
+  if (lane_index() == 0) s.counts[0][warp_index()] = x;
   __syncthreads();
   int least = kNone;
-  for (int w = 0; w < kWarps; ++w) least = min(least, s.counts[w]);
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) least = min(least, s.counts[0][w]);
   return least;
 }
 
-/// Entries kept: those with a greater key, and those with this key and at most this id.
+/// Entries kept: those that are greater, and those of this value with at most this id.
 struct Cut {
-  uint32_t key = kLowestKey;
+  float value = kLowest;
   int id = kNone;
-
-  __device__ bool keeps(uint32_t other, int other_id) const {
-    return other > key || (other == key && other_id <= id);
-  }
 };
 
 /// What a pass over the row takes in and how it weighs it.
 struct Band {
-  uint32_t low = kLowestKey;
-  uint32_t high = kAboveAll;  // not in it
+  float low = kLowest;
+  float high = kAboveAll;  // not in it
   Cut cut;
   float floor = kNegativeInfinity;  // entries below weigh nothing
   bool unit = false;                // every entry weighs 1
 
-  __device__ bool holds(uint32_t key, int id) const {
-    return key >= low && key < high && cut.keeps(key, id);
+  __device__ bool holds(float x, int id) const {
+    return x >= low && x < high && (x > cut.value || (x == cut.value && id <= cut.id));
   }
   __device__ float weight(const RowView& row, float x) const {
     if (unit) return 1.0f;
@@ -108,52 +109,61 @@ struct Measured {
   double mass;
 };
 
-/// Number and weight of the band's entries; leaves the runs' weights in s.mass and, with `gather`,
-/// the entries in s.list, in no order and as many as fit.
+/// Number and weight of the band's entries; leaves the runs' weights in s.weights and, with
+/// `gather`, the entries in s.list, in no order and as many as fit.
 __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band band, bool gather) {
   constexpr int kAtOnce = 4;
-  __syncthreads();  // uses of the list and masses before
-  if (thread_index() == 0) s.listed = 0;
+  __syncthreads();  // uses of the list and weights before
+  if (thread_index() == 0) s.listed = s.looks = 0;
   __syncthreads();
+  for (int g = thread_index(); g < row.granules; g += kThreads) {
+    if (s.largest[g] >= band.low) s.looked[atomicAdd(&s.looks, 1)] = static_cast<uint16_t>(g);
+    s.weights[g] = 0;
+  }
+  __syncthreads();
+  const int looks = s.looks;
   int count = 0;
-  for (int base = warp_index(); base < row.granules; base += kWarps * kAtOnce) {
+  for (int base = warp_index(); base < looks; base += kWarps * kAtOnce) {
     float4 x[kAtOnce];
-    bool looked[kAtOnce];
+    int first[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const int granule = base + k * kWarps;
-      looked[k] = granule < row.granules && order_key(s.largest[granule]) >= band.low;
-      if (looked[k]) x[k] = row.at(granule * kGranule + lane_index() * 4);
+      const int look = base + k * kWarps;
+      first[k] = look < looks ? s.looked[look] * kGranule + lane_index() * 4 : -1;
+      if (first[k] >= 0) x[k] = row.at(first[k]);
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const int granule = base + k * kWarps;
-      if (granule >= row.granules) continue;
+      if (first[k] < 0) continue;
       float mass = 0;
-      if (looked[k]) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float value = lane_of(x[k], i);
-          const uint32_t key = order_key(value);
-          const int id = granule * kGranule + lane_index() * 4 + i;
-          if (!band.holds(key, id)) continue;
+      for (int i = 0; i < 4; ++i) {
+        const float value = lane_of(x[k], i);
+        const bool held = band.holds(value, first[k] + i);
+        if (held) {
           ++count;
           mass += band.weight(row, value);
-          if (!gather) continue;
-          const int place = atomicAdd(&s.listed, 1);
-          if (place < kCapacity) {
-            s.list[place] = static_cast<uint64_t>(key) << 32 | ~static_cast<uint32_t>(id);
-          }
         }
-        mass = warp_sum(mass);
+        const unsigned holders = gather ? __ballot_sync(kAllLanes, held) : 0;
+        if (holders == 0) continue;
+        const int leader = __ffs(static_cast<int>(holders)) - 1;
+        int place = 0;
+        if (lane_index() == leader) place = atomicAdd(&s.listed, __popc(holders));
+        place =
+            __shfl_sync(kAllLanes, place, leader) + __popc(holders & ((1u << lane_index()) - 1));
+        if (held && place < kCapacity) {
+          s.list[place] =
+              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(first[k] + i);
+        }
       }
-      if (lane_index() == 0) s.mass[granule] = static_cast<double>(mass);
+      mass = warp_sum(mass);
+      if (lane_index() == 0) s.weights[first[k] / kGranule] = static_cast<double>(mass);
     }
   }
   Measured all;
-  all.count = sum_block(s, count);
+  all.count = sum_block(s, count, 0);
   double mass = 0;
-  for (int g = thread_index(); g < row.granules; g += kThreads) mass += s.mass[g];
+  for (int g = thread_index(); g < row.granules; g += kThreads) mass += s.weights[g];
   all.mass = sum_block(s, mass);
   return all;
 }
@@ -167,7 +177,7 @@ __device__ __noinline__ void sort_list(Shared& s, int count) {
   for (int run = 2; run <= size; run *= 2) {
     for (int step = run / 2; step > 0; step /= 2) {
       for (int i = thread_index(); i < size / 2; i += kThreads) {
-        const int a = (i / step) * 2 * step + i % step;
+        const int a = 2 * i - (i & (step - 1));
         const int b = a + step;
         const bool descending = (a & run) == 0;
         const uint64_t x = s.list[a];
@@ -182,11 +192,23 @@ __device__ __noinline__ void sort_list(Shared& s, int count) {
   }
 }
 
-__device__ uint32_t list_key(const Shared& s, int i) {
-  return static_cast<uint32_t>(s.list[i] >> 32);
+__device__ float list_value(const Shared& s, int i) {
+  return key_value(static_cast<uint32_t>(s.list[i] >> 32));
 }
 __device__ int list_id(const Shared& s, int i) {
   return static_cast<int>(~static_cast<uint32_t>(s.list[i]));
+}
+
+/// Puts the weights of the first `count` of the list into s.weights and returns their sum.
+__device__ __noinline__ double weigh_list(const RowView& row, Shared& s, const Band band,
+                                          int count) {
+  __syncthreads();
+  double sum = 0;
+  for (int i = thread_index(); i < count; i += kThreads) {
+    s.weights[i] = static_cast<double>(band.weight(row, list_value(s, i)));
+    sum += s.weights[i];
+  }
+  return sum_block(s, sum);
 }
 
 struct Found {
@@ -195,32 +217,34 @@ struct Found {
   double before;  // the weight before `index`, or before `last` where there is no index
 };
 
-/// The first of `count` items at which the running sum of weights is above `target`, or reaches it.
-template <typename Weight>
-__device__ Found find_first(Shared& s, int count, Weight weight, double target, bool reaching) {
+/// The first of `count` items at which the running sum of s.weights is above `target`, or, with
+/// `reaching`, reaches it.
+__device__ __noinline__ Found find_first(Shared& s, int count, double target, bool reaching) {
   const int share = (count + kThreads - 1) / kThreads;
   const int begin = min(count, thread_index() * share);
   const int end = min(count, begin + share);
+  __syncthreads();
   double own = 0;
-  for (int i = begin; i < end; ++i) own += weight(i);
+  for (int i = begin; i < end; ++i) own += s.weights[i];
   double sum = own;
+#pragma unroll
   for (int step = 1; step < 32; step <<= 1) {
     const double below = __shfl_up_sync(kAllLanes, sum, step);
     if (lane_index() >= step) sum += below;
   }
-  __syncthreads();
-  if (lane_index() == 31) s.sums[warp_index()] = sum;
+  if (lane_index() == 31) s.sums[1][warp_index()] = sum;
   if (thread_index() == 0) s.first = kNone, s.last = 0;
   __syncthreads();
   double before = sum - own;
   double warps_before = 0;
-  for (int w = 0; w < warp_index(); ++w) warps_before += s.sums[w];
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) warps_before += w < warp_index() ? s.sums[1][w] : 0.0;
   before += warps_before;
   double running = before;
   int first = kNone;
   int last = 0;
   for (int i = begin; i < end; ++i) {
-    const double w = weight(i);
+    const double w = s.weights[i];
     running += w;
     if (w > 0) last = i;
     if (first == kNone && (reaching ? running >= target : running > target)) first = i;
@@ -232,7 +256,7 @@ __device__ Found find_first(Shared& s, int count, Weight weight, double target, 
   const int stop = index != kNone ? index : s.last;
   if (begin <= stop && stop < end) {
     running = before;
-    for (int i = begin; i < stop; ++i) running += weight(i);
+    for (int i = begin; i < stop; ++i) running += s.weights[i];
     s.before = running;
   }
   __syncthreads();
@@ -250,11 +274,12 @@ __device__ int find_in_run(const RowView& row, const Band& band, int granule, do
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float value = lane_of(x, i);
-    const bool held = band.holds(order_key(value), id + i);
+    const bool held = band.holds(value, id + i);
     weights[i] = held ? static_cast<double>(band.weight(row, value)) : 0.0;
     own += weights[i];
   }
   double sum = own;
+#pragma unroll
   for (int step = 1; step < 32; step <<= 1) {
     const double below = __shfl_up_sync(kAllLanes, sum, step);
     if (lane_index() >= step) sum += below;
@@ -274,52 +299,56 @@ __device__ int find_in_run(const RowView& row, const Band& band, int granule, do
 }
 
 /// The entry at which the running weight of the band's entries, in the order of ids, is above
-/// `target`, given the runs' weights in s.mass.
-__device__ int find_by_id(const RowView& row, Shared& s, const Band& band, double target) {
-  const auto mass = [&](int g) { return s.mass[g]; };
-  const Found found = find_first(s, row.granules, mass, target, false);
+/// `target`, given the runs' weights in s.weights.
+__device__ __noinline__ int find_by_id(const RowView& row, Shared& s, const Band band,
+                                       double target) {
+  const Found found = find_first(s, row.granules, target, false);
   const int granule = found.index != kNone ? found.index : found.last;
   return find_in_run(row, band, granule, target - found.before);
 }
 
-/// The id of the n-th entry, from 1, that has this key and is in the cut.
-__device__ __noinline__ int nth_with_key(const RowView& row, Shared& s, uint32_t key,
-                                         const Cut& cut, int n) {
-  const Band band{.low = key, .high = key + 1, .cut = cut, .unit = true};
+__device__ float next_above(float x) { return key_value(order_key(x) + 1); }
+
+/// The id of the n-th entry, from 1, that has this value and is in the cut.
+__device__ int nth_with_value(const RowView& row, Shared& s, float value, const Cut& cut, int n) {
+  const Band band{.low = value, .high = next_above(value), .cut = cut, .unit = true};
   pass(row, s, band, false);
   return find_by_id(row, s, band, n - 0.5);
 }
 
-/// A key that at least `count` runs' maxima reach, and not many more; the lowest key where there
-/// are fewer runs.
-__device__ __noinline__ uint32_t key_of_maxima(const RowView& row, Shared& s, int count) {
+/// A value that at least `count` runs' maxima reach, and not many more; the lowest value where
+/// there are fewer runs.
+__device__ __noinline__ float bound_of_maxima(const RowView& row, Shared& s, int count) {
   constexpr int kOwn = kMostGranules / kThreads;
   uint32_t keys[kOwn];
+  const uint32_t lowest = order_key(kLowest);
   int present = 0;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int g = thread_index() + i * kThreads;
     keys[i] = g < row.granules ? order_key(s.largest[g]) : 0;
-    present += keys[i] >= kLowestKey ? 1 : 0;
+    present += keys[i] >= lowest ? 1 : 0;
   }
-  if (sum_block(s, present) < count) return kLowestKey;
-  uint32_t low = kLowestKey;
+  __syncthreads();  // uses of s.counts before
+  int turn = 0;
+  if (sum_block(s, present, turn++) < count) return kLowest;
+  uint32_t low = lowest;
   for (int bit = 31; bit >= 0; --bit) {
     const uint32_t tried = low | (1u << bit);
     if (tried == low) continue;
     int reached = 0;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) reached += keys[i] >= tried ? 1 : 0;
-    reached = sum_block(s, reached);
+    reached = sum_block(s, reached, turn++);
     if (reached < count) continue;
     low = tried;
     if (reached <= 2 * count) break;
   }
-  return low;
+  return key_value(low);
 }
 
 /// What narrow() found: `listed` entries in the sorted list, and what lies above them. listed = -1:
-/// the entries of one key are too many for the list.
+/// the entries of one value are too many for the list.
 struct Narrowed {
   Band band;
   int listed = 0;
@@ -328,33 +357,40 @@ struct Narrowed {
 };
 
 /// Shrinks a band, from whose low end on `reached(count, weight)` holds, to what fits the list and
-/// holds the greatest key from which on it does.
+/// holds the greatest value from which on it does. `count` is that of the band's entries, -1 where
+/// it is not known.
 template <typename Reached>
-__device__ Narrowed narrow(const RowView& row, Shared& s, const Band& band, Reached reached) {
+__device__ __forceinline__ Narrowed narrow(const RowView& row, Shared& s, const Band& band,
+                                           int count, Reached reached) {
   Narrowed found{.band = band};
   for (;;) {
-    found.listed = pass(row, s, found.band, true).count;
-    if (found.listed <= kCapacity) {
-      sort_list(s, found.listed);
-      return found;
+    if (count <= kCapacity) {
+      count = pass(row, s, found.band, true).count;
+      if (count <= kCapacity) {
+        found.listed = count;
+        sort_list(s, count);
+        return found;
+      }
     }
-    const uint32_t top = min(found.band.high, order_key(row.best) + 1);
-    if (top - found.band.low <= 1) {
+    const uint32_t low = order_key(found.band.low);
+    const uint32_t high = order_key(fminf(found.band.high, next_above(row.best)));
+    if (high - low <= 1) {
       found.listed = -1;
       return found;
     }
-    const uint32_t middle = found.band.low + (top - found.band.low) / 2;
+    uint32_t middle = order_key(0.5f * key_value(low) + 0.5f * key_value(high));
+    if (middle <= low || middle >= high) middle = low + (high - low) / 2;
     Band upper = found.band;
-    upper.low = middle;
+    upper.low = key_value(middle);
     const Measured part = pass(row, s, upper, false);
-    const int count = found.above_count + part.count;
-    const double mass = found.above_mass + part.mass;
-    if (reached(count, mass)) {
-      found.band.low = middle;
+    if (reached(found.above_count + part.count, found.above_mass + part.mass)) {
+      found.band.low = upper.low;
+      count = part.count;
     } else {
-      found.band.high = middle;
-      found.above_count = count;
-      found.above_mass = mass;
+      found.band.high = upper.low;
+      found.above_count += part.count;
+      found.above_mass += part.mass;
+      count -= part.count;
     }
   }
 }
@@ -362,16 +398,17 @@ __device__ Narrowed narrow(const RowView& row, Shared& s, const Band& band, Reac
 /// Takes a band down to its `count` best entries, given what narrow() found around the last of
 /// them. Returns how many are in the sorted list, or -1 where they are too many; then the band is
 /// cut to them.
-__device__ int keep_best(const RowView& row, Shared& s, Band& band, const Narrowed& found,
-                         int count) {
+__device__ __noinline__ int keep_best(const RowView& row, Shared& s, Band& band,
+                                      const Narrowed& found, int count) {
   if (found.listed >= 0 && found.above_count == 0) return min(count, found.listed);
   const int rest = count - found.above_count;
   if (found.listed < 0) {
-    band.cut = {.key = found.band.low, .id = nth_with_key(row, s, found.band.low, band.cut, rest)};
+    band.cut = {.value = found.band.low,
+                .id = nth_with_value(row, s, found.band.low, band.cut, rest)};
   } else if (rest > 0 && rest <= found.listed) {
-    band.cut = {.key = list_key(s, rest - 1), .id = list_id(s, rest - 1)};
+    band.cut = {.value = list_value(s, rest - 1), .id = list_id(s, rest - 1)};
   }
-  band.low = max(band.low, band.cut.key);
+  band.low = fmaxf(band.low, band.cut.value);
   if (count > kCapacity) return -1;
   const int listed = pass(row, s, band, true).count;
   if (listed > kCapacity) return -1;
@@ -403,20 +440,21 @@ __device__ int choose_greedy(const RowView& row, Shared& s) {
   return __reduce_min_sync(kAllLanes, at);
 }
 
-/// Puts the weights of all entries, by the scan's sums, into s.mass and returns their sum.
-__device__ double mass_of_stats(const RowView& row, Shared& s, const GranuleStats* stats) {
+/// Puts the weights of all entries, by the scan's sums, into s.weights and returns their sum.
+__device__ __noinline__ double mass_of_stats(const RowView& row, Shared& s,
+                                             const GranuleStats* stats) {
   __syncthreads();
   double mass = 0;
   for (int g = thread_index(); g < row.granules; g += kThreads) {
     const float weight = weight_of(s.largest[g], row.best, row.scale);
-    s.mass[g] = static_cast<double>(stats[g].sum) * static_cast<double>(weight);
-    mass += s.mass[g];
+    s.weights[g] = static_cast<double>(stats[g].sum) * static_cast<double>(weight);
+    mass += s.weights[g];
   }
   return sum_block(s, mass);
 }
 
-__device__ int choose_at_random(const RowView& row, Shared& s, const SampleRow& params, int vocab,
-                                const GranuleStats* stats) {
+__device__ __noinline__ int choose_at_random(const RowView& row, Shared& s, const SampleRow& params,
+                                             int vocab, const GranuleStats* stats) {
   const double share =
       static_cast<double>(
           split_mix(split_mix(params.seed) ^ static_cast<uint64_t>(params.position)) >> 11) *
@@ -425,69 +463,66 @@ __device__ int choose_at_random(const RowView& row, Shared& s, const SampleRow& 
   if (params.min_p > 0) {
     band.floor = __fadd_rn(row.best, __fmul_rn(params.temperature, logf(params.min_p)));
   }
-  const auto listed_weight = [&](int i) {
-    return static_cast<double>(band.weight(row, key_value(list_key(s, i))));
-  };
   int kept = -1;  // not -1: the first of the sorted list are what is kept
   const bool by_rank = params.top_k > 0 && params.top_k < vocab;
   if (by_rank) {
     const int wanted = params.top_k;
     Band begun = band;
-    begun.low = key_of_maxima(row, s, wanted);
-    kept = keep_best(row, s, band,
-                     narrow(row, s, begun, [&](int count, double) { return count >= wanted; }),
-                     wanted);
+    begun.low = bound_of_maxima(row, s, wanted);
+    const Narrowed found =
+        narrow(row, s, begun, -1, [&](int count, double) { return count >= wanted; });
+    kept = keep_best(row, s, band, found, wanted);
   }
   if (params.top_p < 1.0f && kept >= 0) {
-    double total = 0;
-    for (int i = thread_index(); i < kept; i += kThreads) total += listed_weight(i);
-    const double needed = static_cast<double>(params.top_p) * sum_block(s, total);
-    const Found found = find_first(s, kept, listed_weight, needed, true);
+    const double needed = static_cast<double>(params.top_p) * weigh_list(row, s, band, kept);
+    const Found found = find_first(s, kept, needed, true);
     if (found.index != kNone) kept = found.index + 1;
   } else if (params.top_p < 1.0f) {
     const bool all = !by_rank && params.min_p <= 0;
-    if (params.min_p > 0) band.low = max(band.low, order_key(band.floor));
+    if (params.min_p > 0) band.low = fmaxf(band.low, band.floor);
     const double needed = static_cast<double>(params.top_p) *
                           (all ? mass_of_stats(row, s, stats) : pass(row, s, band, false).mass);
     Band grown = band;
+    int entries = -1;
     for (float width = 3 * params.temperature;; width *= 2) {
-      grown.low = max(band.low, order_key(fmaxf(row.best - width, -3.402823466e38f)));
-      if (grown.low == band.low || pass(row, s, grown, false).mass >= needed) break;
+      grown.low = fmaxf(band.low, row.best - width);
+      const Measured part = pass(row, s, grown, false);
+      entries = part.count;
+      if (part.mass >= needed || grown.low == band.low) break;
     }
-    const Narrowed found = narrow(row, s, grown, [&](int, double mass) { return mass >= needed; });
+    const Narrowed found =
+        narrow(row, s, grown, entries, [&](int, double mass) { return mass >= needed; });
     int count = 1;
     if (found.listed < 0) {
-      const float weight = band.weight(row, key_value(found.band.low));
+      const float weight = band.weight(row, found.band.low);
       const double rest = (needed - found.above_mass) / static_cast<double>(weight);
       if (weight > 0 && rest > 1) count = static_cast<int>(fmin(ceil(rest), 1e9));
     } else {
-      const Found end = find_first(s, found.listed, listed_weight, needed - found.above_mass, true);
+      weigh_list(row, s, band, found.listed);
+      const Found end = find_first(s, found.listed, needed - found.above_mass, true);
       count = end.index != kNone ? end.index + 1 : found.listed;
     }
     kept = keep_best(row, s, band, found, found.above_count + count);
   }
 
   if (kept >= 0) {
-    double total = 0;
-    for (int i = thread_index(); i < kept; i += kThreads) total += listed_weight(i);
-    const double target = share * sum_block(s, total);
-    const Found found = find_first(s, kept, listed_weight, target, false);
+    const double target = share * weigh_list(row, s, band, kept);
+    const Found found = find_first(s, kept, target, false);
     return list_id(s, found.index != kNone ? found.index : found.last);
   }
   const bool whole = !by_rank && params.top_p >= 1.0f && params.min_p <= 0;
-  if (params.min_p > 0) band.low = max(band.low, order_key(band.floor));
+  if (params.min_p > 0) band.low = fmaxf(band.low, band.floor);
   const double total = whole ? mass_of_stats(row, s, stats) : pass(row, s, band, false).mass;
-  __syncthreads();
   return find_by_id(row, s, band, share * total);
 }
 
 /// Log-probabilities of `token` and of the best entries, from the raw row.
-__device__ void write_chances(const RowView& row, Shared& s, const GranuleStats* stats, int vocab,
-                              int wanted, int token, TokenChance* to) {
+__device__ __noinline__ void write_chances(const RowView& row, Shared& s, const GranuleStats* stats,
+                                           int vocab, int wanted, int token, TokenChance* to) {
   const double norm = static_cast<double>(row.best) + log(mass_of_stats(row, s, stats));
   const float own = row.logits.raw_one(token);
   Band above;
-  above.low = order_key(own) + 1;
+  above.low = own < kLowest ? kLowest : next_above(own);
   const int rank = 1 + pass(row, s, above, false).count;
   if (thread_index() == 0) {
     to[0] = {token, static_cast<float>(static_cast<double>(own) - norm), rank};
@@ -496,11 +531,12 @@ __device__ void write_chances(const RowView& row, Shared& s, const GranuleStats*
   if (wanted <= 0) return;
   Band band;
   Band begun = band;
-  begun.low = key_of_maxima(row, s, wanted);
-  const Narrowed found = narrow(row, s, begun, [&](int count, double) { return count >= wanted; });
+  begun.low = bound_of_maxima(row, s, wanted);
+  const Narrowed found =
+      narrow(row, s, begun, -1, [&](int count, double) { return count >= wanted; });
   const int listed = keep_best(row, s, band, found, wanted);
   for (int i = thread_index(); i < min(wanted, listed); i += kThreads) {
-    const float value = key_value(list_key(s, i));
+    const float value = list_value(s, i);
     to[1 + i] = {list_id(s, i), static_cast<float>(static_cast<double>(value) - norm), i + 1};
   }
 }
@@ -534,12 +570,12 @@ __global__ __launch_bounds__(kThreads, 2) void sample_choose_kernel(const Sample
     }
     best = __reduce_max_sync(kAllLanes, best);
     const bool all_good = __syncthreads_and(good) != 0;
-    if (lane_index() == 0) s.counts[warp_index()] = static_cast<int>(best);
+    if (lane_index() == 0) s.counts[0][warp_index()] = static_cast<int>(best);
     __syncthreads();
-    for (int w = 0; w < kWarps; ++w) best = max(best, static_cast<uint32_t>(s.counts[w]));
+    for (int w = 0; w < kWarps; ++w) best = max(best, static_cast<uint32_t>(s.counts[0][w]));
     if (thread_index() == 0) row.best = key_value(best);
     __syncthreads();
-    return all_good && best >= kLowestKey;
+    return all_good && best >= order_key(kLowest);
   };
 
   const int64_t at = static_cast<int64_t>(index) * granules;

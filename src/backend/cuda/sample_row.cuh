@@ -115,23 +115,34 @@ class LogitsRow {
   }
   __device__ float raw_one(int id) const { return logits_[id]; }
 
-  /// The entries as the choice sees them, given the raw ones.
-  __device__ float4 changed(int id, float4 x) const {
-    if (!changed() || id >= vocab_) return x;
+  /// What the slot says of four entries.
+  struct Marks {
+    uint32_t allowed, special, prompt;  // a bit an entry
+    int4 counts;
+  };
+  __device__ Marks marks(int id) const {
+    Marks m{15, 0, 0, make_int4(0, 0, 0, 0)};
+    if (id >= vocab_) return m;
     const int word = id / 32;
     const int bit = id % 32;
-    const uint32_t allowed = masked_ ? slot_.allowed[word] >> bit : 15u;
-    const uint32_t special = listed_ ? slot_.special[word] >> bit : 0u;
-    const uint32_t prompt = repeats_ ? slot_.prompt[word] >> bit : 0u;
-    const int4 counts = repeats_ || counts_ ? *reinterpret_cast<const int4*>(slot_.counts + id)
-                                            : make_int4(0, 0, 0, 0);
-    x.x = one(x.x, id, allowed & 1, special & 1, prompt & 1, counts.x);
-    x.y = one(x.y, id + 1, allowed & 2, special & 2, prompt & 2, counts.y);
-    x.z = one(x.z, id + 2, allowed & 4, special & 4, prompt & 4, counts.z);
-    x.w = one(x.w, id + 3, allowed & 8, special & 8, prompt & 8, counts.w);
+    if (masked_) m.allowed = slot_.allowed[word] >> bit;
+    if (listed_) m.special = slot_.special[word] >> bit;
+    if (repeats_) m.prompt = slot_.prompt[word] >> bit;
+    if (repeats_ || counts_) m.counts = *reinterpret_cast<const int4*>(slot_.counts + id);
+    return m;
+  }
+  /// The entries as the choice sees them, given the raw ones.
+  __device__ float4 changed(int id, float4 x, const Marks& m) const {
+    x.x = one(x.x, id, m.allowed & 1, m.special & 1, m.prompt & 1, m.counts.x);
+    x.y = one(x.y, id + 1, m.allowed & 2, m.special & 2, m.prompt & 2, m.counts.y);
+    x.z = one(x.z, id + 2, m.allowed & 4, m.special & 4, m.prompt & 4, m.counts.z);
+    x.w = one(x.w, id + 3, m.allowed & 8, m.special & 8, m.prompt & 8, m.counts.w);
     return x;
   }
-  __device__ float4 seen(int id) const { return changed(id, raw(id)); }
+  __device__ float4 seen(int id) const {
+    const float4 x = raw(id);
+    return changed() ? changed(id, x, marks(id)) : x;
+  }
 
   /// Counts a chosen token. Called by one thread, when no other looks any more.
   __device__ void count(int token) {

@@ -75,11 +75,14 @@ __global__ __launch_bounds__(32 * kWarps) void sample_scan_kernel(const SamplePa
   bool bad = false;  // NaN and +inf count where a mask hides them too
   if (logits.changed()) {
     constexpr float kMost = 3.402823466e38f;
+    LogitsRow::Marks marks[kRuns];  // all loaded before the first is used
+#pragma unroll
+    for (int i = 0; i < kRuns; ++i) marks[i] = logits.marks((first + i) * kGranule + lane * 4);
 #pragma unroll
     for (int i = 0; i < kRuns; ++i) {
       const float4 v = x[i];
       bad = bad || !(v.x <= kMost && v.y <= kMost && v.z <= kMost && v.w <= kMost);
-      x[i] = logits.changed((first + i) * kGranule + lane * 4, v);
+      x[i] = logits.changed((first + i) * kGranule + lane * 4, v, marks[i]);
     }
     bad = __any_sync(kAllLanes, bad);
   }

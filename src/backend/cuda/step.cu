@@ -120,63 +120,108 @@ __device__ uint8_t* cache_row(const QkvParams& p, int64_t slot, int head, int va
   return p.cache + row * p.padded_dim * (p.fp8 ? 1 : 2);
 }
 
-/// One head of one row by one warp; `mean_square` is that of all heads where the norm is over them.
-/// `values` is the warp's own shared memory.
-__device__ void transform_head(const QkvParams& p, int row, int head, float mean_square,
+/// Rotates the first rotary_dim dims of a head, of which the lane has x = dims [first, first + 8).
+/// `values` is shared memory of the head's lanes, a float a dim of theirs.
+__device__ void rotate(const QkvParams& p, int row, int first, float (&x)[8], float* values) {
+  const int half = p.rotary_dim / 2;
+  const int64_t angles =
+      static_cast<int64_t>(p.inputs.angle_rows != nullptr ? p.inputs.angle_rows[row] : row) * half;
+  if (half % 8 == 0) {
+    // A lane's pairs all lie in one other lane.
+    const bool rotates = first < p.rotary_dim;
+    const bool lower = first < half;
+    const int pair = rotates ? (lower ? first : first - half) : 0;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int source = rotates ? (lower ? lane + half / 8 : lane - half / 8) : lane;
+    const auto* cosines = reinterpret_cast<const float4*>(p.inputs.cos + angles + pair);
+    const auto* sines = reinterpret_cast<const float4*>(p.inputs.sin + angles + pair);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float4 c = cosines[k];
+      const float4 s = sines[k];
+      const float cosine[4] = {c.x, c.y, c.z, c.w};
+      const float sine[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& own = x[4 * k + i];
+        const float other = __shfl_sync(kAllLanes, own, source);
+        if (rotates) own = own * cosine[i] + (lower ? -other : other) * sine[i];
+      }
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[first + i] = x[i];
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int d = first + i;
+    if (d >= p.rotary_dim) continue;
+    const int pair = d < half ? d : d - half;
+    const float cosine = p.inputs.cos[angles + pair];
+    const float sine = p.inputs.sin[angles + pair];
+    x[i] = x[i] * cosine + (d < half ? -values[d + half] : values[d - half]) * sine;
+  }
+  __syncwarp();  // before the lanes' next head
+}
+
+/// One head of one row by kLanes lanes of a warp, eight dims a lane; all lanes of a warp call it
+/// together. `all_squares` is the mean square of q and of k where the norm is over all heads.
+/// `values` [kMostHeadDim] is shared memory of the warp.
+template <int kLanes>
+__device__ void transform_head(const QkvParams& p, int row, int head, float2 all_squares,
                                float* values) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int heads = p.heads + 2 * p.kv_heads;
   const int dim = p.head_dim;
   const bool is_query = head < p.heads;
   const bool is_value = head >= p.heads + p.kv_heads;
-  __nv_bfloat16* source =
-      p.qkv + (static_cast<int64_t>(row) * (p.heads + 2 * p.kv_heads) + head) * dim;
-  float x[8];
-  const int first = lane * 8;
-  const bool present = first < dim;
+  __nv_bfloat16* source = p.qkv + (static_cast<int64_t>(row) * heads + min(head, heads - 1)) * dim;
+  const int first = lane % kLanes * 8;
+  const bool present = first < dim && head < heads;
   const uint4 raw = present ? *reinterpret_cast<const uint4*>(source + first) : uint4{};
   const uint32_t pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+  float x[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) x[i] = i % 2 == 0 ? low_bf16(pairs[i / 2]) : high_bf16(pairs[i / 2]);
 
-  if (!is_value && p.norm != QkNormKind::kNone) {
+  if (p.norm != QkNormKind::kNone) {
+    float mean_square = is_query ? all_squares.x : all_squares.y;
     if (p.norm == QkNormKind::kPerHead) {
       float squares = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += x[i] * x[i];
-      mean_square = warp_sum(squares) / static_cast<float>(dim);
+#pragma unroll
+      for (int step = kLanes / 2; step > 0; step /= 2) {
+        squares += __shfl_xor_sync(kAllLanes, squares, step);
+      }
+      mean_square = squares / static_cast<float>(dim);
     }
     const float scale = 1.0f / sqrtf(mean_square + p.eps);
     const float* weight = is_query ? p.inputs.q_norm : p.inputs.k_norm;
     if (p.norm == QkNormKind::kFull) weight += (is_query ? head : head - p.heads) * dim;
+    if (present && !is_value) {
+      const auto* weights = reinterpret_cast<const float4*>(weight + first);
+      const float4 low = weights[0];
+      const float4 high = weights[1];
+      const float w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (present) x[i] = x[i] * scale * weight[first + i];
+      for (int i = 0; i < 8; ++i) x[i] = x[i] * scale * w[i];
     }
   }
   if (p.clip > 0) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = fminf(fmaxf(x[i], -p.clip), p.clip);
   }
-  if (!is_value && p.rotary_dim > 0) {
+  if (p.rotary_dim > 0) {
+    float rotated[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) values[first + i] = x[i];
-    __syncwarp();
-    const int half = p.rotary_dim / 2;
-    const int64_t angles =
-        static_cast<int64_t>(p.inputs.angle_rows != nullptr ? p.inputs.angle_rows[row] : row) *
-        half;
+    for (int i = 0; i < 8; ++i) rotated[i] = x[i];
+    rotate(p, row, first, rotated, values + lane / kLanes * kLanes * 8);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int d = first + i;
-      if (d >= p.rotary_dim) continue;
-      const int pair = d < half ? d : d - half;
-      const float cosine = p.inputs.cos[angles + pair];
-      const float sine = p.inputs.sin[angles + pair];
-      x[i] = d < half ? x[i] * cosine - values[d + half] * sine
-                      : x[i] * cosine + values[d - half] * sine;
-    }
-    __syncwarp();  // before the warp's next head
+    for (int i = 0; i < 8; ++i) x[i] = is_value ? x[i] : rotated[i];
   }
+  if (head >= heads) return;
   if (is_query) {
     if (!present) return;
     *reinterpret_cast<uint4*>(source + first) = make_uint4(
@@ -202,17 +247,20 @@ __device__ void transform_head(const QkvParams& p, int row, int head, float mean
   }
 }
 
-constexpr int kHeadsPerBlock = 4;
+constexpr int kHeadWarps = 4;
 
-/// A warp a head, four heads a block.
-__global__ __launch_bounds__(32 * kHeadsPerBlock) void qkv_kernel(const QkvParams p) {
-  __shared__ float values[kHeadsPerBlock][kMostHeadDim];
+/// Some heads of a row a block.
+template <int kLanes>
+__global__ __launch_bounds__(32 * kHeadWarps) void qkv_kernel(const QkvParams p) {
+  constexpr int kHeads = 32 / kLanes;  // of a warp
+  __shared__ float values[kHeadWarps][kMostHeadDim];
   begin_dependent();
   const auto row = static_cast<int>(blockIdx.x);
   if (row >= *p.count) return;
   const auto warp = static_cast<int>(threadIdx.x / 32);
-  const int head = static_cast<int>(blockIdx.y) * kHeadsPerBlock + warp;
-  if (head < p.heads + 2 * p.kv_heads) transform_head(p, row, head, 0, values[warp]);
+  const int first = (static_cast<int>(blockIdx.y) * kHeadWarps + warp) * kHeads;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  transform_head<kLanes>(p, row, first + lane / kLanes, make_float2(0, 0), values[warp]);
 }
 
 constexpr int kRowWarps = 16;
@@ -220,28 +268,48 @@ constexpr int kRowWarps = 16;
 /// Mean square over `width` values, for all threads of the block.
 __device__ float mean_square(const __nv_bfloat16* x, int width) {
   float squares = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < width / 2; i += 32 * kRowWarps) {
-    const uint32_t pair = reinterpret_cast<const uint32_t*>(x)[i];
-    squares += low_bf16(pair) * low_bf16(pair) + high_bf16(pair) * high_bf16(pair);
+  for (int i = static_cast<int>(threadIdx.x); i < width / 8; i += 32 * kRowWarps) {
+    const uint4 raw = reinterpret_cast<const uint4*>(x)[i];
+    for (uint32_t pair : {raw.x, raw.y, raw.z, raw.w}) {
+      squares += low_bf16(pair) * low_bf16(pair) + high_bf16(pair) * high_bf16(pair);
+    }
   }
   return block_sum(squares) / static_cast<float>(width);
 }
 
 /// A block a row, for the norm over all heads.
+template <int kLanes>
 __global__ __launch_bounds__(32 * kRowWarps) void qkv_full_norm_kernel(const QkvParams p) {
+  constexpr int kHeads = 32 / kLanes;  // of a warp at a time
   __shared__ float values[kRowWarps][kMostHeadDim];
   begin_dependent();
   const auto row = static_cast<int>(blockIdx.x);
   if (row >= *p.count) return;
   const auto warp = static_cast<int>(threadIdx.x / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int all = p.heads + 2 * p.kv_heads;
   const __nv_bfloat16* source = p.qkv + static_cast<int64_t>(row) * all * p.head_dim;
-  const float q_square = mean_square(source, p.heads * p.head_dim);
-  const float k_square = mean_square(source + p.heads * p.head_dim, p.kv_heads * p.head_dim);
+  const float2 squares =
+      make_float2(mean_square(source, p.heads * p.head_dim),
+                  mean_square(source + p.heads * p.head_dim, p.kv_heads * p.head_dim));
   __syncthreads();  // all of the row has been read before any of it changes
-  for (int head = warp; head < all; head += kRowWarps) {
-    transform_head(p, row, head, head < p.heads ? q_square : k_square, values[warp]);
+  for (int first = warp * kHeads; first < all; first += kRowWarps * kHeads) {
+    transform_head<kLanes>(p, row, first + lane / kLanes, squares, values[warp]);
   }
+}
+
+/// Lanes that a head takes at eight dims a lane.
+template <int kLanes>
+void start_qkv(const QkvParams& p, int rows, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(rows));
+  if (p.norm == QkNormKind::kFull) {
+    launch<qkv_full_norm_kernel<kLanes>>(grid, dim3(32 * kRowWarps), 0, stream, p);
+    return;
+  }
+  constexpr int kHeads = kHeadWarps * 32 / kLanes;
+  const int heads = p.heads + 2 * p.kv_heads;
+  launch<qkv_kernel<kLanes>>(dim3(grid.x, static_cast<unsigned>((heads + kHeads - 1) / kHeads)),
+                             dim3(32 * kHeadWarps), 0, stream, p);
 }
 
 }  // namespace
@@ -289,14 +357,9 @@ void qkv_rope_append(const QkvShape& shape, const QkvInputs& inputs, RowCount ro
   p.clip = shape.clip;
   p.k_scale = 1.0f / a.k_scale;
   p.v_scale = 1.0f / a.v_scale;
-  const auto blocks = static_cast<unsigned>(rows.most);
-  if (shape.norm == QkNormKind::kFull) {
-    launch<qkv_full_norm_kernel>(dim3(blocks), dim3(32 * kRowWarps), 0, stream, p);
-    return;
-  }
-  const int heads = a.heads + 2 * a.kv_heads;
-  const auto groups = static_cast<unsigned>((heads + kHeadsPerBlock - 1) / kHeadsPerBlock);
-  launch<qkv_kernel>(dim3(blocks, groups), dim3(32 * kHeadsPerBlock), 0, stream, p);
+  if (p.padded_dim <= 64) return start_qkv<8>(p, rows.most, stream);
+  if (p.padded_dim <= 128) return start_qkv<16>(p, rows.most, stream);
+  start_qkv<32>(p, rows.most, stream);
 }
 
 }  // namespace moesaic::backend::cuda
