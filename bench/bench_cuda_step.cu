@@ -2,9 +2,10 @@
 // routing, sampling. Everything runs as a captured graph of many launches, as a step does; a time
 // is that of one launch. Attention walks over enough layers' caches that none is in L2.
 //
-//   bench_cuda_step [what [batch context kv_heads]]
+//   bench_cuda_step [what [batch context kv_heads [rows]]]
 //
-// what: all (default), decode, prefill, small, sample, or one (a single decode, for a profiler).
+// what: all (default), decode, prefill, small, sample, or one: attention of one step, for a
+// profiler, of sequences with `context` positions of which the last `rows` are new (1: a decode).
 
 #include <algorithm>
 #include <cmath>
@@ -176,7 +177,7 @@ struct AttentionBench {
     return timer.time(layers, [&](cudaStream_t stream) {
       for (int layer = 0; layer < layers; ++layer) {
         attention(shape, limits, sequences, kind, work, q, shape.heads * shape.head_dim,
-                  cache + static_cast<size_t>(layer) * layer_bytes, out, stream);
+                  cache + static_cast<size_t>(layer) * layer_bytes, out, stream, Settled::kPast);
       }
     });
   }
@@ -475,9 +476,10 @@ int run(const std::string& what, const std::vector<int>& numbers) {
   if (all || what == "prefill") bench_prefill(timer, cache);
   if (all || what == "decode") bench_decode(timer, cache, bandwidth);
   if (what == "one") {
+    const int rows = numbers.size() > 3 ? numbers[3] : 1;
     const std::vector<int> contexts(static_cast<size_t>(numbers.at(0)), numbers.at(1));
-    AttentionBench bench(shape_of(numbers.at(2), KvType::kBF16), contexts, 1, StepKind::kDecode,
-                         cache);
+    AttentionBench bench(shape_of(numbers.at(2), KvType::kBF16), contexts, rows,
+                         rows > 1 ? StepKind::kMixed : StepKind::kDecode, cache);
     std::printf("%.1f us\n", bench.time(timer));
   }
   return 0;

@@ -13,11 +13,9 @@ namespace {
 constexpr int kPlanThreads = 1024;
 /// Pieces of work for every block that the device holds at once. With more, a long sequence is cut
 /// finer than balance needs, and every cut costs a fold.
-#ifndef PIECES
-#define PIECES 4
-#endif
-constexpr int kPiecesPerBlock = PIECES;
-constexpr int kBlocksPerMultiprocessor[2] = {3, 2};  // about, of the narrow and the wide kernel
+constexpr int kPiecesPerBlock = 2;
+/// About, of the kernels for the narrow and the wide list.
+constexpr int kBlocksPerMultiprocessor[2] = {2, 2};
 
 /// Query rows of a tile of the list for prompts.
 int wide_rows(const AttentionShape& shape) {
@@ -65,9 +63,39 @@ __device__ T scan_block(T x, T& total) {
   return before + sum - x;
 }
 
-/// A tile of a list: whose it is and which splits of keys it sees.
+/// A tile of a list: whose it is and which key blocks it sees.
 struct Tile {
-  int sequence, row, rows, first_split, end_split;
+  int sequence, row, rows, first_block, end_block;
+
+  __device__ int blocks() const { return end_block - first_block; }
+  __device__ int splits() const { return split_of(end_block - 1) + 1 - split_of(first_block); }
+};
+
+/// How tiles are cut: into items of about `most` key blocks, a multiple of the longest split, or,
+/// where that is more than there should be, into their splits.
+struct Cut {
+  int most;  // 0: into splits
+
+  __device__ Cut(int64_t pieces, int target) {
+    const auto wanted = static_cast<int>((pieces + target - 1) / target);
+    most = wanted <= kMostSplitBlocks / 3
+               ? 0
+               : (wanted + kMostSplitBlocks - 1) / kMostSplitBlocks * kMostSplitBlocks;
+  }
+  __device__ int items(const Tile& tile) const {
+    if (most == 0) return tile.splits();
+    return max(1, min((tile.blocks() + most - 1) / most, tile.blocks() / kMostSplitBlocks));
+  }
+  /// The first split of item `i` of `count`; the end of the last for i = count.
+  __device__ int split(const Tile& tile, int i, int count) const {
+    if (i == 0) return split_of(tile.first_block);
+    if (i == count) return split_of(tile.end_block - 1) + 1;
+    if (most == 0) return split_of(tile.first_block) + i;
+    // Of equal parts, rounded down to where splits of all lengths end. No part is shorter than the
+    // longest split, so none is left empty.
+    const int block = tile.first_block + static_cast<int64_t>(tile.blocks()) * i / count;
+    return split_of(block / kMostSplitBlocks * kMostSplitBlocks);
+  }
 };
 
 __device__ int packed_rows(const PlanParams& p, int sequence) {
@@ -99,8 +127,8 @@ __device__ Tile find_tile(const PlanParams& p, int list, const int* before, int 
   const int first_position = p.sequences.context_lens[low] - rows / p.group;
   const int first_key = max(0, first_position + tile.row / p.group - p.window + 1);
   const int last_key = first_position + (tile.row + tile.rows - 1) / p.group;
-  tile.first_split = first_key / kSplitKeys;
-  tile.end_split = last_key / kSplitKeys + 1;
+  tile.first_block = first_key / kKeyBlock;
+  tile.end_block = last_key / kKeyBlock + 1;
   return tile;
 }
 
@@ -123,29 +151,26 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
     if (thread == 0) before[sequences] = tiles;
     __syncthreads();
 
-    int splits = 0;
+    int blocks = 0;
     for (int t = thread; t < tiles; t += kPlanThreads) {
-      const Tile tile = find_tile(p, list, before, sequences, t);
-      splits += tile.end_split - tile.first_split;
+      blocks += find_tile(p, list, before, sequences, t).blocks();
     }
-    int all_splits;
-    scan_block(splits, all_splits);
-    const int64_t pieces = static_cast<int64_t>(all_splits) * p.kv_heads;
-    const int most = max(1, static_cast<int>((pieces + p.target[list] - 1) / p.target[list]));
+    int all_blocks;
+    scan_block(blocks, all_blocks);
+    const Cut cut(static_cast<int64_t>(all_blocks) * p.kv_heads, p.target[list]);
 
     int items = 0;
     for (int base = 0; base < tiles; base += kPlanThreads) {
       const bool present = base + thread < tiles;
       Tile tile{};
-      int count = 0;
       int chunks = 0;
       int64_t wanted = 0;
       if (present) {
         tile = find_tile(p, list, before, sequences, base + thread);
-        count = tile.end_split - tile.first_split;
-        chunks = (count + most - 1) / most;
+        chunks = cut.items(tile);
         if (chunks > 1) {
-          wanted = static_cast<int64_t>(1 + count - count / chunks) * p.kv_heads * tile.rows;
+          const int slots = 1 + split_of(tile.end_block - 1) + 1 - cut.split(tile, 1, chunks);
+          wanted = static_cast<int64_t>(slots) * p.kv_heads * tile.rows;
           if (wanted > p.partial_rows) wanted = 0, chunks = 1;
         }
       }
@@ -154,7 +179,7 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
       partial_rows += all_wanted;
       if (chunks > 1 && first_partial + wanted > p.partial_rows) chunks = 1;
       int total;
-      const int cut = cut_tiles + scan_block(chunks > 1 ? 1 : 0, total);
+      const int cut_index = cut_tiles + scan_block(chunks > 1 ? 1 : 0, total);
       cut_tiles += total;
       const int at = items + scan_block(chunks, total);
       items += total;
@@ -167,15 +192,15 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
         item.row = tile.row;
         item.rows = tile.rows;
         item.chunks = chunks;
-        item.split_begin = tile.first_split + chunk * count / chunks;
-        item.split_end = tile.first_split + (chunk + 1) * count / chunks;
-        item.first_end = tile.first_split + count / chunks;
-        item.last_end = tile.end_split;
+        item.split_begin = cut.split(tile, chunk, chunks);
+        item.split_end = cut.split(tile, chunk + 1, chunks);
+        item.first_end = cut.split(tile, 1, chunks);
+        item.last_end = split_of(tile.end_block - 1) + 1;
         item.partial_row = static_cast<int32_t>(first_partial);
-        item.tile = cut;
+        item.tile = cut_index;
         p.items[list][at + chunk] = item;
       }
-      if (chunks > 1) p.cuts[cut] = at;
+      if (chunks > 1) p.cuts[cut_index] = at;
     }
     if (thread == 0) {
       p.header->items[list] = items;
@@ -189,14 +214,11 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
 }
 
 constexpr int kFoldWarps = 4;
-template <int kDim>
-constexpr int kFoldAtOnce = kDim > 128 ? 8 : 16;  // slots
 
 /// Folds all rows of the cut tiles of the list for prompts, a warp a row.
 template <int kDim>
 __global__ __launch_bounds__(32 * kFoldWarps) void fold_kernel(const AttentionParams p,
                                                                int tile_rows) {
-  __shared__ __align__(16) float staging[kFoldWarps][kFoldAtOnce<kDim> * kDim];
   begin_dependent();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int first_cut = p.header->cut_begin;
@@ -206,7 +228,7 @@ __global__ __launch_bounds__(32 * kFoldWarps) void fold_kernel(const AttentionPa
     const int r = i % tile_rows;
     const int head = i / tile_rows % p.kv_heads;
     const AttentionItem& item = p.items[p.cuts[first_cut + i / tile_rows / p.kv_heads]];
-    if (r < item.rows) fold_row<kDim, kFoldAtOnce<kDim>>(p, item, head, r, staging[warp]);
+    if (r < item.rows) fold_row<kDim>(p, item, head, r);
   }
 }
 
@@ -327,13 +349,14 @@ void plan_attention(const AttentionShape& shape, const AttentionLimits& limits,
 void attention(const AttentionShape& shape, const AttentionLimits& limits,
                const AttentionSequences& sequences, StepKind kind, void* work,
                const __nv_bfloat16* q, int64_t q_stride, const void* cache, __nv_bfloat16* out,
-               cudaStream_t stream) {
+               cudaStream_t stream, Settled settled) {
   MOESAIC_ASSERT(valid(shape));
   const AttentionLayout layout(shape, limits, multiprocessors());
   const int dim = padded_head_dim(shape.head_dim);
   auto* base = static_cast<std::byte*>(work);
   auto* header = reinterpret_cast<AttentionHeader*>(base);
   AttentionParams p = describe(shape, sequences);
+  p.settled = settled == Settled::kPast;
   p.q = q;
   p.q_stride = q_stride;
   p.out = out;
@@ -348,7 +371,8 @@ void attention(const AttentionShape& shape, const AttentionLimits& limits,
     p.item_count = &header->items[list];
     p.ticket = &header->tickets[list];
     if (list == 0) {
-      attention_narrow(p, shape.kv, dim, stream);
+      has_hopper_kernels() ? attention_decode(p, shape.kv, dim, stream)
+                           : attention_narrow(p, shape.kv, dim, stream);
     } else {
       has_prompt_kernel(shape) ? attention_prompt(p, dim, stream)
                                : attention_wide(p, shape.kv, dim, stream);

@@ -7,10 +7,10 @@
 // prompt, and whichever kernel serves the row. Three rules keep it:
 //   - every row takes keys in the same blocks of 64 positions, counted from position 0; a block
 //     that a row does not see changes nothing (weights 0, rescaling by 1);
-//   - sums over the head dim and over the keys of a block go through the tensor cores in steps of
-//     16, ascending, so that the tile they are part of does not matter;
-//   - every 256 positions (a split) the running result starts afresh, and the splits' results are
-//     folded in ascending order, in registers or by the last block to finish.
+//   - sums over the head dim and over the keys of a block, that of the weights too, go through the
+//     tensor cores in steps of 16, ascending, so that the tile they are part of does not matter;
+//   - at fixed positions (every 256; further on 512 and 1024) the running result starts afresh, and
+//     the results of these splits are folded in ascending order, in registers or from memory.
 // So how a sequence is cut into work items is free, and the plan below cuts by what fills the
 // device.
 
@@ -19,6 +19,12 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#ifdef __CUDACC__
+#define MOESAIC_ANYWHERE __host__ __device__
+#else
+#define MOESAIC_ANYWHERE
+#endif
 
 namespace moesaic::backend::cuda {
 
@@ -41,9 +47,25 @@ struct AttentionShape {
   float v_scale = 1;  ///< the value. 1 for bf16
 };
 
-/// Bytes of one block of one layer's cache. Inside it: [kv_heads][K, V][block_size][padded
-/// head_dim], dims beyond head_dim zero.
+/// Bytes of one block of one layer's cache. Inside it: [kv_heads][K, V], and in each of these the
+/// rows of block_size positions, padded head_dim long, dims beyond head_dim zero, in the order of
+/// kv_chunk_offset.
 size_t kv_block_bytes(const AttentionShape& shape);
+
+/// Where 16-byte chunk `chunk` of row `row` lies among `rows` rows of `chunks` chunks each: chunks
+/// form panels of 8 columns (what is left of a row: of 4, 2 and 1), which lie one after the other,
+/// and in a panel chunks are permuted by their row so that eight rows of a column lie in different
+/// banks of shared memory. A piece of a panel can thus be copied there as it is.
+MOESAIC_ANYWHERE constexpr int kv_chunk_offset(int chunk, int row, int rows, int chunks) {
+  int first = chunk / 8 * 8;
+  int width = 8;
+  if (chunk >= chunks / 8 * 8) {
+    for (width = 4; (chunks & width) == 0 || chunk >= first + width; width /= 2) {
+      first += chunks & width;
+    }
+  }
+  return (first * rows + row * width + ((chunk - first) ^ (row * width / 8 & (width - 1)))) * 16;
+}
 
 /// The sequences of a step, in device memory. Sequence s owns rows [seq_starts[s],
 /// seq_starts[s+1]); its last row is at position context_lens[s] - 1. Position p of it lies in
@@ -69,6 +91,16 @@ struct AttentionLimits {
 /// with more than 16 query heads times rows a KV head goes through the kernel for prompts.
 enum class StepKind : uint8_t { kDecode, kMixed };
 
+/// What attention may read before the kernel before it is over.
+enum class Settled : uint8_t {
+  kNothing,
+  /// The sequences' arrays, the plan, and cached keys and values of earlier steps: all kernels that
+  /// wrote them are over when the kernel before starts. That holds where at least one other kernel
+  /// stands between, and every kernel since waits for its predecessor before it lets its successor
+  /// start (griddepcontrol.wait before launch_dependents).
+  kPast,
+};
+
 /// Device memory, 256-byte aligned, that plan_attention and attention share. It needs no
 /// initialisation.
 size_t attention_work_bytes(const AttentionShape& shape, const AttentionLimits& limits);
@@ -80,10 +112,11 @@ void plan_attention(const AttentionShape& shape, const AttentionLimits& limits,
                     cudaStream_t stream);
 
 /// out[row] = attention of every row of the planned step; the rows' keys and values are in the
-/// cache already. `q` [rows, q_stride >= heads * head_dim], `out` [rows, heads * head_dim].
+/// cache already. `q` [rows, q_stride >= heads * head_dim], `out` [rows, heads * head_dim]; all
+/// rows begin at multiples of 16 bytes.
 void attention(const AttentionShape& shape, const AttentionLimits& limits,
                const AttentionSequences& sequences, StepKind kind, void* work,
                const __nv_bfloat16* q, int64_t q_stride, const void* cache, __nv_bfloat16* out,
-               cudaStream_t stream);
+               cudaStream_t stream, Settled settled = Settled::kNothing);
 
 }  // namespace moesaic::backend::cuda

@@ -12,15 +12,15 @@ void start(const AttentionParams& params, int dim, cudaStream_t stream) {
   constexpr bool kFp8 = kType == KvType::kE4M3;
   switch (dim) {
     case 64:
-      return start_attention<AttentionTile<64, kType, 1, 4, true, 4>>(params, stream);
+      return start_attention<TileShape<64, kType, 1, 4, true>, 4>(params, stream);
     case 80:
-      return start_attention<AttentionTile<80, kType, 1, 4, true, 4>>(params, stream);
+      return start_attention<TileShape<80, kType, 1, 4, true>, 4>(params, stream);
     case 96:
-      return start_attention<AttentionTile<96, kType, 1, 4, true, kFp8 ? 4 : 3>>(params, stream);
+      return start_attention < TileShape<96, kType, 1, 4, true>, kFp8 ? 4 : 3 > (params, stream);
     case 128:
-      return start_attention<AttentionTile<128, kType, 1, 4, true, kFp8 ? 4 : 3>>(params, stream);
+      return start_attention < TileShape<128, kType, 1, 4, true>, kFp8 ? 4 : 3 > (params, stream);
     default:
-      return start_attention<AttentionTile<256, kType, 1, 4, true, kFp8 ? 3 : 1>>(params, stream);
+      return start_attention < TileShape<256, kType, 1, 4, true>, kFp8 ? 3 : 1 > (params, stream);
   }
 }
 

@@ -1,166 +1,103 @@
-// Attention for prompts on Hopper: 128 query rows, bf16 caches, head dims 64 and 128. One warpgroup
-// copies queries, keys and values into rings of shared memory; two compute, each for 64 rows, with
-// wgmma. A warpgroup multiplies the next block's scores while it takes this block's softmax, and
-// the two together fill the tensor cores.
+// Attention for prompts on Hopper: 128 query rows, bf16 caches, head dims 64 and 128. Of the first
+// warpgroup one warp brings keys and values with bulk copies, the others queries; two warpgroups
+// compute, each for 64 rows, with wgmma. A warpgroup multiplies the next block's scores while it
+// takes this block's softmax, and the two together fill the tensor cores.
 //
-// Sums run over the same steps in the same order as in attention_kernel.cuh, so the bits are the
+// Sums run over the same steps in the same order as in attention_tile.cuh, so the bits are the
 // same.
 
-#include "backend/cuda/attention_rows.cuh"
+#include "backend/cuda/attention_feed.cuh"
 #include "backend/cuda/launch.h"
-#include "backend/cuda/warpgroup.cuh"
 
 namespace moesaic::backend::cuda {
 namespace {
 
 constexpr int kGroups = 2;  // of 64 rows
 constexpr int kTileRows = 64 * kGroups;
-constexpr int kCopyThreads = 128;
-constexpr int kThreads = kCopyThreads + 128 * kGroups;
+constexpr int kThreads = 128 + 128 * kGroups;
+constexpr int kQueryThreads = 96;
 constexpr int kSlots = 8;  // keys and values by turns
 constexpr int kQuerySlots = 2;
-constexpr int kLag = 4;  // copies under way when the next is begun
 
 template <int kDim>
-struct PromptMemory {
-  static constexpr int kSlotBytes = kKeyBlock * kDim * 2;
+struct PromptShape : KvBlock<kDim, KvType::kBF16> {
+  using Block = KvBlock<kDim, KvType::kBF16>;
   static constexpr int kQueryBytes = kTileRows * kDim * 2;
-  static constexpr int kBarriers = 2 * (kSlots + kQuerySlots);
-  static constexpr int kRing = 0;
-  static constexpr int kQueries = kRing + kSlots * kSlotBytes;
-  static constexpr int kBarrier = kQueries + kQuerySlots * kQueryBytes;
-  static constexpr int kBytes = kBarrier + kBarriers * 8;
-  static constexpr int kShared = kBytes + 1024;  // swizzled operands begin at multiples of 1024
+  static constexpr int kOnes = kSlots * Block::kBytes;  // an operand of ones
+  static constexpr int kQueries = kOnes + 1024;
+  static constexpr int kBarriers = kQueries + kQuerySlots * kQueryBytes;
+  static constexpr int kLanding = kBarriers + Ring::bytes(kSlots + kQuerySlots);
+  static constexpr int kShared = kLanding + 8 + 1024;  // operands begin at multiples of 1024
 };
 
-/// Barriers of the two rings: a slot is full when its copies have arrived, empty when all warps
-/// that compute have used it.
-struct Barriers {
-  uint32_t base;
-
-  __device__ uint32_t full(int slot) const { return base + slot * 8; }
-  __device__ uint32_t empty(int slot) const { return base + (kSlots + slot) * 8; }
-  __device__ uint32_t query_full(int slot) const { return base + (2 * kSlots + slot) * 8; }
-  __device__ uint32_t query_empty(int slot) const {
-    return base + (2 * kSlots + kQuerySlots + slot) * 8;
-  }
-};
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-/// The copying warpgroup's side of the rings. A slot is announced as full kLag copies later, when
-/// its own have arrived for sure, or at once when there is nothing else to do.
-class Announcer {
- public:
-  __device__ void commit(uint32_t barrier) {
-    commit_copies();
-    if (pending_[0] != 0) {
-      wait_copies<kLag>();
-      publish_to_products();
-      arrive(pending_[0]);
-    }
-#pragma unroll
-    for (int i = 0; i + 1 < kLag; ++i) pending_[i] = pending_[i + 1];
-    pending_[kLag - 1] = barrier;
-  }
-  __device__ void flush() {
-    wait_copies<0>();
-    publish_to_products();
-#pragma unroll
-    for (int i = 0; i < kLag; ++i) {
-      if (pending_[i] != 0) arrive(pending_[i]);
-      pending_[i] = 0;
-    }
-  }
-  /// Waits for a slot to be emptied. Those that empty it may be waiting for what is pending.
-  __device__ void wait(uint32_t barrier, int parity) {
-    if (phase_over(barrier, parity)) return;
-    flush();
-    wait_phase(barrier, parity);
-  }
-
- private:
-  uint32_t pending_[kLag] = {};
-};
-
-template <int kDim>
-__device__ void copy_all(const AttentionParams& p, uint32_t memory, const Barriers& barriers) {
-  using M = PromptMemory<kDim>;
-  constexpr int kChunks = kDim / 8;              // of 16 bytes in a row
-  constexpr int kPass = kCopyThreads / kChunks;  // rows that the threads copy at once
-  static_assert(kPass % 8 == 0);                 // a thread's place in a row stays the same
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
-  const int first_row = thread / kChunks;
-  const int chunk = thread % kChunks;
-  const int place = ((chunk ^ first_row) & 7) * 16;
-  const int block_size = 1 << p.block_shift;
-  const int64_t half_bytes = static_cast<int64_t>(block_size) * kDim * 2;
-  const int64_t block_bytes = 2 * half_bytes * p.kv_heads;
+/// The warp that brings keys and values.
+template <class T>
+__device__ void feed_blocks(const AttentionParams& p, uint32_t memory, Ring blocks) {
+  BlockSource<typename T::Block> source(p);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t landing = memory + T::kLanding;
+  int landed = 0;
   const int work = *p.item_count * p.kv_heads;
-  Announcer announcer;
-  int copies = 0;  // of the ring so far
-  int queries = 0;
+  for (int taken = static_cast<int>(blockIdx.x); taken < work;
+       taken += static_cast<int>(gridDim.x)) {
+    const AttentionItem& item = p.items[taken / p.kv_heads];
+    const TileKeys keys(item, p.group, p.window);
+    const int begin = keys.begin(item);
+    const int end = keys.end(item);
+    source.begin(item.sequence, taken % p.kv_heads, keys, begin, end);
+    for (int block = begin; block < end; ++block) {
+      source.block(block);
+      for (int value = 0; value < 2; ++value) {
+        blocks.wait_empty();
+        const uint32_t to = memory + blocks.slot() * T::kBytes;
+        const int first_key = block * kKeyBlock;
+        if (value == 1 && has_unseen(first_key, keys)) {
+          source.copy(value, to, landing);
+          wait_phase(landing, landed++ % 2);
+          clear_unseen<T>(to, first_key, keys, lane, 32);
+          __syncwarp();
+          if (lane == 0) arrive(blocks.full());
+        } else {
+          source.copy(value, to, blocks.full());
+        }
+        ++blocks.index;
+      }
+    }
+  }
+}
+
+/// The threads that bring queries.
+template <class T>
+__device__ void feed_queries(const AttentionParams& p, uint32_t memory, Ring queries) {
+  constexpr int kChunks = T::kDim / 8;  // of 16 bytes in a row
+  const int thread = static_cast<int>(threadIdx.x) - 32;
+  const int work = *p.item_count * p.kv_heads;
   for (int taken = static_cast<int>(blockIdx.x); taken < work;
        taken += static_cast<int>(gridDim.x)) {
     const AttentionItem& item = p.items[taken / p.kv_heads];
     const int head = taken % p.kv_heads;
-    const TileKeys keys(item, p.group, p.window);
-    const int begin = keys.begin(item);
-    const int end = keys.end(item);
-    const int32_t* table =
-        p.sequences.block_tables + static_cast<int64_t>(item.sequence) * p.sequences.max_blocks;
-    const uint8_t* cache = p.cache + head * 2 * half_bytes;
-
-    const int query_slot = queries % kQuerySlots;
-    announcer.wait(barriers.query_empty(query_slot), queries / kQuerySlots % 2 ^ 1);
-    const uint32_t query_memory = memory + M::kQueries + query_slot * M::kQueryBytes;
-#pragma unroll 2
-    for (int row = first_row; row < kTileRows; row += kPass) {
+    queries.wait_empty();
+    const uint32_t to = memory + T::kQueries + queries.slot() * T::kQueryBytes;
+    for (int i = thread; i < kTileRows * kChunks; i += kQueryThreads) {
+      const int row = i / kChunks;
+      const int chunk = i % kChunks;
       const int packed = item.row + min(row, item.rows - 1);
       const int token = packed / p.group;
       const int query_head = head * p.group + packed - token * p.group;
       const __nv_bfloat16* from = p.q + static_cast<int64_t>(item.first_row + token) * p.q_stride +
-                                  query_head * kDim + chunk * 8;
-      copy_async(query_memory + row / 64 * (64 * kDim * 2) + chunk / 8 * (64 * 128) +
-                     row % 64 * 128 + place,
+                                  query_head * T::kDim + chunk * 8;
+      copy_async(to + row / 64 * (64 * T::kDim * 2) + kv_chunk_offset(chunk, row % 64, 64, kChunks),
                  from, row < item.rows);
     }
-    announcer.commit(barriers.query_full(query_slot));
-    ++queries;
-
-    const auto blocks_of = [&](int key_block) {  // a lane holds one cache block of the key block
-      const int index = ((key_block * kKeyBlock) >> p.block_shift) + lane;
-      const int first_key = index << p.block_shift;
-      const bool seen = lane < 4 && first_key <= keys.high && first_key + block_size > keys.low;
-      return seen ? table[index] : 0;
-    };
-    int blocks = blocks_of(begin);
-    for (int key_block = begin; key_block < end; ++key_block) {
-      const int blocks_next = key_block + 1 < end ? blocks_of(key_block + 1) : 0;
-      for (int value = 0; value < 2; ++value) {
-        const int slot = copies % kSlots;
-        announcer.wait(barriers.empty(slot), copies / kSlots % 2 ^ 1);
-        const uint32_t to = memory + M::kRing + slot * M::kSlotBytes;
-        const uint8_t* from = cache + value * half_bytes;
-#pragma unroll 4
-        for (int i = 0; i < kKeyBlock; i += kPass) {
-          const int row = first_row + i;
-          const int block = __shfl_sync(kAllLanes, blocks, row >> p.block_shift);
-          const int key = key_block * kKeyBlock + row;
-          copy_async(
-              to + chunk / 8 * (kKeyBlock * 128) + row * 128 + place,
-              from + block * block_bytes + (key & (block_size - 1)) * (kDim * 2) + chunk * 16,
-              key >= keys.low && key <= keys.high);
-        }
-        announcer.commit(barriers.full(slot));
-        ++copies;
-      }
-      blocks = blocks_next;
-    }
+    commit_copies();
+    wait_copies<0>();
+    publish_to_async();
+    arrive(queries.full());
+    ++queries.index;
   }
-  announcer.flush();
 }
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 /// scores = queries x keys of one block, under way.
 template <int kDim>
@@ -176,38 +113,36 @@ __device__ __forceinline__ void begin_scores(float (&s)[8][4], uint32_t queries,
   commit_products();
 }
 
-/// values += weights x values of one block, under way.
+/// values += weights x values of one block, sums += weights, under way.
 template <int kTiles>
-__device__ __forceinline__ void begin_values(float (&values)[kTiles][4],
-                                             const uint32_t (&weights)[4][4], uint32_t block) {
+__device__ __forceinline__ void begin_values(float (&values)[kTiles][4], float (&sums)[1][4],
+                                             const uint32_t (&weights)[4][4], uint32_t block,
+                                             uint32_t ones) {
   pin(values);
+  pin(sums);
   begin_products();
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     multiply_registers(values, weights[step],
                        swizzled_operand(block + step * (16 * 128), kKeyBlock * 128, 1024));
+    multiply_registers(sums, weights[step], swizzled_operand(ones, 16, 1024));
   }
   commit_products();
 }
 
-template <int kDim>
-__device__ void compute_all(const AttentionParams& p, uint32_t memory, const Barriers& barriers) {
-  using M = PromptMemory<kDim>;
+/// A warpgroup that computes 64 rows of each tile.
+template <class T>
+__device__ void compute(const AttentionParams& p, uint32_t memory, Ring blocks, Ring queries) {
+  constexpr int kDim = T::kDim;
   constexpr int kTiles = kDim / 8;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int group = warpgroup_index() - 1;
   const int warp_row = static_cast<int>(threadIdx.x) / 32 % 4 * 16;
   const int g = lane / 4;
   const int q = lane % 4;
+  const uint32_t ones = memory + T::kOnes;
   const int work = *p.item_count * p.kv_heads;
-  int used = 0;  // slots of the ring so far
-  int queries = 0;
-  const auto slot_memory = [&](int index) {
-    return memory + M::kRing + index % kSlots * M::kSlotBytes;
-  };
-  const auto wait_full = [&](int index) {
-    wait_phase(barriers.full(index % kSlots), index / kSlots % 2);
-  };
+  const auto block_at = [&](int ahead) { return memory + blocks.slot(ahead) * T::kBytes; };
   const auto release = [&](uint32_t barrier) {
     if (lane == 0) arrive(barrier);
   };
@@ -219,20 +154,18 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
     const TileKeys keys(item, p.group, p.window);
     const int begin = keys.begin(item);
     const int end = keys.end(item);
-    const int query_slot = queries % kQuerySlots;
-    const int query_phase = queries / kQuerySlots % 2;
-    ++queries;
-    wait_phase(barriers.query_full(query_slot), query_phase);
+    queries.wait_full();
     if (group * 64 >= item.rows) {  // none of the tile's rows are ours
-      for (int i = 0; i < 2 * (end - begin); ++i, ++used) {
-        wait_full(used);
-        release(barriers.empty(used % kSlots));
+      for (int i = 0; i < 2 * (end - begin); ++i, ++blocks.index) {
+        blocks.wait_full();
+        release(blocks.empty());
       }
-      release(barriers.query_empty(query_slot));
+      release(queries.empty());
+      ++queries.index;
       continue;
     }
-    const uint32_t query_memory =
-        memory + M::kQueries + query_slot * M::kQueryBytes + group * (64 * kDim * 2);
+    const uint32_t query_rows =
+        memory + T::kQueries + queries.slot() * T::kQueryBytes + group * (64 * kDim * 2);
     const int own_row = group * 64 + warp_row + g;  // and the row 8 below
     int position[2];
 #pragma unroll
@@ -241,9 +174,18 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
       position[half] = item.first_position + (item.row + row) / p.group;
     }
 
-    SoftmaxRow split[2], all[2];
-    float values[kTiles][4], all_values[kTiles][4], s[8][4];
+    // Of the split under way, and folded of those before it. sums[0][2 half] is the half's.
+    float maximum[2], sums[1][4], values[kTiles][4];
+    float all_maximum[2], all_sum[2], all_values[kTiles][4];
+    float s[8][4];
     uint32_t weights[4][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      maximum[half] = all_maximum[half] = kNegativeInfinity;
+      all_sum[half] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[0][i] = 0;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -254,7 +196,7 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
       if (keys.hides(first_key, p.window)) mask_scores(s, first_key, p.window, position);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        shrink[half] = take_scores(s, half, p.score_scale, split[half]);
+        shrink[half] = take_scores(s, half, p.score_scale, maximum[half]);
       }
     };
     const auto pack_weights = [&] {
@@ -267,7 +209,7 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
         }
       }
     };
-    const auto leave_partial = [&](int slot, const SoftmaxRow(&row)[2],
+    const auto leave_partial = [&](int slot, const float(&row_maximum)[2], float sum0, float sum1,
                                    const float(&from)[kTiles][4]) {
       const int64_t base =
           item.partial_row + (static_cast<int64_t>(slot) * p.kv_heads + head) * item.rows + own_row;
@@ -280,23 +222,23 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
           *reinterpret_cast<float2*>(to + 8 * t) =
               make_float2(from[t][2 * half], from[t][2 * half + 1]);
         }
-        if (q == 0) p.maxima[base + half * 8] = make_float2(row[half].maximum, row[half].sum);
+        if (q == 0) {
+          p.maxima[base + half * 8] = make_float2(row_maximum[half], half == 0 ? sum0 : sum1);
+        }
       }
     };
     const bool cut = item.chunks > 1;
     const bool leaves_fold = item.split_end == item.first_end;
-    // Ends split `index`, whose rows are `done` and whose values are in `values`.
-    const auto end_split = [&](int index, SoftmaxRow(&done)[2]) {
-      done[0].sum = quad_sum(done[0].sum);
-      done[1].sum = quad_sum(done[1].sum);
+    // Ends split `split`, whose maxima are `done`.
+    const auto end_split = [&](int split, const float(&done)[2]) {
       if (cut && !leaves_fold) {
-        leave_partial(1 + index - item.first_end, done, values);
+        leave_partial(1 + split - item.first_end, done, sums[0][0], sums[0][2], values);
       } else {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const FoldFactors factors(all[half].maximum, done[half].maximum);
-          all[half].sum = fold(all[half].sum, factors.before, done[half].sum, factors.now);
-          all[half].maximum = factors.maximum;
+          const FoldFactors factors(all_maximum[half], done[half]);
+          all_sum[half] = fold(all_sum[half], factors.before, sums[0][2 * half], factors.now);
+          all_maximum[half] = factors.maximum;
 #pragma unroll
           for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -307,6 +249,8 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
         }
       }
 #pragma unroll
+      for (int i = 0; i < 4; ++i) sums[0][i] = 0;
+#pragma unroll
       for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) values[t][i] = 0;
@@ -314,37 +258,41 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
     };
 
     float shrink[2];
-    wait_full(used);
-    begin_scores<kDim>(s, query_memory, slot_memory(used));
+    blocks.wait_full();
+    begin_scores<kDim>(s, query_rows, block_at(0));
     wait_products<0>();
     pin(s);
-    release(barriers.empty(used % kSlots));
+    release(blocks.empty());
     take_block(begin, shrink);  // nothing to shrink yet
     pack_weights();
-    for (int block = begin + 1; block < end; ++block, used += 2) {
-      wait_full(used + 2);
-      begin_scores<kDim>(s, query_memory, slot_memory(used + 2));
-      wait_full(used + 1);
-      begin_values(values, weights, slot_memory(used + 1));
+    for (int block = begin + 1; block < end; ++block, blocks.index += 2) {
+      blocks.wait_full(2);
+      begin_scores<kDim>(s, query_rows, block_at(2));
+      blocks.wait_full(1);
+      begin_values(values, sums, weights, block_at(1), ones);
       wait_products<1>();
       pin(s);
-      release(barriers.empty((used + 2) % kSlots));
-      const bool split_over = block % kBlocksPerSplit == 0;
-      SoftmaxRow done[2];
+      release(blocks.empty(2));
+      const bool split_over = ends_split(block - 1);
+      float done[2];
       if (split_over) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          done[half] = split[half];
-          split[half] = SoftmaxRow();
+          done[half] = maximum[half];
+          maximum[half] = kNegativeInfinity;
         }
       }
       take_block(block, shrink);
       wait_products<0>();
       pin(values);
-      release(barriers.empty((used + 1) % kSlots));
+      pin(sums);
+      release(blocks.empty(1));
       if (split_over) {
-        end_split(block / kBlocksPerSplit - 1, done);
-      } else {
+        end_split(split_of(block - 1), done);
+      } else if (__any_sync(kAllLanes, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+        // A maximum seldom changes after the first blocks; x * 1 = x.
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[0][i] = __fmul_rn(sums[0][i], shrink[i / 2]);
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -353,23 +301,25 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
       }
       pack_weights();
     }
-    release(barriers.query_empty(query_slot));
-    wait_full(used + 1);
-    begin_values(values, weights, slot_memory(used + 1));
+    release(queries.empty());
+    ++queries.index;
+    blocks.wait_full(1);
+    begin_values(values, sums, weights, block_at(1), ones);
     wait_products<0>();
     pin(values);
-    release(barriers.empty((used + 1) % kSlots));
-    used += 2;
-    end_split((end - 1) / kBlocksPerSplit, split);
+    pin(sums);
+    release(blocks.empty(1));
+    blocks.index += 2;
+    end_split(split_of(end - 1), maximum);
 
     if (cut) {
-      if (leaves_fold) leave_partial(0, all, all_values);
+      if (leaves_fold) leave_partial(0, all_maximum, all_sum[0], all_sum[1], all_values);
       continue;
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (own_row + half * 8 >= item.rows) continue;
-      const float scale = final_scale(all[half].sum, p.value_scale);
+      const float scale = final_scale(all_sum[half], p.value_scale);
       __nv_bfloat16* to =
           output_row(p, item.first_row, item.row + own_row + half * 8, head) + 2 * q;
 #pragma unroll
@@ -384,31 +334,36 @@ __device__ void compute_all(const AttentionParams& p, uint32_t memory, const Bar
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-template <int kDim>
+template <class T>
 __global__ __launch_bounds__(kThreads, 1) void prompt_kernel(const AttentionParams p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  using M = PromptMemory<kDim>;
   extern __shared__ uint8_t shared[];
   const uint32_t memory = (shared_address(shared) + 1023) / 1024 * 1024;
-  const Barriers barriers{memory + M::kBarrier};
+  const Ring blocks(memory + T::kBarriers, kSlots);
+  const Ring queries(memory + T::kBarriers + Ring::bytes(kSlots), kQuerySlots);
   if (threadIdx.x == 0) {
-    for (int slot = 0; slot < kSlots; ++slot) {
-      init_barrier(barriers.full(slot), kCopyThreads);
-      init_barrier(barriers.empty(slot), 4 * kGroups);
-    }
-    for (int slot = 0; slot < kQuerySlots; ++slot) {
-      init_barrier(barriers.query_full(slot), kCopyThreads);
-      init_barrier(barriers.query_empty(slot), 4 * kGroups);
-    }
+    blocks.init(1, 4 * kGroups);
+    queries.init(kQueryThreads, 4 * kGroups);
+    init_barrier(memory + T::kLanding, 1);
+    publish_barriers();
+  }
+  if (threadIdx.x >= 128) {
+    const uint32_t to = memory + T::kOnes + (threadIdx.x - 128) * 4;
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(0x3f803f80) : "memory");
+    publish_to_async();
   }
   __syncthreads();
   begin_dependent();
   if (warpgroup_index() == 0) {
     give_registers<40>();
-    copy_all<kDim>(p, memory, barriers);
+    if (threadIdx.x < 32) {
+      feed_blocks<T>(p, memory, blocks);
+    } else {
+      feed_queries<T>(p, memory, queries);
+    }
   } else {
     take_registers<232>();
-    compute_all<kDim>(p, memory, barriers);
+    compute<T>(p, memory, blocks, queries);
   }
 #else
   __trap();  // not chosen for such devices
@@ -417,16 +372,16 @@ __global__ __launch_bounds__(kThreads, 1) void prompt_kernel(const AttentionPara
 
 template <int kDim>
 void start(const AttentionParams& params, cudaStream_t stream) {
-  launch<prompt_kernel<kDim>>(dim3(static_cast<unsigned>(multiprocessors())), dim3(kThreads),
-                              PromptMemory<kDim>::kShared, stream, params);
+  using T = PromptShape<kDim>;
+  launch<prompt_kernel<T>>(dim3(static_cast<unsigned>(multiprocessors())), dim3(kThreads),
+                           T::kShared, stream, params);
 }
 
 }  // namespace
 
 bool has_prompt_kernel(const AttentionShape& shape) {
-  static const bool built =
-      is_hopper() && waits_for_predecessor(reinterpret_cast<const void*>(prompt_kernel<128>));
-  return built && shape.kv == KvType::kBF16 && (shape.head_dim == 64 || shape.head_dim == 128);
+  return has_hopper_kernels() && shape.kv == KvType::kBF16 &&
+         (shape.head_dim == 64 || shape.head_dim == 128);
 }
 
 void attention_prompt(const AttentionParams& params, int dim, cudaStream_t stream) {

@@ -42,7 +42,6 @@ class Rig {
     std::shuffle(order.begin(), order.end(), random);
     size_t next = 0;
     std::vector<uint8_t> cache(static_cast<size_t>(blocks) * kv_block_bytes(shape), 0xff);
-    const size_t row_bytes = static_cast<size_t>(dim_) * element();
     for (int length : lengths) {
       max_blocks_ = std::max(max_blocks_, (length + size - 1) / size + 2);
       std::vector<int32_t> table;
@@ -54,8 +53,10 @@ class Rig {
       for (int p = 0; p < length; ++p) {
         for (int h = 0; h < shape.kv_heads; ++h) {
           for (int kv = 0; kv < 2; ++kv) {
-            uint8_t* row = cache.data() + row_index(table, p, h, kv) * row_bytes;
-            for (int d = 0; d < dim_; ++d) write(row, d, d < shape.head_dim ? random.normal() : 0);
+            for (int d = 0; d < dim_; ++d) {
+              write(cache.data() + place(table, p, h, kv, d),
+                    d < shape.head_dim ? random.normal() : 0);
+            }
           }
         }
       }
@@ -102,10 +103,12 @@ class Rig {
                                        device_tables.get(), max_blocks_};
     const auto enqueue = [&](cudaStream_t stream) {
       plan_attention(shape_, limits_, sequences, kind, work_->get(), stream);
-      // Twice, as two layers would: counters and tickets must be left as they were.
-      for (int layer = 0; layer < 2; ++layer) {
+      // Three times, as layers would: counters and tickets must be left as they were. The second
+      // and the third may read ahead: the plan is over when the first begins.
+      for (int layer = 0; layer < 3; ++layer) {
         attention(shape_, limits_, sequences, kind, work_->get(), as_bf16(device_q),
-                  static_cast<int64_t>(stride), cache_->get(), as_bf16(out), stream);
+                  static_cast<int64_t>(stride), cache_->get(), as_bf16(out), stream,
+                  layer > 0 ? Settled::kPast : Settled::kNothing);
       }
     };
     if (graph) {
@@ -178,30 +181,33 @@ class Rig {
 
  private:
   size_t element() const { return shape_.kv == KvType::kBF16 ? 2 : 1; }
-  size_t row_index(const std::vector<int32_t>& table, int position, int head, int kv) const {
-    const auto block =
-        static_cast<size_t>(table[static_cast<size_t>(position / shape_.block_size)]);
+  /// Where one value of a position's key (0) or value (1) lies in the cache.
+  size_t place(const std::vector<int32_t>& table, int position, int head, int kv, int d) const {
+    const int rows = shape_.block_size;
+    const auto block = static_cast<size_t>(table[static_cast<size_t>(position / rows)]);
+    const int row_bytes = dim_ * static_cast<int>(element());
+    const int at = d * static_cast<int>(element());
     return ((block * static_cast<size_t>(shape_.kv_heads) + static_cast<size_t>(head)) * 2 +
             static_cast<size_t>(kv)) *
-               static_cast<size_t>(shape_.block_size) +
-           static_cast<size_t>(position % shape_.block_size);
+               static_cast<size_t>(rows * row_bytes) +
+           static_cast<size_t>(kv_chunk_offset(at / 16, position % rows, rows, row_bytes / 16) +
+                               at % 16);
   }
-  void write(uint8_t* row, int d, float x) const {
+  void write(uint8_t* to, float x) const {
     if (shape_.kv == KvType::kBF16) {
       const uint16_t bits = testing::to_bf16(x);
-      std::memcpy(row + 2 * d, &bits, 2);
+      std::memcpy(to, &bits, 2);
     } else {
       // Any byte that is not NaN will do; of a size near x.
       const int code = std::clamp(static_cast<int>(std::fabs(x) * 20), 0, 0x4f);
-      row[d] = static_cast<uint8_t>(x == 0 ? 0 : (x < 0 ? 0x80 : 0) | code);
+      *to = static_cast<uint8_t>(x == 0 ? 0 : (x < 0 ? 0x80 : 0) | code);
     }
   }
   double read(const std::vector<int32_t>& table, int position, int head, int kv, int d) const {
-    const uint8_t* row = host_cache_.data() + row_index(table, position, head, kv) *
-                                                  static_cast<size_t>(dim_) * element();
-    if (shape_.kv == KvType::kE4M3) return testing::from_e4m3(row[d]);
+    const uint8_t* from = host_cache_.data() + place(table, position, head, kv, d);
+    if (shape_.kv == KvType::kE4M3) return testing::from_e4m3(*from);
     uint16_t bits;
-    std::memcpy(&bits, row + 2 * d, 2);
+    std::memcpy(&bits, from, 2);
     return testing::from_bf16(bits);
   }
 
@@ -300,6 +306,31 @@ std::vector<uint16_t> in_chunks(Rig& rig, int length, const std::vector<int>& ch
     past += rows;
   }
   return all;
+}
+
+TEST(KvLayoutTest, GivesEveryChunkItsPlace) {
+  for (int chunks : {4, 5, 6, 8, 10, 12, 16, 32}) {
+    for (int rows : {16, 64, 128}) {
+      std::vector<int> seen(static_cast<size_t>(rows * chunks));
+      for (int row = 0; row < rows; ++row) {
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+          const int offset = kv_chunk_offset(chunk, row, rows, chunks);
+          ASSERT_EQ(offset % 16, 0);
+          ASSERT_LT(offset, rows * chunks * 16);
+          ++seen[static_cast<size_t>(offset / 16)];
+        }
+      }
+      for (int count : seen) ASSERT_EQ(count, 1);
+      // A column's chunks in eight rows lie in different groups of four banks.
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        unsigned banks = 0;
+        for (int row = 0; row < 8; ++row) {
+          banks |= 1u << (kv_chunk_offset(chunk, row, rows, chunks) / 16 % 8);
+        }
+        ASSERT_EQ(banks, 255u) << chunk << " of " << chunks;
+      }
+    }
+  }
 }
 
 TEST_F(AttentionTest, ChunksAndDecodesGiveTheBitsOfTheWholePrompt) {

@@ -9,16 +9,16 @@ template <KvType kType>
 void start(const AttentionParams& params, int dim, cudaStream_t stream) {
   switch (dim) {
     case 64:
-      return start_attention<AttentionTile<64, kType, 4, 1, false, 2>>(params, stream);
+      return start_attention<TileShape<64, kType, 4, 1, false>, 2>(params, stream);
     case 80:
-      return start_attention<AttentionTile<80, kType, 4, 1, false, 2>>(params, stream);
+      return start_attention<TileShape<80, kType, 4, 1, false>, 2>(params, stream);
     case 96:
-      return start_attention<AttentionTile<96, kType, 4, 1, false, 2>>(params, stream);
+      return start_attention<TileShape<96, kType, 4, 1, false>, 2>(params, stream);
     case 128:
-      return start_attention<AttentionTile<128, kType, 4, 1, false, 2>>(params, stream);
+      return start_attention<TileShape<128, kType, 4, 1, false>, 2>(params, stream);
     default:
       // Four warps a row group, since a row's values and their fold do not fit one.
-      return start_attention<AttentionTile<256, kType, 2, 4, true, 1>>(params, stream);
+      return start_attention<TileShape<256, kType, 2, 4, true>, 1>(params, stream);
   }
 }
 

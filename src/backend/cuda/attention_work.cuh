@@ -8,10 +8,29 @@
 namespace moesaic::backend::cuda {
 
 constexpr int kKeyBlock = 64;    // keys between two updates of a row's maximum
-constexpr int kSplitKeys = 256;  // keys between two folds
-constexpr int kBlocksPerSplit = kSplitKeys / kKeyBlock;
 constexpr int kNarrowRows = 16;  // query rows of a decode tile
 constexpr int kNoWindow = 1 << 30;
+
+// Splits: 4 key blocks each to position 4096, 8 each to 16384, 16 each from there on. Short ones
+// spread a short context over the device; long ones keep the results to fold few.
+constexpr int kMostSplitBlocks = 16;
+
+/// The split that a key block belongs to.
+MOESAIC_ANYWHERE constexpr int split_of(int block) {
+  return block < 64 ? block / 4 : block < 256 ? 16 + (block - 64) / 8 : 40 + (block - 256) / 16;
+}
+/// The first key block of a split.
+MOESAIC_ANYWHERE constexpr int first_block(int split) {
+  return split < 16 ? split * 4 : split < 40 ? 64 + (split - 16) * 8 : 256 + (split - 40) * 16;
+}
+MOESAIC_ANYWHERE constexpr bool ends_split(int block) {
+  return (block & (block < 64    ? 3
+                   : block < 256 ? 7
+                                 : 15)) == (block < 64    ? 3
+                                            : block < 256 ? 7
+                                                          : 15);
+}
+static_assert(first_block(split_of(63) + 1) == 64 && first_block(split_of(255) + 1) == 256);
 
 /// A part of a tile's keys. A tile is some of a sequence's query rows with one KV head, where row i
 /// of a sequence is query head i % group of the KV head at the sequence's token i / group. Every
@@ -52,6 +71,7 @@ struct AttentionParams {
   __nv_bfloat16* out;
   const uint8_t* cache;
   AttentionSequences sequences;
+  bool settled;  // see Settled
   int32_t kv_heads, group, head_dim, block_shift, window;
   float score_scale;  // of a raw product, for exp2
   float value_scale;
@@ -68,15 +88,12 @@ struct AttentionParams {
 /// The kernels; `type` and `dim` (padded) choose among their instances.
 void attention_narrow(const AttentionParams& params, KvType type, int dim, cudaStream_t stream);
 void attention_wide(const AttentionParams& params, KvType type, int dim, cudaStream_t stream);
-/// The kernel for prompts on Hopper, where has_prompt_kernel.
+/// The kernels for Hopper: for decode where has_hopper_kernels, for prompts where
+/// has_prompt_kernel.
+bool has_hopper_kernels();
 bool has_prompt_kernel(const AttentionShape& shape);
+void attention_decode(const AttentionParams& params, KvType type, int dim, cudaStream_t stream);
 void attention_prompt(const AttentionParams& params, int dim, cudaStream_t stream);
-
-/// A row's softmax so far: the maximum of scaled scores (-inf: nothing seen), the sum of weights.
-struct SoftmaxRow {
-  float maximum = kNegativeInfinity;
-  float sum = 0;
-};
 
 /// The factors with which a fold takes what there was and what comes; the one place that defines
 /// them.
@@ -108,27 +125,36 @@ __device__ __forceinline__ __nv_bfloat16* output_row(const AttentionParams& p, i
   return p.out + (row * p.kv_heads * p.group + query_head) * p.head_dim;
 }
 
+/// A barrier of `threads` threads of a block.
+__device__ __forceinline__ void meet(int threads) {
+  asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+}
+
 /// Whether this block is the last of a tile's items to finish; then what all of them wrote can be
-/// read. Called by all threads.
-__device__ __forceinline__ bool last_of_tile(int32_t* counter, int chunks) {
+/// read. Called by `threads` threads, of which `first` is one.
+__device__ __forceinline__ bool last_of_tile(int32_t* counter, int chunks, int threads,
+                                             bool first) {
   __shared__ bool last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();  // for all of the block, since it comes after the barrier
+  meet(threads);
+  if (first) {
+    __threadfence();  // for all threads, since it comes after the barrier
     last = atomicAdd(counter, 1) == chunks - 1;
-    if (last) *counter = 0;  // for the next layer
-    __threadfence();
+    if (last) {
+      *counter = 0;  // for the next layer
+      __threadfence();
+    }
   }
-  __syncthreads();
+  meet(threads);
   return last;
 }
 
 /// Folds the partial results of row `r` of a cut tile with one KV head and writes its output; by
-/// one warp, which has kAtOnce * kDim floats of shared memory for itself, at `staging`.
-template <int kDim, int kAtOnce>
+/// one warp.
+template <int kDim>
 __device__ __forceinline__ void fold_row(const AttentionParams& p, const AttentionItem& item,
-                                         int head, int r, float* staging) {
+                                         int head, int r) {
   constexpr int kParts = (kDim + 127) / 128;  // of four dims a lane
+  constexpr int kAtOnce = 8 / kParts;         // slots loaded before the first is used
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int slots = 1 + item.last_end - item.first_end;
   const int64_t first =
@@ -137,20 +163,24 @@ __device__ __forceinline__ void fold_row(const AttentionParams& p, const Attenti
   float maximum = kNegativeInfinity;
   float sum = 0;
   float4 values[kParts] = {};
-  for (int base = 0; base < slots; base += kAtOnce) {
-    const int count = min(kAtOnce, slots - base);
-    // A lane reads what it copied itself.
-#pragma unroll 4
-    for (int i = 0; i < count; ++i) {
-      const float* from = p.partials + (first + (base + i) * step) * kDim;
-#pragma unroll
-      for (int d = lane * 4; d < kDim; d += 128) {
-        copy_async(shared_address(staging + i * kDim + d), from + d, true);
-      }
-    }
-    commit_copies();
+  for (int base = 0; base < slots; base += 32) {
+    const int count = min(32, slots - base);
     const float2 own = lane < count ? __ldcg(p.maxima + first + (base + lane) * step)
                                     : make_float2(kNegativeInfinity, 0.0f);
+    float4 now[kAtOnce][kParts];
+    const auto load = [&](int begin) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float* from = p.partials + (first + (base + begin + i) * step) * kDim;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          const int d = part * 128 + lane * 4;
+          if (begin + i >= count || d >= kDim) continue;
+          now[i][part] = __ldcg(reinterpret_cast<const float4*>(from + d));
+        }
+      }
+    };
+    load(0);
     float running = own.x;
 #pragma unroll
     for (int shift = 1; shift < 32; shift <<= 1) {
@@ -161,22 +191,22 @@ __device__ __forceinline__ void fold_row(const AttentionParams& p, const Attenti
     float before = __shfl_up_sync(kAllLanes, running, 1);
     if (lane == 0) before = maximum;
     const FoldFactors factors(before, own.x);
-    wait_copies<0>();
-#pragma unroll 4
-    for (int i = 0; i < count; ++i) {
-      const float factor_before = __shfl_sync(kAllLanes, factors.before, i);
-      const float factor_now = __shfl_sync(kAllLanes, factors.now, i);
-      sum = fold(sum, factor_before, __shfl_sync(kAllLanes, own.y, i), factor_now);
+    for (int begin = 0; begin < count; begin += kAtOnce) {
+      if (begin > 0) load(begin);
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        const int d = part * 128 + lane * 4;
-        if (d >= kDim) continue;
-        const float4 now = *reinterpret_cast<const float4*>(staging + i * kDim + d);
-        float4& v = values[part];
-        v.x = fold(v.x, factor_before, now.x, factor_now);
-        v.y = fold(v.y, factor_before, now.y, factor_now);
-        v.z = fold(v.z, factor_before, now.z, factor_now);
-        v.w = fold(v.w, factor_before, now.w, factor_now);
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (begin + i >= count) continue;
+        const float factor_before = __shfl_sync(kAllLanes, factors.before, begin + i);
+        const float factor_now = __shfl_sync(kAllLanes, factors.now, begin + i);
+        sum = fold(sum, factor_before, __shfl_sync(kAllLanes, own.y, begin + i), factor_now);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          float4& v = values[part];
+          v.x = fold(v.x, factor_before, now[i][part].x, factor_now);
+          v.y = fold(v.y, factor_before, now[i][part].y, factor_now);
+          v.z = fold(v.z, factor_before, now[i][part].z, factor_now);
+          v.w = fold(v.w, factor_before, now[i][part].w, factor_now);
+        }
       }
     }
     maximum = __shfl_sync(kAllLanes, running, 31);

@@ -112,12 +112,15 @@ struct QkvParams {
   float eps, clip, k_scale, v_scale;  // what a key and a value are multiplied by for the cache
 };
 
-/// Where row `slot` of a KV head's keys (0) or values (1) begins.
-__device__ uint8_t* cache_row(const QkvParams& p, int64_t slot, int head, int value) {
+/// Where dims [first, first + 8) of a KV head's key (0) or value (1) at `slot` lie.
+__device__ uint8_t* cache_place(const QkvParams& p, int64_t slot, int head, int value, int first) {
   const int64_t block = slot >> p.block_shift;
-  const int64_t offset = slot & ((int64_t{1} << p.block_shift) - 1);
-  const int64_t row = (((block * p.kv_heads + head) * 2 + value) << p.block_shift) + offset;
-  return p.cache + row * p.padded_dim * (p.fp8 ? 1 : 2);
+  const int rows = 1 << p.block_shift;
+  const auto row = static_cast<int>(slot & (rows - 1));
+  const int row_bytes = p.padded_dim * (p.fp8 ? 1 : 2);
+  const int at = first * (p.fp8 ? 1 : 2);
+  return p.cache + ((block * p.kv_heads + head) * 2 + value) * rows * row_bytes +
+         kv_chunk_offset(at / 16, row, rows, row_bytes / 16) + at % 16;
 }
 
 /// Rotates the first rotary_dim dims of a head, of which the lane has x = dims [first, first + 8).
@@ -231,7 +234,7 @@ __device__ void transform_head(const QkvParams& p, int row, int head, float2 all
   const int64_t slot = p.inputs.slots[row];
   if (slot < 0 || first >= p.padded_dim) return;
   const int kv_head = (head - p.heads) % p.kv_heads;
-  uint8_t* to = cache_row(p, slot, kv_head, is_value ? 1 : 0);
+  uint8_t* to = cache_place(p, slot, kv_head, is_value ? 1 : 0, first);
   if (p.fp8) {
     const float scale = is_value ? p.v_scale : p.k_scale;
     uint32_t words[2];
@@ -240,10 +243,10 @@ __device__ void transform_head(const QkvParams& p, int row, int head, float2 all
       words[i] = static_cast<uint32_t>(pack_e4m3(x[4 * i] * scale, x[4 * i + 1] * scale)) |
                  static_cast<uint32_t>(pack_e4m3(x[4 * i + 2] * scale, x[4 * i + 3] * scale)) << 16;
     }
-    *reinterpret_cast<uint2*>(to + first) = make_uint2(words[0], words[1]);
+    *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
   } else {
-    *reinterpret_cast<uint4*>(to + 2 * first) = make_uint4(
-        pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+    *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]),
+                                               pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
   }
 }
 

@@ -237,16 +237,20 @@ TEST_F(StepTest, NormsRotatesAndAppends) {
         if (slot < 0) continue;
         const int kv_head = (head - c.heads) % c.kv_heads;
         const int64_t block = slot / c.block_size;
-        const int64_t row =
-            ((block * c.kv_heads + kv_head) * 2 + (is_value ? 1 : 0)) * c.block_size +
-            slot % c.block_size;
+        const int element = c.kv == KvType::kBF16 ? 2 : 1;
+        const int64_t rows_before =
+            ((block * c.kv_heads + kv_head) * 2 + (is_value ? 1 : 0)) * c.block_size;
         const double scale = is_value ? shape.attention.v_scale : shape.attention.k_scale;
         for (int d = 0; d < padded; ++d) {
-          const auto at = static_cast<size_t>(row * padded + d);
+          const auto at = static_cast<size_t>(rows_before * padded * element +
+                                              kv_chunk_offset(d * element / 16,
+                                                              static_cast<int>(slot % c.block_size),
+                                                              c.block_size, padded * element / 16) +
+                                              d * element % 16);
           const double wanted = d < c.head_dim ? x[static_cast<size_t>(d)] : 0;
           if (c.kv == KvType::kBF16) {
             uint16_t bits;
-            std::memcpy(&bits, cached.data() + 2 * at, 2);
+            std::memcpy(&bits, cached.data() + at, 2);
             ASSERT_TRUE(near_bf16(from_bf16(bits), wanted)) << "dim " << d;
           } else {
             // Half a unit: 2^-4 of the value, or 2^-10 where it is subnormal.

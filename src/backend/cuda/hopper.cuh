@@ -1,6 +1,6 @@
 #pragma once
 
-// Hopper's warpgroup instructions and barriers, for code built for sm_90a.
+// Hopper's barriers and bulk copies, and its warpgroup products, which need code for sm_90a.
 
 #include "backend/cuda/device.cuh"
 
@@ -102,24 +102,32 @@ __device__ __forceinline__ void multiply_registers(float (&d)[16][4], const uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-/// Barriers in shared memory, which count arrivals of a phase.
+/// d += a b, 64 rows, 16 deep, 8 columns; a in registers, b in shared memory.
+__device__ __forceinline__ void multiply_registers(float (&d)[1][4], const uint32_t (&a)[4],
+                                                   uint64_t b) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, %8, p, 1, 1, 0;\n}\n"
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/// Barriers in shared memory: a phase is over when all arrivals and all bytes announced have come.
 __device__ __forceinline__ void init_barrier(uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+/// Makes barriers just initialised known to bulk copies.
+__device__ __forceinline__ void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 __device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-/// Whether the phase with this parity is over; waits a while for it.
-__device__ __forceinline__ bool phase_over(uint32_t barrier, int parity) {
-  uint32_t over;
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, p;\n}\n"
-      : "=r"(over)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return over != 0;
+/// Arrives, and announces `bytes` that bulk copies will bring.
+__device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 }
 /// Waits for the end of the phase with this parity. The loop is hidden from the compiler: products
 /// after a branch that lanes might take differently would be run one by one.
@@ -135,8 +143,19 @@ __device__ __forceinline__ void wait_phase(uint32_t barrier, int parity) {
       : "memory");
 }
 
-/// Makes this thread's writes to shared memory visible to the tensor cores.
-__device__ __forceinline__ void publish_to_products() {
+/// Copies `bytes`, a multiple of 16, from device to shared memory; `barrier` learns of them.
+__device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, int bytes,
+                                          uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+/// Orders this thread's writes to shared memory before what products read and bulk copies write
+/// there.
+__device__ __forceinline__ void publish_to_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
