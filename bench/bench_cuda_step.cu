@@ -2,7 +2,7 @@
 // routing, sampling. Everything runs as a captured graph of many launches, as a step does; a time
 // is that of one launch. Attention walks over enough layers' caches that none is in L2.
 //
-//   bench_cuda_step [what [batch context kv_heads [rows]]]
+//   bench_cuda_step [what [batch context kv_heads rows block_size]]
 //
 // what: all (default), decode, prefill, small, sample, or one: attention of one step, for a
 // profiler, of sequences with `context` positions of which the last `rows` are new (1: a decode).
@@ -200,9 +200,9 @@ void fill_cache(uint8_t* cache, KvType kv) {
                              bf16 ? 0x807f807fu : 0x87878787u, bf16 ? 0x3f003f00u : 0x30303030u);
 }
 
-void bench_decode(Timer& timer, uint8_t* cache, double bandwidth) {
-  std::printf("\ndecode attention, us and %% of read bandwidth (%.2f TB/s); block size 16\n",
-              bandwidth / 1e12);
+void bench_decode(Timer& timer, uint8_t* cache, double bandwidth, int block_size) {
+  std::printf("\ndecode attention, us and %% of read bandwidth (%.2f TB/s); block size %d\n",
+              bandwidth / 1e12, block_size);
   std::printf("%-18s%-7s", "", "batch");
   for (const char* context : {"128-257", "1k", "8k", "32k"}) std::printf("%16s", context);
   std::printf("\n");
@@ -212,7 +212,7 @@ void bench_decode(Timer& timer, uint8_t* cache, double bandwidth) {
       for (int batch : {1, 8, 32, 128, 256}) {
         std::printf("32/%dx128 %-8s%-7d", kv_heads, kv == KvType::kBF16 ? "bf16" : "e4m3", batch);
         for (int context : {0, 1024, 8192, 32768}) {
-          const AttentionShape shape = shape_of(kv_heads, kv);
+          const AttentionShape shape = shape_of(kv_heads, kv, block_size);
           std::vector<int> contexts;
           for (int s = 0; s < batch; ++s) {
             contexts.push_back(context > 0 ? context : 128 + s * 129 / std::max(1, batch - 1));
@@ -234,8 +234,10 @@ void bench_decode(Timer& timer, uint8_t* cache, double bandwidth) {
   }
 }
 
-void bench_prefill(Timer& timer, uint8_t* cache) {
-  std::printf("\nprefill attention, us and TFLOP/s (4 x head dim x heads x visible pairs)\n");
+void bench_prefill(Timer& timer, uint8_t* cache, int block_size) {
+  std::printf(
+      "\nprefill attention, us and TFLOP/s (4 x head dim x heads x visible pairs); block size %d\n",
+      block_size);
   struct Case {
     const char* name;
     int sequences, past, rows;
@@ -247,7 +249,8 @@ void bench_prefill(Timer& timer, uint8_t* cache) {
           Case{"512 after 32k", 1, 32768, 512}, Case{"16 after 32k", 1, 32768, 16}}) {
       for (int kv_heads : {8, 4}) {
         const std::vector<int> contexts(static_cast<size_t>(c.sequences), c.past + c.rows);
-        AttentionBench bench(shape_of(kv_heads, kv), contexts, c.rows, StepKind::kMixed, cache);
+        AttentionBench bench(shape_of(kv_heads, kv, block_size), contexts, c.rows, StepKind::kMixed,
+                             cache);
         const double us = bench.time(timer);
         std::printf("32/%dx128 %s  %-15s %10.1f us %7.0f TFLOP/s\n", kv_heads,
                     kv == KvType::kBF16 ? "bf16" : "e4m3", c.name, us,
@@ -473,12 +476,17 @@ int run(const std::string& what, const std::vector<int>& numbers) {
               properties.multiProcessorCount, bandwidth / 1e12);
   if (all || what == "small") bench_small(timer);
   if (all || what == "sample") bench_sample(timer, bandwidth);
-  if (all || what == "prefill") bench_prefill(timer, cache);
-  if (all || what == "decode") bench_decode(timer, cache, bandwidth);
+  for (int block_size : {64, 16}) {
+    if (all || what == "prefill") bench_prefill(timer, cache, block_size);
+  }
+  for (int block_size : {64, 16}) {
+    if (all || what == "decode") bench_decode(timer, cache, bandwidth, block_size);
+  }
   if (what == "one") {
     const int rows = numbers.size() > 3 ? numbers[3] : 1;
+    const int block_size = numbers.size() > 4 ? numbers[4] : 64;
     const std::vector<int> contexts(static_cast<size_t>(numbers.at(0)), numbers.at(1));
-    AttentionBench bench(shape_of(numbers.at(2), KvType::kBF16), contexts, rows,
+    AttentionBench bench(shape_of(numbers.at(2), KvType::kBF16, block_size), contexts, rows,
                          rows > 1 ? StepKind::kMixed : StepKind::kDecode, cache);
     std::printf("%.1f us\n", bench.time(timer));
   }

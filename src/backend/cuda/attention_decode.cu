@@ -16,12 +16,15 @@ constexpr int kThreads = kComputeThreads + 32;
 constexpr int kItemSlots = 2;
 
 template <int kDim, KvType kType>
-struct DecodeShape : TileShape<kDim, kType, 1, 4, (kDim > 128)> {
-  using Tile = TileShape<kDim, kType, 1, 4, (kDim > 128)>;
+using DecodeTile = TileShape<kDim, kType, 1, 4, (kDim > 128 || kType == KvType::kE4M3)>;
+
+template <int kDim, KvType kType>
+struct DecodeShape : DecodeTile<kDim, kType> {
+  using Tile = DecodeTile<kDim, kType>;
   /// Blocks a multiprocessor, as registers allow, and what each has for keys and values, by turns:
-  /// together up to 192 kB under way.
-  static constexpr int kMinBlocks = kDim > 128 ? 1 : 2;
-  static constexpr int kRingBytes = 196608 / kMinBlocks / (kDim > 128 && Tile::kFp8 ? 2 : 1);
+  /// together 144 to 192 kB under way. fp8 wants more blocks, since its conversions take time.
+  static constexpr int kMinBlocks = kDim > 128 ? 1 : Tile::kFp8 ? 3 : 2;
+  static constexpr int kRingBytes = (Tile::kFp8 ? 147456 : 196608) / kMinBlocks;
   static constexpr int kSlots = std::clamp(kRingBytes / Tile::kBytes / 2 * 2, 4, 12);
   static constexpr int kQueryRowsBytes = kNarrowRows * kDim * 2;
   static constexpr int kItemBytes = sizeof(AttentionItem) + 16;  // and the head

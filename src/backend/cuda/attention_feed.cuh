@@ -94,10 +94,8 @@ class BlockSource {
 
  private:
   // Panels of eight chunks; what is left of a row is one or two more.
-  static constexpr int kWide = B::kChunks / 8;
-  static constexpr int kPanels =
-      kWide + (B::kChunks >> 2 & 1) + (B::kChunks >> 1 & 1) + (B::kChunks & 1);
-  static_assert(kPanels <= kWide + 2 && (kPanels < kWide + 2 || (B::kChunks & 4) != 0));
+  static constexpr int kWide = B::kWide / 8;
+  static constexpr int kPanels = kWide + (B::kRest == 0 ? 0 : B::kRest > 4 ? 2 : 1);
 
   /// A lane's number of a cache block, of 32 from `page` on.
   __device__ int pages_from(int page) const {
@@ -131,7 +129,7 @@ __device__ __forceinline__ void clear_unseen(uint32_t block, int first_key, cons
   for (int i = thread; i < kKeyBlock * B::kChunks; i += threads) {
     const int row = i / B::kChunks;
     if (first_key + row >= keys.low && first_key + row <= keys.high) continue;
-    const uint32_t to = block + kv_chunk_offset(i % B::kChunks, row, kKeyBlock, B::kChunks);
+    const uint32_t to = block + B::offset(i % B::kChunks, row);
     asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
   }
   publish_to_async();

@@ -7,20 +7,18 @@ namespace {
 
 template <KvType kType>
 void start(const AttentionParams& params, int dim, cudaStream_t stream) {
-  // Blocks a multiprocessor: what its shared memory holds, four at most, so that 100 kB of keys
-  // and values are under way.
-  constexpr bool kFp8 = kType == KvType::kE4M3;
+  // Blocks a multiprocessor: as registers and shared memory allow.
   switch (dim) {
     case 64:
       return start_attention<TileShape<64, kType, 1, 4, true>, 4>(params, stream);
     case 80:
-      return start_attention<TileShape<80, kType, 1, 4, true>, 4>(params, stream);
+      return start_attention<TileShape<80, kType, 1, 4, true>, 3>(params, stream);
     case 96:
-      return start_attention < TileShape<96, kType, 1, 4, true>, kFp8 ? 4 : 3 > (params, stream);
+      return start_attention<TileShape<96, kType, 1, 4, true>, 3>(params, stream);
     case 128:
-      return start_attention < TileShape<128, kType, 1, 4, true>, kFp8 ? 4 : 3 > (params, stream);
+      return start_attention<TileShape<128, kType, 1, 4, true>, 3>(params, stream);
     default:
-      return start_attention < TileShape<256, kType, 1, 4, true>, kFp8 ? 3 : 1 > (params, stream);
+      return start_attention<TileShape<256, kType, 1, 4, true>, 1>(params, stream);
   }
 }
 

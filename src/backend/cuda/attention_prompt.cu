@@ -265,8 +265,8 @@ __device__ void compute(const AttentionParams& p, uint32_t memory, Ring blocks, 
     release(blocks.empty());
     take_block(begin, shrink);  // nothing to shrink yet
     pack_weights();
+    if (begin + 1 < end) blocks.wait_full(2);
     for (int block = begin + 1; block < end; ++block, blocks.index += 2) {
-      blocks.wait_full(2);
       begin_scores<kDim>(s, query_rows, block_at(2));
       blocks.wait_full(1);
       begin_values(values, sums, weights, block_at(1), ones);
@@ -283,6 +283,10 @@ __device__ void compute(const AttentionParams& p, uint32_t memory, Ring blocks, 
         }
       }
       take_block(block, shrink);
+      pin(s);
+      // Waiting for the next keys here keeps the compiler from waiting for the values' product
+      // before the softmax.
+      if (block + 1 < end) blocks.wait_full(4);
       wait_products<0>();
       pin(values);
       pin(sums);

@@ -22,18 +22,38 @@ struct KvBlock {
   static constexpr int kChunks = kRowBytes / 16;
   static constexpr int kBytes = kKeyBlock * kRowBytes;
 
+  static constexpr int kWide = kChunks / 8 * 8;  // chunks in panels of eight; the rest of them:
+  static constexpr int kRest = kChunks % 8;
+  static_assert(kRest == 0 || kRest == 2 || kRest == 4 || kRest == 5 || kRest == 6);
+
   /// First chunk and width of the panel that a chunk is in.
   static constexpr MOESAIC_ANYWHERE int first(int chunk) {
-    return kv_chunk_offset(chunk, 0, kKeyBlock, kChunks) / 16 / kKeyBlock;
+    if (kChunks % 8 == 0 || chunk < kWide) return chunk / 8 * 8;
+    return kRest > 4 && chunk >= kWide + 4 ? kWide + 4 : kWide;
   }
   static constexpr MOESAIC_ANYWHERE int width(int chunk) {
-    if (chunk < kChunks / 8 * 8) return 8;
-    for (int width = 4, first = kChunks / 8 * 8;; width /= 2) {
-      if ((kChunks & width) != 0 && chunk < first + width) return width;
-      first += kChunks & width;
-    }
+    if (kChunks % 8 == 0) return 8;
+    if (chunk < kWide) return 8;
+    return kRest > 4 && chunk >= kWide + 4 ? kRest - 4 : kRest > 4 ? 4 : kRest;
+  }
+  /// kv_chunk_offset of the block.
+  static constexpr MOESAIC_ANYWHERE int offset(int chunk, int row) {
+    const int at = first(chunk);
+    const int wide = width(chunk);
+    return (at * kKeyBlock + row * wide + ((chunk - at) ^ (row * wide / 8 & (wide - 1)))) * 16;
   }
 };
+
+/// Whether the two ways to say where chunks lie agree.
+template <class B>
+constexpr bool agrees_with_cache() {
+  for (int chunk = 0; chunk < B::kChunks; ++chunk) {
+    for (int row = 0; row < kKeyBlock; ++row) {
+      if (B::offset(chunk, row) != kv_chunk_offset(chunk, row, kKeyBlock, B::kChunks)) return false;
+    }
+  }
+  return true;
+}
 
 template <int kDimOf, KvType kTypeOf, int kRowWarpsOf, int kColumnWarpsOf, bool kSharedQueryOf>
 struct TileShape : KvBlock<kDimOf, kTypeOf> {
@@ -49,6 +69,7 @@ struct TileShape : KvBlock<kDimOf, kTypeOf> {
   static constexpr int kOwnGroups = (kGroups + kColumnWarps - 1) / kColumnWarps;
   static constexpr int kOwnKeys = kKeyBlock / kColumnWarps;
   static constexpr int kOwnTiles = kOwnKeys / 8;
+  static_assert(agrees_with_cache<Block>());
   static constexpr int kWeightStride = kKeyBlock * 2 + 16;  // bytes: eight rows, no bank twice
   // Shared memory beside the blocks.
   static constexpr int kQueryBytes = kSharedQuery ? kRowWarps * kSteps * 32 * 16 : 0;
@@ -111,8 +132,8 @@ class TileRows {
     for (int i = 0; i < T::kOwnGroups; ++i) {
       const int group = min(column_warp_ + i * T::kColumnWarps, T::kGroups - 1);
       const int chunk = T::kFp8 ? group : group * 2 + lane_ / 16;
-      value_offset_[i] = kv_chunk_offset(chunk, row, kKeyBlock, T::kChunks);
-      value_step_[i] = kv_chunk_offset(chunk, row + 16, kKeyBlock, T::kChunks) - value_offset_[i];
+      value_offset_[i] = T::offset(chunk, row);
+      value_step_[i] = 16 * 16 * T::width(chunk);
     }
   }
 

@@ -14,7 +14,7 @@ constexpr int kMostExperts = 512;
 constexpr int kMostTopK = 16;
 constexpr int kMostGroups = 32;
 constexpr int kNoExpert = INT32_MAX;
-constexpr int kMostRowsOfOneList = 512;  // for more rows many blocks make the lists
+constexpr int kMostRowsOfOneList = 64;  // for more rows many blocks make the lists
 constexpr int kTicketInts = 64;
 
 int blocks_for(int rows) { return rows > kWarps ? (rows + kWarps - 1) / kWarps : 1; }

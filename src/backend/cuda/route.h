@@ -1,7 +1,7 @@
 #pragma once
 
 // Routing on the device: from router logits to each row's experts and weights, and to the lists
-// that the expert products read. One kernel; two for more than 512 rows.
+// that the expert products read. One kernel; two for more than 64 rows.
 
 #include <cuda_runtime.h>
 

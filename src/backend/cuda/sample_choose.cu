@@ -14,12 +14,13 @@
 namespace moesaic::backend::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 constexpr int kCapacity = 4096;
 constexpr float kLowest = -3.402823466e38f;
 constexpr float kAboveAll = __builtin_huge_valf();
 constexpr int kNone = INT32_MAX;
+constexpr int kBounds = 4;  // that measure() looks at together
 
 /// A row's entries, raw or as the choice sees them, with its softmax's constants.
 struct RowView {
@@ -36,12 +37,12 @@ struct Shared {
   uint64_t list[kCapacity];   // order keys in the upper halves, complements of ids in the lower
   double weights[kCapacity];  // of the runs or of the list
   float largest[kMostGranules];
-  uint16_t looked[kMostGranules];  // the runs that a pass looks at
   bool matched[kMostBadWords];
   double sums[2][kWarps];
+  double masses[kWarps][kBounds];
   alignas(16) int counts[2][kWarps];
   double before;
-  int first, last, listed, looks;
+  int first, last, listed;
 };
 static_assert(kMostGranules <= kCapacity);
 
@@ -109,43 +110,58 @@ struct Measured {
   double mass;
 };
 
+/// Calls look(run of eight, value, id) for all entries of the runs whose largest value reaches
+/// `low`, eight neighbouring runs at a time by one warp, always in the same order, and then
+/// over(first run) for the eight. All lanes of a warp call either together.
+template <typename Look, typename Over>
+__device__ __forceinline__ void for_each_octet(const RowView& row, const Shared& s, float low,
+                                               Look&& look, Over&& over) {
+  for (int first = warp_index() * 8; first < row.granules; first += kWarps * 8) {
+    const int own = first + lane_index() % 8;
+    const bool reaches = own < row.granules && s.largest[own] >= low;
+    const unsigned looked = __ballot_sync(kAllLanes, reaches) & 255;
+#pragma unroll
+    for (int half = 0; half < 8; half += 4) {
+      if ((looked >> half & 15) == 0) continue;
+      float4 x[4];  // all loaded before the first is used
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if ((looked >> (half + k) & 1) != 0) {
+          x[k] = row.at((first + half + k) * kGranule + lane_index() * 4);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if ((looked >> (half + k) & 1) == 0) continue;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          look(half + k, lane_of(x[k], i), (first + half + k) * kGranule + lane_index() * 4 + i);
+        }
+      }
+    }
+    over(first);
+  }
+}
+
 /// Number and weight of the band's entries; leaves the runs' weights in s.weights and, with
 /// `gather`, the entries in s.list, in no order and as many as fit.
 __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band band, bool gather) {
-  constexpr int kAtOnce = 4;
   __syncthreads();  // uses of the list and weights before
-  if (thread_index() == 0) s.listed = s.looks = 0;
+  if (thread_index() == 0) s.listed = 0;
   __syncthreads();
-  for (int g = thread_index(); g < row.granules; g += kThreads) {
-    if (s.largest[g] >= band.low) s.looked[atomicAdd(&s.looks, 1)] = static_cast<uint16_t>(g);
-    s.weights[g] = 0;
-  }
-  __syncthreads();
-  const int looks = s.looks;
   int count = 0;
-  for (int base = warp_index(); base < looks; base += kWarps * kAtOnce) {
-    float4 x[kAtOnce];
-    int first[kAtOnce];
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int look = base + k * kWarps;
-      first[k] = look < looks ? s.looked[look] * kGranule + lane_index() * 4 : -1;
-      if (first[k] >= 0) x[k] = row.at(first[k]);
-    }
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      if (first[k] < 0) continue;
-      float mass = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float value = lane_of(x[k], i);
-        const bool held = band.holds(value, first[k] + i);
+  double mass = 0;
+  float masses[8] = {};
+  for_each_octet(
+      row, s, band.low,
+      [&](int k, float value, int id) {
+        const bool held = band.holds(value, id);
         if (held) {
           ++count;
-          mass += band.weight(row, value);
+          masses[k] += band.weight(row, value);
         }
         const unsigned holders = gather ? __ballot_sync(kAllLanes, held) : 0;
-        if (holders == 0) continue;
+        if (holders == 0) return;
         const int leader = __ffs(static_cast<int>(holders)) - 1;
         int place = 0;
         if (lane_index() == leader) place = atomicAdd(&s.listed, __popc(holders));
@@ -153,18 +169,67 @@ __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band 
             __shfl_sync(kAllLanes, place, leader) + __popc(holders & ((1u << lane_index()) - 1));
         if (held && place < kCapacity) {
           s.list[place] =
-              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(first[k] + i);
+              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(id);
         }
-      }
-      mass = warp_sum(mass);
-      if (lane_index() == 0) s.weights[first[k] / kGranule] = static_cast<double>(mass);
-    }
-  }
+      },
+      [&](int first) {
+        const auto sum = static_cast<double>(sum_of_eight(masses));
+        const int granule = first + lane_index() / 4;
+        if (lane_index() % 4 == 0 && granule < row.granules) {
+          s.weights[granule] = sum;
+          mass += sum;
+        }
+#pragma unroll
+        for (float& x : masses) x = 0;
+      });
   Measured all;
   all.count = sum_block(s, count, 0);
-  double mass = 0;
-  for (int g = thread_index(); g < row.granules; g += kThreads) mass += s.weights[g];
   all.mass = sum_block(s, mass);
+  return all;
+}
+
+struct ManyMeasured {
+  Measured from[kBounds];
+};
+
+/// Number and weight of the band's entries that reach each of some bounds, instead of its low end.
+/// Bounds ascend.
+__device__ __noinline__ ManyMeasured measure(const RowView& row, Shared& s, Band band,
+                                             const float (&bounds)[kBounds]) {
+  band.low = bounds[0];
+  int counts[kBounds] = {};
+  double masses[kBounds] = {};
+  float own[kBounds] = {};  // of the lane's entries of an octet
+  for_each_octet(
+      row, s, band.low,
+      [&](int, float value, int id) {
+        if (!band.holds(value, id)) return;
+        const float weight = band.weight(row, value);
+#pragma unroll
+        for (int b = 0; b < kBounds; ++b) {
+          if (value >= bounds[b]) own[b] += weight, ++counts[b];
+        }
+      },
+      [&](int) {
+#pragma unroll
+        for (int b = 0; b < kBounds; ++b) {
+          masses[b] += static_cast<double>(own[b]);
+          own[b] = 0;
+        }
+      });
+  __syncthreads();  // the last use of s.masses
+#pragma unroll
+  for (int b = 0; b < kBounds; ++b) {
+    const double mass = warp_sum(masses[b]);
+    if (lane_index() == 0) s.masses[warp_index()][b] = mass;
+  }
+  ManyMeasured all;
+#pragma unroll
+  for (int b = 0; b < kBounds; ++b) {
+    all.from[b].count = sum_block(s, counts[b], b);
+    all.from[b].mass = 0;
+    for (int w = 0; w < kWarps; ++w) all.from[b].mass += s.masses[w][b];
+  }
   return all;
 }
 
@@ -372,26 +437,52 @@ __device__ __forceinline__ Narrowed narrow(const RowView& row, Shared& s, const 
         return found;
       }
     }
-    const uint32_t low = order_key(found.band.low);
-    const uint32_t high = order_key(fminf(found.band.high, next_above(row.best)));
-    if (high - low <= 1) {
+    const float high = fminf(found.band.high, next_above(row.best));
+    const uint32_t low_key = order_key(found.band.low);
+    const uint32_t keys = order_key(high) - low_key;
+    if (keys <= 1) {
       found.listed = -1;
       return found;
     }
-    uint32_t middle = order_key(0.5f * key_value(low) + 0.5f * key_value(high));
-    if (middle <= low || middle >= high) middle = low + (high - low) / 2;
-    Band upper = found.band;
-    upper.low = key_value(middle);
-    const Measured part = pass(row, s, upper, false);
-    if (reached(found.above_count + part.count, found.above_mass + part.mass)) {
-      found.band.low = upper.low;
-      count = part.count;
-    } else {
-      found.band.high = upper.low;
-      found.above_count += part.count;
-      found.above_mass += part.mass;
-      count -= part.count;
+    // Parts of equal width; where floats are too coarse for that, of equal numbers of floats.
+    float bounds[kBounds];
+#pragma unroll
+    for (int b = 0; b < kBounds; ++b) {
+      const float part = static_cast<float>(b + 1) / (kBounds + 1);
+      bounds[b] = found.band.low * (1 - part) + high * part;
     }
+    bool apart = bounds[0] > found.band.low && bounds[kBounds - 1] < high &&
+                 found.band.low > row.best - 1e6f;  // else what is -3e38 would take long
+#pragma unroll
+    for (int b = 1; b < kBounds; ++b) apart = apart && bounds[b] > bounds[b - 1];
+    if (!apart) {
+#pragma unroll
+      for (int b = 0; b < kBounds; ++b) {
+        const auto step =
+            static_cast<uint32_t>(static_cast<uint64_t>(keys) * (b + 1) / (kBounds + 1));
+        bounds[b] = key_value(low_key + max(step, 1u));
+      }
+    }
+    const ManyMeasured parts = measure(row, s, found.band, bounds);
+    // The greatest bound that is reached becomes the low end, the one above it the high end.
+    Measured above{0, 0};
+    bool settled = false;
+#pragma unroll
+    for (int b = kBounds - 1; b >= 0; --b) {
+      if (settled) continue;
+      const Measured& part = parts.from[b];
+      if (reached(found.above_count + part.count, found.above_mass + part.mass)) {
+        found.band.low = bounds[b];
+        count = part.count - above.count;
+        settled = true;
+      } else {
+        found.band.high = bounds[b];
+        above = part;
+      }
+    }
+    if (!settled) count = count - above.count;
+    found.above_count += above.count;
+    found.above_mass += above.mass;
   }
 }
 
@@ -483,12 +574,20 @@ __device__ __noinline__ int choose_at_random(const RowView& row, Shared& s, cons
     const double needed = static_cast<double>(params.top_p) *
                           (all ? mass_of_stats(row, s, stats) : pass(row, s, band, false).mass);
     Band grown = band;
+    // A width below the best entry that holds enough.
+    float bounds[kBounds];
+#pragma unroll
+    for (int b = 0; b < kBounds; ++b) {
+      const float width = params.temperature * static_cast<float>(3 << 2 * (kBounds - 1 - b));
+      bounds[b] = fmaxf(band.low, row.best - width);
+    }
+    const ManyMeasured parts = measure(row, s, band, bounds);
     int entries = -1;
-    for (float width = 3 * params.temperature;; width *= 2) {
-      grown.low = fmaxf(band.low, row.best - width);
-      const Measured part = pass(row, s, grown, false);
-      entries = part.count;
-      if (part.mass >= needed || grown.low == band.low) break;
+#pragma unroll
+    for (int b = 0; b < kBounds; ++b) {
+      if (parts.from[b].mass < needed) continue;
+      grown.low = bounds[b];
+      entries = parts.from[b].count;
     }
     const Narrowed found =
         narrow(row, s, grown, entries, [&](int, double mass) { return mass >= needed; });
@@ -541,7 +640,7 @@ __device__ __noinline__ void write_chances(const RowView& row, Shared& s, const 
   }
 }
 
-__global__ __launch_bounds__(kThreads, 2) void sample_choose_kernel(const SampleParams p) {
+__global__ __launch_bounds__(kThreads) void sample_choose_kernel(const SampleParams p) {
   extern __shared__ __align__(16) uint8_t memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
   begin_dependent();

@@ -198,6 +198,24 @@ __device__ __forceinline__ float lane_of(const float4& x, int i) {
   return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
 }
 
+/// Sums of eight values over the lanes; lane l gets that of value l / 4 (whose bits are the lane's
+/// upper three). The order is fixed.
+__device__ inline float sum_of_eight(float (&x)[8]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int half = 4, step = 16; half > 0; half /= 2, step /= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float given = upper ? x[i] : x[i + half];
+      const float kept = upper ? x[i + half] : x[i];
+      x[i] = kept + __shfl_xor_sync(kAllLanes, given, step);
+    }
+  }
+  x[0] += __shfl_xor_sync(kAllLanes, x[0], 2);
+  return x[0] + __shfl_xor_sync(kAllLanes, x[0], 1);
+}
+
 /// Where the statistics of a step's rows lie.
 struct SampleWork {
   GranuleStats* seen;  // [rows, granules]

@@ -8,25 +8,7 @@ namespace moesaic::backend::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kRuns = 8;  // of a warp, all loaded before the first is used
-
-/// Sums of eight values over the lanes; lane l gets that of value l / 4 (whose bits are the lane's
-/// upper three). The order is fixed.
-__device__ float sum_of_eight(float (&x)[kRuns]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int half = 4, step = 16; half > 0; half /= 2, step /= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float given = upper ? x[i] : x[i + half];
-      const float kept = upper ? x[i + half] : x[i];
-      x[i] = kept + __shfl_xor_sync(kAllLanes, given, step);
-    }
-  }
-  x[0] += __shfl_xor_sync(kAllLanes, x[0], 2);
-  return x[0] + __shfl_xor_sync(kAllLanes, x[0], 1);
-}
+constexpr int kRuns = 8;  // of a warp, all loaded before the first is used: an octet
 
 /// Largest value of each run and, with `scale` not 0, its sum of weights.
 __device__ void write_stats(const float4 (&x)[kRuns], float scale, int first, int granules,
