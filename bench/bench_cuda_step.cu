@@ -323,7 +323,8 @@ void bench_small(Timer& timer) {
     std::fflush(stdout);
   };
   line("embed", [&](RowCount rows, cudaStream_t stream) {
-    embed(table, kWidth, device_ids, nullptr, rows, residual, nullptr, stream);
+    embed({{.n = 32000, .k = kWidth}, reinterpret_cast<std::byte*>(table)}, device_ids, nullptr,
+          rows, residual, stream);
   });
   line("norm", [&](RowCount rows, cudaStream_t stream) {
     add_rms_norm(residual, nullptr, weight, 1e-5f, kWidth, rows, normed, stream);

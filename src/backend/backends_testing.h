@@ -17,11 +17,18 @@ inline std::vector<std::string> backend_names(bool with_reference = true) {
   return names;
 }
 
-/// A backend and the threads it runs on.
+/// Why a backend cannot be tested here; empty when it can.
+inline std::string missing(const std::string& name) {
+  return name == "cuda" && cuda_devices() == 0 ? "no CUDA device" : "";
+}
+
+/// A backend and the threads it runs on: one of backend_names(), or "cuda".
 struct NamedBackend {
   explicit NamedBackend(const std::string& name, int threads = 2)
       : pool(std::make_unique<base::ThreadPool>(threads, /*pin=*/false)),
-        backend(name == "reference" ? make_reference_backend() : make_cpu_backend(*pool, name)) {}
+        backend(name == "reference" ? make_reference_backend()
+                : name == "cuda"    ? make_cuda_backend(0)
+                                    : make_cpu_backend(*pool, name)) {}
 
   std::unique_ptr<base::ThreadPool> pool;
   std::unique_ptr<Backend> backend;

@@ -67,10 +67,12 @@ struct AttentionDesc {
   QkNorm qk_norm = QkNorm::kNone;
   int64_t all_heads = 0;     ///< of all ranks, for kFull; 0 = heads
   int64_t all_kv_heads = 0;  ///< likewise; 0 = kv_heads
+  bool kv_copies = false;    ///< the KV heads are copies of those of an earlier rank
   float norm_eps = 1e-6f;
   float clip_qkv = 0;          ///< clamp q, k, v to +-clip after QK-norm; 0 = off
   float scale = 0;             ///< softmax scale, usually head_dim^-1/2
   int64_t sliding_window = 0;  ///< key p visible to query q iff 0 <= q - p < window; 0 = all
+  bool operator==(const AttentionDesc&) const = default;
 };
 
 /// One layer's attention. Addresses of vectors are of float32; none where the model has none.
@@ -136,14 +138,16 @@ struct ModelShape {
   int64_t rotary_pairs = 0;
   int64_t router_experts = 0;  ///< the largest router's
   int64_t moe_layers = 0;
-  std::vector<Ffn> ffns;  ///< each shape that occurs
+  std::vector<AttentionDesc> attentions;  ///< each that occurs
+  std::vector<Ffn> ffns;                  ///< each shape that occurs
   int64_t max_rows = 0;   ///< of a step
 };
 
-/// A step's values of one kind: rows x width of a type, row-major.
+/// A step's values of one kind: rows x width of a type, row-major, a row every `stride` elements.
 struct Activation {
   Address address;
   int64_t width = 0;
+  int64_t stride = 0;
   DType dtype = DType::kF32;
 };
 enum class ActivationKind : uint8_t {
@@ -190,7 +194,7 @@ class Backend {
 
   // --- memory
 
-  /// Zeroed memory, counted under its tag, aligned to 64 bytes at least. Throws UnavailableError
+  /// Zeroed memory, counted under its tag, aligned to packed_alignment(). Throws UnavailableError
   /// when it cannot be had.
   virtual Buffer allocate(base::MemoryTag tag, size_t bytes) = 0;
   virtual MemoryInfo memory() const = 0;
@@ -205,8 +209,11 @@ class Backend {
   /// while operators use them.
   virtual std::span<std::byte> host_view(const Buffer& buffer) = 0;
 
-  // --- packing. A destination is 64-byte aligned and was zero. The work is cut into units; units
-  // of one item may be packed by several threads at once.
+  // --- packing. A destination is aligned as the backend asks and was zero. The work is cut into
+  // units; units of one item may be packed by several threads at once.
+
+  /// Bytes to which packed items are aligned within a buffer: a power of two, at least 64.
+  virtual size_t packed_alignment() const = 0;
   virtual size_t packed_bytes(const MatrixDesc& desc) const = 0;
   virtual size_t packed_bytes(const ExpertsDesc& desc) const = 0;
   virtual int64_t pack_units(const MatrixDesc& desc) const = 0;
@@ -295,6 +302,11 @@ std::unique_ptr<Backend> make_reference_backend();
 /// `pool` runs the operators and outlives the backend. `isa` is a name of available_cpu_isas, or
 /// empty for the best there is. Throws UsageError when the machine lacks it, naming those it has.
 std::unique_ptr<Backend> make_cpu_backend(base::ThreadPool& pool, const std::string& isa = {});
+/// CUDA device `index` of those this process sees. Throws UnavailableError when there is none, or
+/// when this program was built without the CUDA backend.
+std::unique_ptr<Backend> make_cuda_backend(int index);
+/// Devices for make_cuda_backend; 0 without any.
+int cuda_devices();
 /// The instruction sets of `make_cpu_backend` that this machine can run, best last.
 std::vector<std::string> available_cpu_isas();
 

@@ -25,6 +25,12 @@ std::string_view to_string(MemoryTag tag) {
 
 size_t allocated_bytes(MemoryTag tag) { return g_allocated[static_cast<size_t>(tag)].load(); }
 
+CountedBytes::CountedBytes(MemoryTag tag, size_t bytes) : tag_(tag), bytes_(bytes) {
+  g_allocated[static_cast<size_t>(tag_)] += bytes_;
+}
+
+CountedBytes::~CountedBytes() { g_allocated[static_cast<size_t>(tag_)] -= bytes_; }
+
 Region::Region(MemoryTag tag, size_t bytes) : size_(bytes), tag_(tag) {
   if (bytes == 0) return;
   auto refuse = [&] {

@@ -21,6 +21,19 @@ std::string_view to_string(MemoryTag tag);
 /// Bytes now allocated under `tag`, in the whole process.
 size_t allocated_bytes(MemoryTag tag);
 
+/// Counts bytes under a tag while it lives: of memory that is not the host's. Not copyable.
+class CountedBytes {
+ public:
+  CountedBytes(MemoryTag tag, size_t bytes);
+  ~CountedBytes();
+  CountedBytes(const CountedBytes&) = delete;
+  CountedBytes& operator=(const CountedBytes&) = delete;
+
+ private:
+  MemoryTag tag_;
+  size_t bytes_;
+};
+
 /// An anonymous mapping, zeroed, aligned to 2 MiB and advised to use huge pages, counted under its
 /// tag until destroyed. Movable, not copyable. Throws UnavailableError naming the size and the tag
 /// when the memory cannot be had.

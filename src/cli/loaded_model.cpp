@@ -17,6 +17,7 @@
 #include "base/machine.h"
 #include "base/progress.h"
 #include "cli/memory_table.h"
+#include "engine/local_executor.h"
 #include "engine/ranked_executor.h"
 #include "model/family.h"
 
@@ -47,10 +48,11 @@ tensor::WeightFormat weight_format(const base::Settings& settings, const model::
                                    const backend::Backend& backend) {
   const std::string name = settings.get_string("dtype");
   const tensor::WeightFormat format = name == "auto" ? spec.dtype : *tensor::dtype_from_torch(name);
-  if (const auto reason = backend.supports(format); !reason.empty()) {
-    throw base::ConfigError(fmt::format("--dtype {}: {}", name, reason));
-  }
-  return format;
+  const auto reason = backend.supports(format);
+  if (reason.empty()) return format;
+  if (name != "auto") throw base::ConfigError(fmt::format("--dtype {}: {}", name, reason));
+  spdlog::warn("the model's weights are {}; they become bfloat16 on this device", format.name);
+  return tensor::DType::kBF16;
 }
 
 int64_t longest_sequence(const base::Settings& settings, const model::ModelSpec& spec,
@@ -80,6 +82,10 @@ model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Sett
       defaults.max_sequences > 0 ? defaults.max_sequences : settings.get_int("max-num-seqs");
   inputs.max_model_len = model.max_model_len;
   inputs.device_bytes = base::memory_limit();
+  if (model.on_device) {
+    inputs.host_bytes = inputs.device_bytes;
+    inputs.device_bytes = model.ranks[0].backend->memory().total;
+  }
   inputs.utilization = settings.get_float("gpu-memory-utilization");
   inputs.request_bytes = static_cast<uint64_t>(settings.get_int("max-inflight-bytes"));
   if (settings.is_set("kv-cache-memory-bytes")) {
@@ -267,6 +273,11 @@ std::vector<LoadedRank> make_ranks(const base::Settings& settings) {
                  settings.origin("tensor-parallel-size"), count, topology.cores.size());
   }
   const std::string isa = settings.get_string("cpu-isa");
+  const bool cuda = settings.get_string("backend") == "cuda" && backend::cuda_devices() > 0;
+  if (cuda && count > 1) {
+    throw base::ConfigError(fmt::format("{} {}: ranks on several CUDA devices come later",
+                                        settings.origin("tensor-parallel-size"), count));
+  }
   std::vector<LoadedRank> ranks;
   for (const std::vector<int>& cores : base::share_cores(topology, threads, count)) {
     LoadedRank& rank = ranks.emplace_back();
@@ -274,9 +285,9 @@ std::vector<LoadedRank> make_ranks(const base::Settings& settings) {
                   .rank = static_cast<int64_t>(ranks.size()) - 1,
                   .expert_parallel = settings.get_bool("enable-expert-parallel")};
     rank.pool = std::make_unique<base::ThreadPool>(cores, settings.get_bool("pin-threads"));
-    rank.backend = reference
-                       ? backend::make_reference_backend()
-                       : backend::make_cpu_backend(*rank.pool, isa == "auto" ? std::string() : isa);
+    rank.backend = reference ? backend::make_reference_backend()
+                   : cuda    ? backend::make_cuda_backend(0)
+                             : backend::make_cpu_backend(*rank.pool, isa == "auto" ? "" : isa);
   }
   return ranks;
 }
@@ -371,6 +382,7 @@ std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Setti
   auto model = std::make_unique<LoadedModel>();
   model->spec = std::move(spec);
   model->ranks = make_ranks(settings);
+  model->on_device = model->ranks[0].backend->name() == "cuda";
   model->format = weight_format(settings, model->spec, *model->ranks[0].backend);
   const std::string kv = settings.get_string("kv-cache-dtype");
   // A type that comes later is refused before this by a real start; --dry-run plans without it.
@@ -392,6 +404,12 @@ std::unique_ptr<LoadedModel> load_model(const fs::path& path, const base::Settin
 }
 
 std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_rows) {
+  LoadedRank& first = model.ranks[0];
+  if (model.on_device) {
+    // The host prepares a step while the device computes the one before.
+    return std::make_unique<engine::LocalExecutor>(model.spec, first.weights, *first.backend,
+                                                   model.solo, *first.cache, max_rows, /*depth=*/2);
+  }
   std::vector<engine::RankedExecutor::Rank> ranks;
   for (LoadedRank& rank : model.ranks) {
     ranks.push_back({&rank.weights, rank.backend.get(), rank.cache.get(), rank.pool.get()});

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/communicator.h"
 #include "backend/ops.h"
 #include "base/settings.h"
 #include "base/thread_pool.h"
@@ -44,6 +45,8 @@ struct LoadedModel {
   int64_t max_model_len = 0;
   model::MemoryPlan memory;
   std::vector<LoadedRank> ranks;  ///< one at least
+  bool on_device = false;         ///< the backend's memory is not the host's
+  backend::SoloCommunicator solo;
 
   /// "cpu avx512, 2 threads", and over how many ranks.
   std::string description() const;

@@ -26,6 +26,7 @@ SampleRow choosing_row(const Sequence& sequence) {
   const SamplingParams& params = sequence.request->request.sampling;
   SampleRow row;
   row.state = sequence.slot;
+  row.long_lists = params.rules->long_lists;
   row.temperature = params.temperature;
   row.top_p = params.top_p;
   row.top_k = params.top_k;

@@ -34,13 +34,13 @@ void LocalExecutor::sample(const backend::StepView& step, InFlight& flight, int6
 }
 
 void LocalExecutor::read_for_host(InFlight& flight, int64_t first, int64_t count) {
-  const backend::Address logits = backend_.activation(backend::ActivationKind::kLogits).address;
+  const backend::Activation logits = backend_.activation(backend::ActivationKind::kLogits);
   const auto vocab = static_cast<size_t>(spec_.vocab_size);
   for (int64_t i = 0; i < count; ++i) {
     const auto wanted = static_cast<size_t>(first + i);
     if (backend_.samples(flight.step->samples[wanted]).empty()) continue;
     HostRow& row = flight.host_rows.emplace_back(HostRow{wanted, std::vector<float>(vocab)});
-    backend_.read(logits + static_cast<size_t>(i) * vocab * sizeof(float),
+    backend_.read(logits.address + static_cast<size_t>(i * logits.stride) * sizeof(float),
                   std::as_writable_bytes(std::span(row.logits)));
   }
 }

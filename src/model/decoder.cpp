@@ -20,6 +20,7 @@ backend::AttentionDesc describe(const ModelSpec& spec, const AttentionSpec& atte
           .qk_norm = attention.qk_norm,
           .all_heads = attention.heads,
           .all_kv_heads = attention.kv_heads,
+          .kv_copies = share.kv_copies,
           .norm_eps = static_cast<float>(spec.norm_eps),
           .clip_qkv = static_cast<float>(attention.clip_qkv),
           .scale = static_cast<float>(attention.scale),
@@ -132,7 +133,7 @@ struct Decoder::Impl {
   /// Adds up what the ranks have computed each.
   void reduce(ActivationKind kind, int64_t rows) {
     const backend::Activation values = backend.activation(kind);
-    ranks.all_reduce(values.address, rows * values.width, values.dtype);
+    ranks.all_reduce(values.address, rows * values.stride, values.dtype);
   }
 
   void emit_logits(const backend::StepView& step, int64_t count, const LogitsSink& sink) {
@@ -200,6 +201,10 @@ backend::ModelShape Decoder::shape(const ModelSpec& spec, const Shard& shard,
     const int64_t kv = share.kv_heads.count * layer.attention.head_dim;
     shape.qkv_width = std::max(shape.qkv_width, heads + 2 * kv);
     shape.attention_width = std::max(shape.attention_width, heads);
+    const backend::AttentionDesc attention = describe(spec, layer.attention, share);
+    const bool known = std::find(shape.attentions.begin(), shape.attentions.end(), attention) !=
+                       shape.attentions.end();
+    if (!known && attention.heads > 0) shape.attentions.push_back(attention);
     consider(share.experts.count, share.width.count, layer.ffn.moe ? layer.ffn.router.top_k : 1);
     consider(1, share.shared_width.count, 1);
   }

@@ -46,7 +46,7 @@ struct Model {
     float value = 0;
     const backend::Activation logits = backend->activation(backend::ActivationKind::kLogits);
     backend->wait(
-        backend->read(logits.address + static_cast<size_t>(index * logits.width) * sizeof(float),
+        backend->read(logits.address + static_cast<size_t>(index * logits.stride) * sizeof(float),
                       std::as_writable_bytes(std::span(&value, 1))));
     return value;
   }

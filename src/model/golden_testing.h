@@ -1,11 +1,15 @@
 #pragma once
 
-// A driver of the decoder for the golden tests: a scheduler in its plainest form.
+// The checkpoints that tests/golden/make_golden.py made and what transformers makes of them, and a
+// driver of the decoder for them: a scheduler in its plainest form.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <boost/json/array.hpp>
+#include <boost/json/value_to.hpp>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <numeric>
 #include <set>
@@ -24,6 +28,47 @@ using Tokens = std::vector<int32_t>;
 
 inline constexpr int64_t kBlockSize = 16;
 inline constexpr int64_t kMaxRows = 2048;
+
+inline std::filesystem::path checkpoints() {
+  return std::filesystem::path(MOESAIC_SOURCE_DIR) / "tests/golden/checkpoints";
+}
+
+inline std::vector<std::string> golden_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints())) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// A prompt of a golden, and what transformers makes of it.
+struct Prompt {
+  Tokens tokens, greedy;
+  std::map<int32_t, std::vector<float>> logits;  ///< by position
+};
+
+inline std::vector<Prompt> read_prompts(const std::string& name, int64_t vocab) {
+  const std::filesystem::path folder = checkpoints() / name;
+  const boost::json::object expected =
+      checkpoint::read_json_file(folder, "expected.json", size_t{1} << 20).value();
+  std::ifstream file(folder / "expected.bin", std::ios::binary);
+  std::vector<Prompt> prompts;
+  for (const boost::json::value& entry : expected.at("prompts").as_array()) {
+    Prompt prompt;
+    prompt.tokens = boost::json::value_to<Tokens>(entry.at("tokens"));
+    prompt.greedy = boost::json::value_to<Tokens>(entry.at("greedy"));
+    for (int32_t position : boost::json::value_to<Tokens>(entry.at("positions"))) {
+      std::vector<float>& row = prompt.logits[position];
+      row.resize(static_cast<size_t>(vocab));
+      file.read(reinterpret_cast<char*>(row.data()),
+                static_cast<std::streamsize>(row.size() * sizeof(float)));
+    }
+    prompts.push_back(std::move(prompt));
+  }
+  EXPECT_TRUE(file.good() && file.peek() == EOF) << name << "/expected.bin";
+  return prompts;
+}
 
 /// What a sequence produced.
 struct Produced {
@@ -47,6 +92,7 @@ class Runner {
         dtype_(dtype) {}
 
   const ModelSpec& spec() const { return spec_; }
+  const backend::Backend& backend() const { return backend_; }
 
   /// Feeds each prompt, at most `chunk` of its tokens per step, all prompts in the same steps; then
   /// `count` greedy tokens each. Keeps the logits of `positions` as well.
@@ -104,16 +150,17 @@ class Runner {
     if (batch.rows() == 0) return false;
     const auto vocab = static_cast<size_t>(spec_.vocab_size);
     const LogitsSink sink = [&](const backend::StepView&, int64_t first, int64_t rows) {
-      backend::Address at = backend_.activation(backend::ActivationKind::kLogits).address;
+      const backend::Activation from = backend_.activation(backend::ActivationKind::kLogits);
+      backend::Address at = from.address;
       for (int64_t i = 0; i < rows; ++i) {
         auto& [sequence, position] = wanted[static_cast<size_t>(first + i)];
         std::vector<float>& logits = sequence->produced.logits[position];
         logits.resize(vocab);
         backend_.wait(backend_.read(at, std::as_writable_bytes(std::span(logits))));
-        at = at + vocab * sizeof(float);
+        at = at + static_cast<size_t>(from.stride) * sizeof(float);
       }
     };
-    decoder_.forward(batch, cache, sink);
+    backend_.take_samples(decoder_.forward(batch, cache, sink));
     count_rows(batch.rows());
     for (Sequence& sequence : sequences) sample(sequence, count);
     return true;

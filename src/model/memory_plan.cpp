@@ -13,6 +13,8 @@ namespace moesaic::model {
 namespace {
 
 constexpr uint64_t kRuntimeBase = uint64_t{192} << 20;
+/// What a driver takes of a device that is not the host: context, code of kernels, allocator slack.
+constexpr uint64_t kDeviceRuntime = uint64_t{768} << 20;
 constexpr uint64_t kLeastRequestBytes = uint64_t{64} << 20;
 constexpr uint64_t kMostRequestBytes = uint64_t{4} << 30;
 /// Token lists, sampler state and connection buffers of one running sequence.
@@ -86,12 +88,18 @@ MemoryPlan plan_memory(const ModelSpec& spec, std::span<const DeviceRank> ranks,
         backend->activation_bytes(Decoder::shape(spec, shard, inputs.format, inputs.max_rows));
     block_bytes += KvCache::block_bytes(spec, shard, *backend, inputs.kv_dtype, inputs.block_size);
   }
-  plan.runtime = kRuntimeBase + kRuntimePerSequence * static_cast<uint64_t>(inputs.max_sequences);
-  const auto budget =
-      static_cast<uint64_t>(static_cast<double>(inputs.device_bytes) * inputs.utilization);
+  plan.apart = inputs.host_bytes > 0;
+  plan.runtime = plan.apart ? kDeviceRuntime
+                            : kRuntimeBase + kRuntimePerSequence *
+                                                 static_cast<uint64_t>(inputs.max_sequences);
+  const auto share = [&](uint64_t bytes) {
+    return static_cast<uint64_t>(static_cast<double>(bytes) * inputs.utilization);
+  };
+  const uint64_t budget = share(inputs.device_bytes);
+  const uint64_t host = plan.apart ? share(inputs.host_bytes) : budget;
   plan.requests = inputs.request_bytes > 0
                       ? inputs.request_bytes
-                      : std::clamp(budget / 16, kLeastRequestBytes, kMostRequestBytes);
+                      : std::clamp(host / 16, kLeastRequestBytes, kMostRequestBytes);
   const uint64_t fixed = plan.total();
   if (fixed >= budget) fail_weights(plan, budget, inputs);
 

@@ -19,7 +19,10 @@ struct MemoryPlan {
   uint64_t activations = 0;  ///< of one step, logits and backend scratch included
   uint64_t requests = 0;     ///< requests and answers in flight (--max-inflight-bytes)
   uint64_t runtime = 0;      ///< tokenizer, connections, sampler, allocator slack
-  uint64_t total() const { return weights + kv_cache + activations + requests + runtime; }
+  bool apart = false;        ///< requests are in the host's memory, and the device is another
+  uint64_t total() const {
+    return weights + kv_cache + activations + (apart ? 0 : requests) + runtime;
+  }
   int64_t kv_blocks = 0;
   int64_t kv_tokens = 0;
 };
@@ -32,6 +35,7 @@ struct MemoryPlanInputs {
   int64_t max_sequences = 256;  ///< --max-num-seqs
   int64_t max_model_len = 0;
   uint64_t device_bytes = 0;   ///< memory of the device (host memory limit on CPU)
+  uint64_t host_bytes = 0;     ///< memory of the host, where that is not the device's; else 0
   double utilization = 0.9;    ///< share of it this instance may use
   uint64_t request_bytes = 0;  ///< fixed MemoryPlan::requests; 0 = a sixteenth, within bounds
   uint64_t kv_bytes = 0;       ///< fixed KV size; 0 = what is left, at most what can be used

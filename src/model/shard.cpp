@@ -20,6 +20,7 @@ void share_heads(const AttentionSpec& attention, const Shard& shard, LayerShare&
   const Share own = share_of(group, {.ranks = end - begin, .rank = shard.rank - begin});
   share.heads = {kv_head * group + own.first, own.count};
   share.kv_heads = {kv_head, own.count > 0 ? 1 : 0};
+  share.kv_copies = own.first > 0;
 }
 
 }  // namespace

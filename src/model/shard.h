@@ -31,6 +31,7 @@ Share share_of(int64_t total, const Shard& shard);
 /// copies of one and share its query heads.
 struct LayerShare {
   Share heads, kv_heads;
+  bool kv_copies = false;  ///< an earlier rank holds the same KV head
   Share experts;       ///< of the routed ones, or of the one of a dense layer
   Share width;         ///< of each of those
   Share shared_width;  ///< of the shared expert

@@ -9,7 +9,6 @@ namespace moesaic::model {
 namespace {
 
 /// Packed items start here: a cache line, and the widest vector.
-constexpr size_t kAlignment = 64;
 
 /// Dummy value of the norm before attention or FFN. With 1, what attention adds outweighs a random
 /// embedding; it is an average over the context, nearly the same for neighbouring tokens, and they
@@ -77,7 +76,8 @@ class Planner {
     const size_t size = packed_bytes(backend_, placed.item);
     if (size == 0) return;
     placed.offset = static_cast<int64_t>(bytes);
-    bytes += (size + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t alignment = backend_.packed_alignment();
+    bytes += (size + alignment - 1) / alignment * alignment;
   }
 
   /// Tensors stacked over their rows.

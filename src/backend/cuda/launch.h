@@ -9,14 +9,14 @@
 #include <cstddef>
 #include <string>
 
-#include "base/error.h"
+#include "backend/cuda/cuda_error.h"
 
 namespace moesaic::backend::cuda {
 
-/// Throws UnavailableError naming `call` when a CUDA call did not succeed.
+/// Throws CudaError naming `call` when a CUDA call did not succeed.
 inline void check(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
-  throw base::UnavailableError(std::string("CUDA: ") + call + ": " + cudaGetErrorString(error));
+  throw CudaError(std::string(call) + ": " + cudaGetErrorString(error));
 }
 
 /// Multiprocessors of the current device.
@@ -47,8 +47,8 @@ inline bool waits_for_predecessor(const void* kernel) {
   return attributes.ptxVersion >= 90;
 }
 
-/// Starts kKernel with `shared` bytes of dynamic shared memory. Throws UnavailableError when it
-/// cannot start.
+/// Starts kKernel with `shared` bytes of dynamic shared memory. Throws CudaError when it cannot
+/// start.
 template <auto* kKernel, typename... Args>
 void launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream, Args... args) {
   const auto* pointer = reinterpret_cast<const void*>(kKernel);

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/device.cuh"
 #include "backend/cuda/launch.h"
+#include "backend/cuda/products/layout.h"
 
 namespace moesaic::backend::cuda {
 namespace {
@@ -23,19 +24,20 @@ __device__ float block_sum(float x) {
   return warp_sum(lane < warps ? sums[lane] : 0.0f);
 }
 
-__global__ void embed_kernel(const __nv_bfloat16* table, int width, const int32_t* ids,
-                             const int32_t* previous, const int32_t* count, float* residual,
-                             int32_t* resolved) {
+/// A thread per 16-byte chunk of a row (products/layout.h).
+__global__ void embed_kernel(const uint8_t* tiles, int tiles_k, int width, const int32_t* ids,
+                             const int32_t* previous, const int32_t* count, float* residual) {
   begin_dependent();
   const auto row = static_cast<int>(blockIdx.x);
   if (row >= *count) return;
   int id = ids[row];
   if (id < 0) id = previous[-1 - id];
-  if (resolved != nullptr && threadIdx.x == 0) resolved[row] = id;
-  const auto* from = reinterpret_cast<const uint4*>(table + static_cast<int64_t>(id) * width);
+  const uint8_t* first = tiles + static_cast<int64_t>(id / kTileRows) * tiles_k * kTileBytes +
+                         id % kTileRows * kTileRowBytes;
   auto* to = reinterpret_cast<float4*>(residual + static_cast<int64_t>(row) * width);
   for (int i = static_cast<int>(threadIdx.x); i < width / 8; i += static_cast<int>(blockDim.x)) {
-    const uint4 x = from[i];
+    const uint4 x = *reinterpret_cast<const uint4*>(
+        first + static_cast<int64_t>(i / 8) * kTileBytes + ((i % 8) ^ (id % 8)) * kChunkBytes);
     to[2 * i] = make_float4(low_bf16(x.x), high_bf16(x.x), low_bf16(x.y), high_bf16(x.y));
     to[2 * i + 1] = make_float4(low_bf16(x.z), high_bf16(x.z), low_bf16(x.w), high_bf16(x.w));
   }
@@ -317,12 +319,15 @@ void start_qkv(const QkvParams& p, int rows, cudaStream_t stream) {
 
 }  // namespace
 
-void embed(const __nv_bfloat16* table, int width, const int32_t* ids, const int32_t* previous,
-           RowCount rows, float* residual, int32_t* resolved, cudaStream_t stream) {
-  MOESAIC_ASSERT(width % 8 == 0);
+void embed(const Linear& table, const int32_t* ids, const int32_t* previous, RowCount rows,
+           float* residual, cudaStream_t stream) {
+  MOESAIC_ASSERT(table.shape.k % 8 == 0 && table.shape.format == Format::kBF16);
   if (rows.most == 0) return;
-  launch<embed_kernel>(dim3(static_cast<unsigned>(rows.most)), dim3(256), 0, stream, table, width,
-                       ids, previous, rows.count, residual, resolved);
+  const PackedMatrix packed(table.shape.n, table.shape.k, table.shape.format, table.shape.scales);
+  launch<embed_kernel>(dim3(static_cast<unsigned>(rows.most)), dim3(256), 0, stream,
+                       reinterpret_cast<const uint8_t*>(table.packed),
+                       static_cast<int>(packed.tiles_k), static_cast<int>(table.shape.k), ids,
+                       previous, rows.count, residual);
 }
 
 void add_rms_norm(float* residual, const __nv_bfloat16* delta, const float* weight, float eps,

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "backend/cuda/attention.h"
+#include "backend/cuda/products/products.h"
 
 namespace moesaic::backend::cuda {
 
@@ -21,11 +22,10 @@ struct RowCount {
   int most = 0;
 };
 
-/// residual [rows, width] = rows `ids` of the table [vocab, width]. An id of -1 - k means what row
-/// k of the step before chose: previous[k]. The ids found are also written to `resolved` unless it
-/// is null.
-void embed(const __nv_bfloat16* table, int width, const int32_t* ids, const int32_t* previous,
-           RowCount rows, float* residual, int32_t* resolved, cudaStream_t stream);
+/// residual [rows, k] = rows `ids` of the packed table [vocab, k] of bf16. An id of -1 - j means
+/// what row j of the step before chose: previous[j].
+void embed(const Linear& table, const int32_t* ids, const int32_t* previous, RowCount rows,
+           float* residual, cudaStream_t stream);
 
 /// Root mean square norm (https://arxiv.org/abs/1910.07467): out = x * rsqrt(mean(x^2) + eps) *
 /// weight with x = residual + delta. `delta` may be null; else the sum is also stored to residual.

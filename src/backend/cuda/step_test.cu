@@ -31,8 +31,8 @@ constexpr cudaStream_t kStream = nullptr;
 }
 
 /// A graph for more rows than there are: the count says how many.
-struct Rows {
-  explicit Rows(int count) : device(std::vector<int32_t>{count}), rows{device.get(), count + 3} {}
+struct DeviceCount {
+  explicit DeviceCount(int count) : device(std::vector<int32_t>{count}), rows{device.get(), count + 3} {}
   DeviceArray<int32_t> device;
   RowCount rows;
 };
@@ -48,12 +48,14 @@ TEST_F(StepTest, EmbedsAndResolvesTokensOfTheStepBefore) {
   const DeviceArray<uint16_t> device_table(table);
   const DeviceArray<int32_t> device_ids(ids);
   const DeviceArray<int32_t> device_previous(previous);
-  const DeviceArray<int32_t> device_resolved(ids.size());
+  const LinearShape shape{.n = kVocab, .k = kWidth};
+  const DeviceArray<uint8_t> packed(packed_bytes(shape));
+  auto* place = reinterpret_cast<std::byte*>(packed.get());
+  pack(shape, 0, {.values = device_table.get(), .rows = kVocab, .stride = kWidth}, place, kStream);
   const DeviceArray<float> residual(ids.size() * kWidth);
-  const Rows rows(static_cast<int>(ids.size()));
-  embed(as_bf16(device_table), kWidth, device_ids.get(), device_previous.get(), rows.rows,
-        residual.get(), device_resolved.get(), kStream);
-  EXPECT_EQ(device_resolved.read(), resolved);
+  const DeviceCount rows(static_cast<int>(ids.size()));
+  embed({shape, place}, device_ids.get(), device_previous.get(), rows.rows, residual.get(),
+        kStream);
   const std::vector<float> out = residual.read();
   for (size_t r = 0; r < ids.size(); ++r) {
     for (size_t i = 0; i < kWidth; ++i) {
@@ -84,7 +86,7 @@ TEST_F(StepTest, NormsRowsAndGathers) {
       const int rows = gathers ? 3 : kRows;
       const DeviceArray<float> device_residual(residual);
       const DeviceArray<uint16_t> out(static_cast<size_t>((rows + 1) * width));
-      const Rows count(rows);
+      const DeviceCount count(rows);
       const __nv_bfloat16* added = adds ? as_bf16(device_delta) : nullptr;
       if (gathers) {
         gather_rms_norm(device_residual.get(), added, device_weight.get(), kEps, width,
@@ -178,7 +180,7 @@ TEST_F(StepTest, NormsRotatesAndAppends) {
     const DeviceArray<int32_t> device_angles(angle_rows);
     const DeviceArray<int64_t> device_slots(slots);
     const DeviceArray<uint8_t> cache(kBlocks * kv_block_bytes(shape.attention));
-    const Rows rows(kRows);
+    const DeviceCount rows(kRows);
     QkvInputs inputs;
     inputs.q_norm = device_q_norm.get();
     inputs.k_norm = device_k_norm.get();

@@ -155,7 +155,7 @@ float* HostBackend::at(size_t offset) const {
 
 Activation HostBackend::activation(ActivationKind kind) const {
   const auto of = [&](size_t offset, int64_t width) {
-    return Activation{activations_.address() + offset, width, DType::kF32};
+    return Activation{activations_.address() + offset, width, width, DType::kF32};
   };
   switch (kind) {
     case ActivationKind::kResidual:
@@ -234,7 +234,8 @@ void HostBackend::sum_squares(const AttentionDesc& desc, int64_t rows, Communica
     for (int part = 0; part < 2; ++part) {
       double sum = 0;
       for (int64_t i = 0; i < widths[part]; ++i, ++row) sum += static_cast<double>(*row) * *row;
-      squares[2 * r + part] = static_cast<float>(sum);
+      const bool counted = part == 1 && desc.kv_copies;
+      squares[2 * r + part] = counted ? 0 : static_cast<float>(sum);
     }
   }
   ranks.all_reduce(RawAddress::of(squares), 2 * rows, DType::kF32);

@@ -32,6 +32,7 @@ class HostBackend : public Backend {
   void wait(Fence) override {}
   std::span<std::byte> host_view(const Buffer& buffer) override;
 
+  size_t packed_alignment() const override { return 64; }
   size_t packed_bytes(const MatrixDesc& desc) const override { return ops_->packed_bytes(desc); }
   size_t packed_bytes(const ExpertsDesc& desc) const override { return ops_->packed_bytes(desc); }
   int64_t pack_units(const MatrixDesc& desc) const override { return ops_->pack_units(desc); }

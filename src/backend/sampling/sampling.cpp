@@ -270,10 +270,28 @@ TokenLogprob logprob_of(std::span<const float> logits, double norm, int32_t toke
 
 }  // namespace
 
+namespace {
+
+bool has_long_lists(const TokenRules& rules) {
+  size_t tokens = 0;
+  size_t longest = 0;
+  for (const std::vector<int32_t>& word : rules.bad_words) {
+    tokens += word.size();
+    longest = std::max(longest, word.size());
+  }
+  return rules.logit_bias.size() > ListLimits::kBiases ||
+         rules.stop_token_ids.size() > ListLimits::kStopIds ||
+         rules.bad_words.size() > ListLimits::kBadWords || longest > ListLimits::kBadWord ||
+         tokens > ListLimits::kBadWordTokens;
+}
+
+}  // namespace
+
 std::shared_ptr<const TokenRules> token_rules(TokenRules lists) {
   sort_and_make_unique(lists.allowed_token_ids);
   sort_and_make_unique(lists.bad_words);
   sort_and_make_unique(lists.stop_token_ids);
+  lists.long_lists = has_long_lists(lists);
   return std::make_shared<const TokenRules>(std::move(lists));
 }
 

@@ -14,6 +14,15 @@
 
 namespace moesaic::backend {
 
+/// How long lists may be for every backend to take them; with longer ones the host chooses.
+struct ListLimits {
+  static constexpr size_t kBiases = 1024;
+  static constexpr size_t kStopIds = 64;
+  static constexpr size_t kBadWords = 128;
+  static constexpr size_t kBadWord = 64;           ///< tokens of one
+  static constexpr size_t kBadWordTokens = 1024;  ///< of all of them
+};
+
 /// What a request says of single tokens, made ready for the sampler by token_rules(). One object
 /// for all sequences of a client's request, so that long lists are neither copied nor sorted again.
 struct TokenRules {
@@ -21,6 +30,7 @@ struct TokenRules {
   std::vector<int32_t> allowed_token_ids;       ///< ascending; empty = all
   std::vector<std::vector<int32_t>> bad_words;  ///< token sequences never produced
   std::vector<int32_t> stop_token_ids;          ///< ascending
+  bool long_lists = false;  ///< some list is longer than ListLimits; set by token_rules()
 
   /// Whether they change any logits, but for stop ids of a young output.
   bool change_logits() const {
@@ -59,6 +69,7 @@ struct SampleRow {
   int64_t position = 0;    ///< tokens of the output so far
   int32_t min_tokens = 0;  ///< EOS and stop ids are masked before
   int32_t logprobs = -1;   ///< -1 = none; k = the token and the k best
+  bool long_lists = false;  ///< TokenRules::long_lists of its state
 };
 
 /// What choosing must know of a sequence beside its row, kept by the backend from token to token.

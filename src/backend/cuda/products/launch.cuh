@@ -4,20 +4,13 @@
 
 #include <cuda_runtime.h>
 
-#include <string>
-
+#include "backend/cuda/launch.h"
 #include "backend/cuda/products/args.cuh"
 #include "backend/cuda/products/routing.cuh"
 #include "backend/cuda/products/small.cuh"
 #include "backend/cuda/products/stream.cuh"
 
 namespace moesaic::backend::cuda {
-
-inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    throw CudaError(std::string(what) + ": " + cudaGetErrorString(status));
-  }
-}
 
 struct Launch {
   cudaStream_t stream = nullptr;

@@ -13,18 +13,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
+
+#include "backend/cuda/cuda_error.h"
 
 using cudaStream_t = struct CUstream_st*;
 
 namespace moesaic::backend::cuda {
-
-/// A failed CUDA call or a launch that was refused; the message names the call.
-class CudaError : public std::runtime_error {
- public:
-  explicit CudaError(const std::string& message) : std::runtime_error(message) {}
-};
 
 // ---------------------------------------------------------------------------------------------
 // Weights
