@@ -247,10 +247,6 @@ __global__ __launch_bounds__(kThreads, T::kMinBlocks) void decode_kernel(const A
       meet(kComputeThreads);
       rows.make_weights();
       blocks.wait_full();
-      if (has_unseen(first_key, keys)) {
-        clear_unseen<typename T::Block>(memory + blocks.slot() * T::kBytes, first_key, keys, thread,
-                                        kComputeThreads);
-      }
       meet(kComputeThreads);
       rows.add_values(memory + blocks.slot() * T::kBytes);
       release(blocks);
