@@ -37,12 +37,13 @@ struct Shared {
   uint64_t list[kCapacity];   // order keys in the upper halves, complements of ids in the lower
   double weights[kCapacity];  // of the runs or of the list
   float largest[kMostGranules];
+  uint16_t looked[kMostGranules];  // the runs that a pass looks at
   bool matched[kMostBadWords];
   double sums[2][kWarps];
   double masses[kWarps][kBounds];
   alignas(16) int counts[2][kWarps];
   double before;
-  int first, last, listed;
+  int first, last, listed, looks;
 };
 static_assert(kMostGranules <= kCapacity);
 
@@ -146,22 +147,40 @@ __device__ __forceinline__ void for_each_octet(const RowView& row, const Shared&
 /// Number and weight of the band's entries; leaves the runs' weights in s.weights and, with
 /// `gather`, the entries in s.list, in no order and as many as fit.
 __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band band, bool gather) {
+  constexpr int kAtOnce = 4;
   __syncthreads();  // uses of the list and weights before
-  if (thread_index() == 0) s.listed = 0;
+  if (thread_index() == 0) s.listed = s.looks = 0;
   __syncthreads();
+  for (int g = thread_index(); g < row.granules; g += kThreads) {
+    if (s.largest[g] >= band.low) s.looked[atomicAdd(&s.looks, 1)] = static_cast<uint16_t>(g);
+    s.weights[g] = 0;
+  }
+  __syncthreads();
+  const int looks = s.looks;
   int count = 0;
-  double mass = 0;
-  float masses[8] = {};
-  for_each_octet(
-      row, s, band.low,
-      [&](int k, float value, int id) {
-        const bool held = band.holds(value, id);
+  for (int base = warp_index(); base < looks; base += kWarps * kAtOnce) {
+    float4 x[kAtOnce];
+    int first[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int look = base + k * kWarps;
+      first[k] = look < looks ? s.looked[look] * kGranule + lane_index() * 4 : -1;
+      if (first[k] >= 0) x[k] = row.at(first[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first[k] < 0) continue;
+      float mass = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float value = lane_of(x[k], i);
+        const bool held = band.holds(value, first[k] + i);
         if (held) {
           ++count;
-          masses[k] += band.weight(row, value);
+          mass += band.weight(row, value);
         }
         const unsigned holders = gather ? __ballot_sync(kAllLanes, held) : 0;
-        if (holders == 0) return;
+        if (holders == 0) continue;
         const int leader = __ffs(static_cast<int>(holders)) - 1;
         int place = 0;
         if (lane_index() == leader) place = atomicAdd(&s.listed, __popc(holders));
@@ -169,21 +188,17 @@ __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band 
             __shfl_sync(kAllLanes, place, leader) + __popc(holders & ((1u << lane_index()) - 1));
         if (held && place < kCapacity) {
           s.list[place] =
-              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(id);
+              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(first[k] + i);
         }
-      },
-      [&](int first) {
-        const auto sum = static_cast<double>(sum_of_eight(masses));
-        const int granule = first + lane_index() / 4;
-        if (lane_index() % 4 == 0 && granule < row.granules) {
-          s.weights[granule] = sum;
-          mass += sum;
-        }
-#pragma unroll
-        for (float& x : masses) x = 0;
-      });
+      }
+      mass = warp_sum(mass);
+      if (lane_index() == 0) s.weights[first[k] / kGranule] = static_cast<double>(mass);
+    }
+  }
   Measured all;
   all.count = sum_block(s, count, 0);
+  double mass = 0;
+  for (int g = thread_index(); g < row.granules; g += kThreads) mass += s.weights[g];
   all.mass = sum_block(s, mass);
   return all;
 }
