@@ -3,6 +3,7 @@
 // is that of one launch. Attention walks over enough layers' caches that none is in L2.
 //
 //   bench_cuda_step [what [batch context kv_heads rows block_size]]
+//   bench_cuda_step sample [line]
 //
 // what: all (default), decode, prefill, small, sample, or one: attention of one step, for a
 // profiler, of sequences with `context` positions of which the last `rows` are new (1: a decode).
@@ -366,7 +367,7 @@ void bench_small(Timer& timer) {
   for (void* data : std::vector<void*>{table, residual, delta, normed, qkv, cache}) cudaFree(data);
 }
 
-void bench_sample(Timer& timer, double bandwidth) {
+void bench_sample(Timer& timer, double bandwidth, int only) {
   constexpr int kVocab = 151936;
   constexpr int kRows = 256;
   constexpr int kChain = 4;
@@ -402,7 +403,9 @@ void bench_sample(Timer& timer, double bandwidth) {
               "rows");
   for (int rows : {1, 64, 256}) std::printf("%17d", rows);
   std::printf("\n");
+  int number = 0;
   const auto line = [&](const char* name, SampleRow row) {
+    if (only >= 0 && only != number++) return;
     std::printf("%-28s", name);
     for (int rows : {1, 64, 256}) {
       std::vector<SampleRow> all(static_cast<size_t>(rows), row);
@@ -476,7 +479,9 @@ int run(const std::string& what, const std::vector<int>& numbers) {
   std::printf("%s, %d multiprocessors, read bandwidth %.2f TB/s\n", properties.name,
               properties.multiProcessorCount, bandwidth / 1e12);
   if (all || what == "small") bench_small(timer);
-  if (all || what == "sample") bench_sample(timer, bandwidth);
+  if (all || what == "sample") {
+    bench_sample(timer, bandwidth, numbers.empty() ? -1 : numbers[0]);
+  }
   for (int block_size : {64, 16}) {
     if (all || what == "prefill") bench_prefill(timer, cache, block_size);
   }

@@ -14,8 +14,6 @@ constexpr int kPlanThreads = 1024;
 /// Pieces of work for every block that the device holds at once. With more, a long sequence is cut
 /// finer than balance needs, and every cut costs a fold.
 constexpr int kPiecesPerBlock = 2;
-/// About, of the kernels for the narrow and the wide list.
-constexpr int kBlocksPerMultiprocessor[2] = {2, 2};
 
 /// Query rows of a tile of the list for prompts.
 int wide_rows(const AttentionShape& shape) {
@@ -23,8 +21,10 @@ int wide_rows(const AttentionShape& shape) {
   return padded_head_dim(shape.head_dim) > 128 ? 32 : 64;
 }
 
-int target_pieces(int list, int processors) {
-  return processors * kBlocksPerMultiprocessor[list] * kPiecesPerBlock;
+/// Work for every block that the device holds at once; about, for the kernel of a list.
+int target_pieces(int list, const AttentionShape& shape, int processors) {
+  const int blocks = list == 0 && shape.kv == KvType::kE4M3 ? 3 : 2;  // a multiprocessor
+  return processors * blocks * kPiecesPerBlock;
 }
 
 struct PlanParams {
@@ -38,6 +38,7 @@ struct PlanParams {
   AttentionHeader* header;
   int32_t* counters;
   int32_t* cuts;
+  uint8_t* zeros;
 };
 
 /// Sum of `x` over the threads before this one; `total` gets that over all.
@@ -211,6 +212,9 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const PlanParams p) 
     __syncthreads();  // `before`
   }
   for (int i = thread; i < cut_tiles * p.kv_heads; i += kPlanThreads) p.counters[i] = 0;
+  for (int i = thread; i < kZeroBytes / 4; i += kPlanThreads) {
+    reinterpret_cast<uint32_t*>(p.zeros)[i] = 0;
+  }
 }
 
 constexpr int kFoldWarps = 4;
@@ -288,12 +292,13 @@ AttentionLayout::AttentionLayout(const AttentionShape& shape, const AttentionLim
   const int64_t rows[2] = {kNarrowRows, wide_rows(shape)};
   for (int list = 0; list < 2; ++list) {
     item_capacity[list] = limits.max_sequences + limits.max_rows * group / rows[list] +
-                          target_pieces(list, processors);
+                          target_pieces(list, shape, processors);
     items[list] = take(item_capacity[list] * static_cast<int64_t>(sizeof(AttentionItem)));
   }
   const int64_t cut_capacity = (item_capacity[0] + item_capacity[1]) / 2;
   counters = take(cut_capacity * shape.kv_heads * 4);
   cuts = take(cut_capacity * 4);
+  zeros = take(kZeroBytes);
   const size_t row_bytes = sizeof(float) * static_cast<size_t>(dim) + sizeof(float2);
   partial_rows = static_cast<int64_t>(
       std::min<size_t>(limits.partial_bytes / row_bytes, size_t{1} << 31) / 32 * 32);
@@ -334,7 +339,7 @@ void plan_attention(const AttentionShape& shape, const AttentionLimits& limits,
   p.tile_rows[0] = kNarrowRows;
   p.tile_rows[1] = wide_rows(shape);
   for (int list = 0; list < 2; ++list) {
-    p.target[list] = target_pieces(list, processors);
+    p.target[list] = target_pieces(list, shape, processors);
     p.items[list] = reinterpret_cast<AttentionItem*>(base + layout.items[list]);
   }
   p.decode_only = kind == StepKind::kDecode;
@@ -342,6 +347,7 @@ void plan_attention(const AttentionShape& shape, const AttentionLimits& limits,
   p.header = reinterpret_cast<AttentionHeader*>(base);
   p.counters = reinterpret_cast<int32_t*>(base + layout.counters);
   p.cuts = reinterpret_cast<int32_t*>(base + layout.cuts);
+  p.zeros = reinterpret_cast<uint8_t*>(base + layout.zeros);
   launch<plan_kernel>(dim3(1), dim3(kPlanThreads),
                       sizeof(int) * (static_cast<size_t>(limits.max_sequences) + 1), stream, p);
 }
@@ -364,6 +370,7 @@ void attention(const AttentionShape& shape, const AttentionLimits& limits,
   p.counters = reinterpret_cast<int32_t*>(base + layout.counters);
   p.cuts = reinterpret_cast<const int32_t*>(base + layout.cuts);
   p.header = header;
+  p.zeros = reinterpret_cast<const uint8_t*>(base + layout.zeros);
   p.maxima = reinterpret_cast<float2*>(base + layout.maxima);
   p.partials = reinterpret_cast<float*>(base + layout.partials);
   for (int list = 0; list < (kind == StepKind::kDecode ? 1 : 2); ++list) {

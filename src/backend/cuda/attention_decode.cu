@@ -98,10 +98,8 @@ class Feeder {
     }
     settle();
     handed_.wait_empty();
-    if (lane_ == 0) {
-      items_[handed_.slot()].head = -1;
-      arrive(handed_.full());
-    }
+    if (lane_ == 0) items_[handed_.slot()].head = -1;
+    arrive(handed_.full());
   }
 
  private:
@@ -155,7 +153,12 @@ class Feeder {
     const int rows = member(offsetof(AttentionItem, rows));
     const int first_row = member(offsetof(AttentionItem, first_row));
     const int row_bytes = p_.head_dim * 2;
-    if (lane_ == 0) arrive_expecting(handed_.full(), rows * row_bytes);
+    // Every lane arrives for what it wrote, lane 0 for the queries too.
+    if (lane_ == 0) {
+      arrive_expecting(handed_.full(), rows * row_bytes);
+    } else {
+      arrive(handed_.full());
+    }
     __syncwarp();
     const int token = row / p_.group + lane_;
     const int first = max(row, token * p_.group);
@@ -205,7 +208,7 @@ __global__ __launch_bounds__(kThreads, T::kMinBlocks) void decode_kernel(const A
   if (thread == 0) {
     constexpr int kWarps = kComputeThreads / 32;
     blocks.init(1, kWarps);
-    handed.init(1, kWarps);
+    handed.init(32, kComputeThreads);
     publish_barriers();
   }
   __syncthreads();
@@ -222,7 +225,7 @@ __global__ __launch_bounds__(kThreads, T::kMinBlocks) void decode_kernel(const A
     ++ring.index;
   };
   TileRows<T> rows(p, shared + T::kScratch, thread);
-  for (;; release(handed)) {
+  for (;; arrive(handed.empty()), ++handed.index) {
     handed.wait_full();
     const HandedItem& given = items[handed.slot()];
     const AttentionItem& item = given.item;
@@ -247,10 +250,6 @@ __global__ __launch_bounds__(kThreads, T::kMinBlocks) void decode_kernel(const A
       meet(kComputeThreads);
       rows.make_weights();
       blocks.wait_full();
-      if (has_unseen(first_key, keys)) {
-        clear_unseen<typename T::Block>(memory + blocks.slot() * T::kBytes, first_key, keys, thread,
-                                        kComputeThreads);
-      }
       meet(kComputeThreads);
       rows.add_values(memory + blocks.slot() * T::kBytes);
       release(blocks);

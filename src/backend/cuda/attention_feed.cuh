@@ -65,31 +65,42 @@ class BlockSource {
       pages_ = pages_after_;
       pages_after_ = pages_from(first_page_ + 32);
     }
-    const int low_page = max(0, (low_ >> p_.block_shift) - page);
-    const int high_page = min(pages - 1, (high_ >> p_.block_shift) - page);
-    bytes_ = (high_page - low_page + 1) * rows * B::kRowBytes;
+    // A lane's piece, and which of its rows some row of the tile sees.
     const int own_page = lane_ % pages;
     const int panel = lane_ / pages;
     static_assert(kPanels * kKeyBlock / 16 <= 32);
-    copies_ = panel < kPanels && own_page >= low_page && own_page <= high_page;
     const int chunk = panel <= kWide ? panel * 8 : kWide * 8 + 4;
-    const int first = B::first(copies_ ? chunk : 0);
-    const int width = B::width(copies_ ? chunk : 0);
+    const int first = B::first(panel < kPanels ? chunk : 0);
+    row_bytes_ = B::width(panel < kPanels ? chunk : 0) * 16;
+    const int first_key = block * kKeyBlock + own_page * rows;
+    first_row_ = min(max(low_ - first_key, 0), rows);
+    end_row_ = max(min(high_ + 1 - first_key, rows), first_row_);
+    rows_ = panel < kPanels ? rows : 0;
+    if (rows_ == 0) first_row_ = end_row_ = 0;
     const int64_t cache_block =
         __shfl_sync(kAllLanes, pages_, (page - first_page_ + own_page) & 31);
-    const int first_row = block * kKeyBlock & (block_size_ - 1);
+    const int page_row = block * kKeyBlock & (block_size_ - 1);
     from_ = p_.cache + (cache_block * p_.kv_heads + head_) * 2 * half_bytes_ +
-            (first * block_size_ + first_row * width) * 16;
-    place_ = (first * kKeyBlock + own_page * rows * width) * 16;
-    piece_bytes_ = rows * width * 16;
+            first * block_size_ * 16 + page_row * row_bytes_;
+    place_ = first * kKeyBlock * 16 + own_page * rows * row_bytes_;
+    seen_bytes_ = __reduce_add_sync(kAllLanes, (end_row_ - first_row_) * row_bytes_);
   }
 
   /// Begins the copies of the block's keys (0) or values (1) to `to`; `barrier` counts one arrival
-  /// and learns of the bytes.
+  /// and learns of the bytes. Of keys, rows that no row of the tile sees stay what they are. Of
+  /// values they become zeros: weights of 0 times what happens to lie there must be 0.
   __device__ void copy(int value, uint32_t to, uint32_t barrier) const {
-    if (lane_ == 0) arrive_expecting(barrier, bytes_);
+    if (lane_ == 0) arrive_expecting(barrier, value == 0 ? seen_bytes_ : B::kBytes);
     __syncwarp();
-    if (copies_) copy_bulk(to + place_, from_ + value * half_bytes_, piece_bytes_, barrier);
+    const auto copy_rows = [&](const uint8_t* from, int begin, int end) {
+      if (begin < end) {
+        copy_bulk(to + place_ + begin * row_bytes_, from, (end - begin) * row_bytes_, barrier);
+      }
+    };
+    copy_rows(from_ + value * half_bytes_ + first_row_ * row_bytes_, first_row_, end_row_);
+    if (value == 0 || seen_bytes_ == B::kBytes) return;
+    copy_rows(p_.zeros, 0, first_row_);
+    copy_rows(p_.zeros, end_row_, rows_);
   }
 
  private:
@@ -110,29 +121,8 @@ class BlockSource {
   int head_ = 0, low_ = 0, high_ = 0;
   const int32_t* table_ = nullptr;
   int first_page_ = 0, pages_ = 0, pages_after_ = 0;
-  bool copies_ = false;
-  const uint8_t* from_ = nullptr;
-  int place_ = 0, bytes_ = 0, piece_bytes_ = 0;
+  const uint8_t* from_ = nullptr;  // the piece's first row of keys
+  int place_ = 0, row_bytes_ = 0, rows_ = 0, first_row_ = 0, end_row_ = 0, seen_bytes_ = 0;
 };
-
-/// Whether no row of a tile sees some of a key block's keys.
-__device__ __forceinline__ bool has_unseen(int first_key, const TileKeys& keys) {
-  return first_key < keys.low || first_key + kKeyBlock - 1 > keys.high;
-}
-
-/// Sets rows of a block of values that no row of the tile sees to zero: weights of 0 times what
-/// happens to lie there must be 0. By `threads` threads, of which this is number `thread`; what
-/// they write is ordered before products and later bulk copies.
-template <class B>
-__device__ __forceinline__ void clear_unseen(uint32_t block, int first_key, const TileKeys& keys,
-                                             int thread, int threads) {
-  for (int i = thread; i < kKeyBlock * B::kChunks; i += threads) {
-    const int row = i / B::kChunks;
-    if (first_key + row >= keys.low && first_key + row <= keys.high) continue;
-    const uint32_t to = block + B::offset(i % B::kChunks, row);
-    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
-  }
-  publish_to_async();
-}
 
 }  // namespace moesaic::backend::cuda

@@ -15,7 +15,7 @@ namespace {
 constexpr int kGroups = 2;  // of 64 rows
 constexpr int kTileRows = 64 * kGroups;
 constexpr int kThreads = 128 + 128 * kGroups;
-constexpr int kQueryThreads = 96;
+[[maybe_unused]] constexpr int kQueryThreads = 96;
 constexpr int kSlots = 8;  // keys and values by turns
 constexpr int kQuerySlots = 2;
 
@@ -26,17 +26,14 @@ struct PromptShape : KvBlock<kDim, KvType::kBF16> {
   static constexpr int kOnes = kSlots * Block::kBytes;  // an operand of ones
   static constexpr int kQueries = kOnes + 1024;
   static constexpr int kBarriers = kQueries + kQuerySlots * kQueryBytes;
-  static constexpr int kLanding = kBarriers + Ring::bytes(kSlots + kQuerySlots);
-  static constexpr int kShared = kLanding + 8 + 1024;  // operands begin at multiples of 1024
+  static constexpr int kShared =
+      kBarriers + Ring::bytes(kSlots + kQuerySlots) + 1024;  // operands begin at multiples of 1024
 };
 
 /// The warp that brings keys and values.
 template <class T>
 __device__ void feed_blocks(const AttentionParams& p, uint32_t memory, Ring blocks) {
   BlockSource<typename T::Block> source(p);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const uint32_t landing = memory + T::kLanding;
-  int landed = 0;
   const int work = *p.item_count * p.kv_heads;
   for (int taken = static_cast<int>(blockIdx.x); taken < work;
        taken += static_cast<int>(gridDim.x)) {
@@ -49,17 +46,7 @@ __device__ void feed_blocks(const AttentionParams& p, uint32_t memory, Ring bloc
       source.block(block);
       for (int value = 0; value < 2; ++value) {
         blocks.wait_empty();
-        const uint32_t to = memory + blocks.slot() * T::kBytes;
-        const int first_key = block * kKeyBlock;
-        if (value == 1 && has_unseen(first_key, keys)) {
-          source.copy(value, to, landing);
-          wait_phase(landing, landed++ % 2);
-          clear_unseen<T>(to, first_key, keys, lane, 32);
-          __syncwarp();
-          if (lane == 0) arrive(blocks.full());
-        } else {
-          source.copy(value, to, blocks.full());
-        }
+        source.copy(value, memory + blocks.slot() * T::kBytes, blocks.full());
         ++blocks.index;
       }
     }
@@ -85,9 +72,9 @@ __device__ void feed_queries(const AttentionParams& p, uint32_t memory, Ring que
       const int token = packed / p.group;
       const int query_head = head * p.group + packed - token * p.group;
       const __nv_bfloat16* from = p.q + static_cast<int64_t>(item.first_row + token) * p.q_stride +
-                                  query_head * T::kDim + chunk * 8;
+                                  query_head * p.head_dim + chunk * 8;
       copy_async(to + row / 64 * (64 * T::kDim * 2) + kv_chunk_offset(chunk, row % 64, 64, kChunks),
-                 from, row < item.rows);
+                 from, row < item.rows && chunk * 8 < p.head_dim);
     }
     commit_copies();
     wait_copies<0>();
@@ -328,6 +315,7 @@ __device__ void compute(const AttentionParams& p, uint32_t memory, Ring blocks, 
           output_row(p, item.first_row, item.row + own_row + half * 8, head) + 2 * q;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
+        if (8 * t >= p.head_dim) continue;
         *reinterpret_cast<uint32_t*>(to + 8 * t) =
             pack_bf16(__fmul_rn(all_values[t][2 * half], scale),
                       __fmul_rn(all_values[t][2 * half + 1], scale));
@@ -348,7 +336,6 @@ __global__ __launch_bounds__(kThreads, 1) void prompt_kernel(const AttentionPara
   if (threadIdx.x == 0) {
     blocks.init(1, 4 * kGroups);
     queries.init(kQueryThreads, 4 * kGroups);
-    init_barrier(memory + T::kLanding, 1);
     publish_barriers();
   }
   if (threadIdx.x >= 128) {
@@ -385,7 +372,7 @@ void start(const AttentionParams& params, cudaStream_t stream) {
 
 bool has_prompt_kernel(const AttentionShape& shape) {
   return has_hopper_kernels() && shape.kv == KvType::kBF16 &&
-         (shape.head_dim == 64 || shape.head_dim == 128);
+         (padded_head_dim(shape.head_dim) == 64 || padded_head_dim(shape.head_dim) == 128);
 }
 
 void attention_prompt(const AttentionParams& params, int dim, cudaStream_t stream) {

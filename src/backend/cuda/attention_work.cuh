@@ -10,6 +10,7 @@ namespace moesaic::backend::cuda {
 constexpr int kKeyBlock = 64;    // keys between two updates of a row's maximum
 constexpr int kNarrowRows = 16;  // query rows of a decode tile
 constexpr int kNoWindow = 1 << 30;
+constexpr int kZeroBytes = kKeyBlock * 128;  // a panel of a key block
 
 // Splits: 4 key blocks each to position 4096, 8 each to 16384, 16 each from there on. Short ones
 // spread a short context over the device; long ones keep the results to fold few.
@@ -58,7 +59,7 @@ struct AttentionHeader {
 
 /// Where the parts of the work memory lie, in bytes.
 struct AttentionLayout {
-  size_t items[2], counters, cuts, maxima, partials, bytes;
+  size_t items[2], counters, cuts, zeros, maxima, partials, bytes;
   int64_t item_capacity[2];
   int64_t partial_rows;
 
@@ -81,7 +82,8 @@ struct AttentionParams {
   int32_t* counters;
   const int32_t* cuts;  // [cut tiles] an item of each
   const AttentionHeader* header;
-  float2* maxima;  // (maximum, sum) of a partial row, the maximum in exp2's scale
+  const uint8_t* zeros;  // kZeroBytes
+  float2* maxima;        // (maximum, sum) of a partial row, the maximum in exp2's scale
   float* partials;
 };
 

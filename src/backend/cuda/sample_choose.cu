@@ -14,7 +14,7 @@
 namespace moesaic::backend::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kCapacity = 4096;
 constexpr float kLowest = -3.402823466e38f;
@@ -37,12 +37,13 @@ struct Shared {
   uint64_t list[kCapacity];   // order keys in the upper halves, complements of ids in the lower
   double weights[kCapacity];  // of the runs or of the list
   float largest[kMostGranules];
+  uint16_t looked[kMostGranules];  // the runs that a pass looks at
   bool matched[kMostBadWords];
   double sums[2][kWarps];
   double masses[kWarps][kBounds];
   alignas(16) int counts[2][kWarps];
   double before;
-  int first, last, listed;
+  int first, last, listed, looks;
 };
 static_assert(kMostGranules <= kCapacity);
 
@@ -146,22 +147,40 @@ __device__ __forceinline__ void for_each_octet(const RowView& row, const Shared&
 /// Number and weight of the band's entries; leaves the runs' weights in s.weights and, with
 /// `gather`, the entries in s.list, in no order and as many as fit.
 __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band band, bool gather) {
+  constexpr int kAtOnce = 4;
   __syncthreads();  // uses of the list and weights before
-  if (thread_index() == 0) s.listed = 0;
+  if (thread_index() == 0) s.listed = s.looks = 0;
   __syncthreads();
+  for (int g = thread_index(); g < row.granules; g += kThreads) {
+    if (s.largest[g] >= band.low) s.looked[atomicAdd(&s.looks, 1)] = static_cast<uint16_t>(g);
+    s.weights[g] = 0;
+  }
+  __syncthreads();
+  const int looks = s.looks;
   int count = 0;
-  double mass = 0;
-  float masses[8] = {};
-  for_each_octet(
-      row, s, band.low,
-      [&](int k, float value, int id) {
-        const bool held = band.holds(value, id);
+  for (int base = warp_index(); base < looks; base += kWarps * kAtOnce) {
+    float4 x[kAtOnce];
+    int first[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int look = base + k * kWarps;
+      first[k] = look < looks ? s.looked[look] * kGranule + lane_index() * 4 : -1;
+      if (first[k] >= 0) x[k] = row.at(first[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first[k] < 0) continue;
+      float mass = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float value = lane_of(x[k], i);
+        const bool held = band.holds(value, first[k] + i);
         if (held) {
           ++count;
-          masses[k] += band.weight(row, value);
+          mass += band.weight(row, value);
         }
         const unsigned holders = gather ? __ballot_sync(kAllLanes, held) : 0;
-        if (holders == 0) return;
+        if (holders == 0) continue;
         const int leader = __ffs(static_cast<int>(holders)) - 1;
         int place = 0;
         if (lane_index() == leader) place = atomicAdd(&s.listed, __popc(holders));
@@ -169,21 +188,17 @@ __device__ __noinline__ Measured pass(const RowView& row, Shared& s, const Band 
             __shfl_sync(kAllLanes, place, leader) + __popc(holders & ((1u << lane_index()) - 1));
         if (held && place < kCapacity) {
           s.list[place] =
-              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(id);
+              static_cast<uint64_t>(order_key(value)) << 32 | ~static_cast<uint32_t>(first[k] + i);
         }
-      },
-      [&](int first) {
-        const auto sum = static_cast<double>(sum_of_eight(masses));
-        const int granule = first + lane_index() / 4;
-        if (lane_index() % 4 == 0 && granule < row.granules) {
-          s.weights[granule] = sum;
-          mass += sum;
-        }
-#pragma unroll
-        for (float& x : masses) x = 0;
-      });
+      }
+      mass = warp_sum(mass);
+      if (lane_index() == 0) s.weights[first[k] / kGranule] = static_cast<double>(mass);
+    }
+  }
   Measured all;
   all.count = sum_block(s, count, 0);
+  double mass = 0;
+  for (int g = thread_index(); g < row.granules; g += kThreads) mass += s.weights[g];
   all.mass = sum_block(s, mass);
   return all;
 }
@@ -422,12 +437,11 @@ struct Narrowed {
 };
 
 /// Shrinks a band, from whose low end on `reached(count, weight)` holds, to what fits the list and
-/// holds the greatest value from which on it does. `count` is that of the band's entries, -1 where
-/// it is not known.
+/// holds the greatest value from which on it does. `found` is where to begin; `count` is that of
+/// the band's entries, -1 where it is not known.
 template <typename Reached>
-__device__ __forceinline__ Narrowed narrow(const RowView& row, Shared& s, const Band& band,
-                                           int count, Reached reached) {
-  Narrowed found{.band = band};
+__device__ __forceinline__ Narrowed narrow(const RowView& row, Shared& s, Narrowed found, int count,
+                                           Reached reached) {
   for (;;) {
     if (count <= kCapacity) {
       count = pass(row, s, found.band, true).count;
@@ -560,8 +574,8 @@ __device__ __noinline__ int choose_at_random(const RowView& row, Shared& s, cons
     const int wanted = params.top_k;
     Band begun = band;
     begun.low = bound_of_maxima(row, s, wanted);
-    const Narrowed found =
-        narrow(row, s, begun, -1, [&](int count, double) { return count >= wanted; });
+    const Narrowed found = narrow(row, s, Narrowed{.band = begun}, -1,
+                                  [&](int count, double) { return count >= wanted; });
     kept = keep_best(row, s, band, found, wanted);
   }
   if (params.top_p < 1.0f && kept >= 0) {
@@ -573,24 +587,38 @@ __device__ __noinline__ int choose_at_random(const RowView& row, Shared& s, cons
     if (params.min_p > 0) band.low = fmaxf(band.low, band.floor);
     const double needed = static_cast<double>(params.top_p) *
                           (all ? mass_of_stats(row, s, stats) : pass(row, s, band, false).mass);
-    Band grown = band;
-    // A width below the best entry that holds enough.
-    float bounds[kBounds];
-#pragma unroll
-    for (int b = 0; b < kBounds; ++b) {
-      const float width = params.temperature * static_cast<float>(3 << 2 * (kBounds - 1 - b));
-      bounds[b] = fmaxf(band.low, row.best - width);
-    }
-    const ManyMeasured parts = measure(row, s, band, bounds);
+    // A width below the best entry that holds enough: most rows need a small one, which is cheap.
+    Narrowed begun{.band = band};
     int entries = -1;
+    bool enough = false;
+    float held = 0;  // a width that does not hold enough
+    for (float width = 3 * params.temperature; !enough; width *= 4) {
+      float bounds[kBounds];
 #pragma unroll
-    for (int b = 0; b < kBounds; ++b) {
-      if (parts.from[b].mass < needed) continue;
-      grown.low = bounds[b];
-      entries = parts.from[b].count;
+      for (int b = 0; b < kBounds; ++b) {
+        const float part = static_cast<float>(kBounds - b) / kBounds;
+        bounds[b] = fmaxf(band.low, row.best - (held + (width - held) * part));
+      }
+      const ManyMeasured parts = measure(row, s, band, bounds);
+#pragma unroll
+      for (int b = 0; b < kBounds; ++b) {
+        if (parts.from[b].mass < needed) continue;
+        enough = true;
+        entries = parts.from[b].count;
+        begun = {.band = band};
+        begun.band.low = bounds[b];
+        if (entries <= kCapacity || b + 1 == kBounds) continue;
+        // Too many for the list: without those that the next bound holds.
+        entries -= parts.from[b + 1].count;
+        begun.band.high = bounds[b + 1];
+        begun.above_count = parts.from[b + 1].count;
+        begun.above_mass = parts.from[b + 1].mass;
+      }
+      if (bounds[0] == band.low) break;
+      held = width;
     }
     const Narrowed found =
-        narrow(row, s, grown, entries, [&](int, double mass) { return mass >= needed; });
+        narrow(row, s, begun, entries, [&](int, double mass) { return mass >= needed; });
     int count = 1;
     if (found.listed < 0) {
       const float weight = band.weight(row, found.band.low);
@@ -631,8 +659,8 @@ __device__ __noinline__ void write_chances(const RowView& row, Shared& s, const 
   Band band;
   Band begun = band;
   begun.low = bound_of_maxima(row, s, wanted);
-  const Narrowed found =
-      narrow(row, s, begun, -1, [&](int count, double) { return count >= wanted; });
+  const Narrowed found = narrow(row, s, Narrowed{.band = begun}, -1,
+                                [&](int count, double) { return count >= wanted; });
   const int listed = keep_best(row, s, band, found, wanted);
   for (int i = thread_index(); i < min(wanted, listed); i += kThreads) {
     const float value = list_value(s, i);
@@ -640,7 +668,7 @@ __device__ __noinline__ void write_chances(const RowView& row, Shared& s, const 
   }
 }
 
-__global__ __launch_bounds__(kThreads) void sample_choose_kernel(const SampleParams p) {
+__global__ __launch_bounds__(kThreads, 2) void sample_choose_kernel(const SampleParams p) {
   extern __shared__ __align__(16) uint8_t memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
   begin_dependent();

@@ -76,7 +76,8 @@ __device__ inline bool word_matches(const SlotLists& lists, int word, int positi
   return true;
 }
 
-/// The row of one SampleRow. `matched` [kMostBadWords] is shared memory that prepare() fills.
+/// The row of one SampleRow, for shared memory. `matched` [kMostBadWords] is shared memory that
+/// prepare() fills.
 class LogitsRow {
  public:
   __device__ LogitsRow(int vocab, const float* logits, int64_t stride, const SampleRow& row,
@@ -131,8 +132,9 @@ class LogitsRow {
     if (repeats_ || counts_) m.counts = *reinterpret_cast<const int4*>(slot_.counts + id);
     return m;
   }
-  /// The entries as the choice sees them, given the raw ones.
-  __device__ float4 changed(int id, float4 x, const Marks& m) const {
+  /// The entries as the choice sees them, given the raw ones. A function of its own: its code is
+  /// long, and most rows do not need it.
+  __device__ __noinline__ float4 changed(int id, float4 x, const Marks m) const {
     x.x = one(x.x, id, m.allowed & 1, m.special & 1, m.prompt & 1, m.counts.x);
     x.y = one(x.y, id + 1, m.allowed & 2, m.special & 2, m.prompt & 2, m.counts.y);
     x.z = one(x.z, id + 2, m.allowed & 4, m.special & 4, m.prompt & 4, m.counts.z);

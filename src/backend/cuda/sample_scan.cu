@@ -1,6 +1,8 @@
 // The sampler's one pass over whole rows of logits: maximum and sum of weights of every run of 128
 // ids. All that follows looks at few runs.
 
+#include <new>
+
 #include "backend/cuda/launch.h"
 #include "backend/cuda/sample_row.cuh"
 
@@ -41,7 +43,12 @@ __global__ __launch_bounds__(32 * kWarps) void sample_scan_kernel(const SamplePa
   const auto index = static_cast<int>(blockIdx.y);
   if (index >= *p.count) return;
   const SampleRow& row = p.rows[index];
-  LogitsRow logits(p.vocab, p.logits, p.stride, row, p.state, matched);
+  __shared__ alignas(LogitsRow) uint8_t memory[sizeof(LogitsRow)];
+  LogitsRow& logits = *reinterpret_cast<LogitsRow*>(memory);
+  if (threadIdx.x == 0) {
+    new (memory) LogitsRow(p.vocab, p.logits, p.stride, row, p.state, matched);
+  }
+  __syncthreads();
   logits.prepare();
   const int granules = granules_of(p.vocab);
   const int warp = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x / 32);
