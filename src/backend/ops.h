@@ -140,7 +140,7 @@ struct ModelShape {
   int64_t moe_layers = 0;
   std::vector<AttentionDesc> attentions;  ///< each that occurs
   std::vector<Ffn> ffns;                  ///< each shape that occurs
-  int64_t max_rows = 0;   ///< of a step
+  int64_t max_rows = 0;                   ///< of a step
 };
 
 /// A step's values of one kind: rows x width of a type, row-major, a row every `stride` elements.

@@ -29,7 +29,8 @@ struct Given : OutputSink {
   FinishReason finish = FinishReason::kNone;
 };
 
-using MakeBackend = std::function<std::unique_ptr<backend::Backend>(int64_t rank, base::ThreadPool&)>;
+using MakeBackend =
+    std::function<std::unique_ptr<backend::Backend>(int64_t rank, base::ThreadPool&)>;
 
 std::unique_ptr<backend::Backend> best(int64_t, base::ThreadPool& pool) {
   return backend::make_cpu_backend(pool);
@@ -47,9 +48,9 @@ class Ranks {
       const model::Shard shard{.ranks = count, .rank = r, .expert_parallel = expert_parallel};
       rank.pool = std::make_unique<base::ThreadPool>(1, /*pin=*/false);
       rank.backend = make(r, *rank.pool);
-      rank.weights = model::load_weights(
-          model::plan_weights(spec_, *rank.backend, tensor::DType::kF32, shard), *rank.backend,
-          *rank.pool, checkpoint, {});
+      rank.weights =
+          model::load_weights(model::plan_weights(spec_, *rank.backend, tensor::DType::kF32, shard),
+                              *rank.backend, *rank.pool, checkpoint, {});
       rank.cache = std::make_unique<model::KvCache>(spec_, shard, *rank.backend,
                                                     tensor::DType::kF32, kBlockSize, blocks);
     }
@@ -126,7 +127,8 @@ TEST_P(GoldenOverRanks, GreedyTokensAreThoseOfOne) {
   }
   const ExpertCounts counts = ranks.executor().expert_counts();
   const uint64_t sum = std::accumulate(counts.counts.begin(), counts.counts.end(), uint64_t{0});
-  EXPECT_EQ(sum, static_cast<uint64_t>(rows * ranks.spec().max_top_k() * ranks.spec().moe_layers()));
+  EXPECT_EQ(sum,
+            static_cast<uint64_t>(rows * ranks.spec().max_top_k() * ranks.spec().moe_layers()));
 }
 
 /// Every golden, cut and with its experts dealt out; three ranks get uneven shares.
@@ -189,8 +191,7 @@ TEST(RankedSchedule, GivesWhatOneRankGives) {
   Ranks ranks("olmoe", 2, true, 12, [&](int64_t rank, base::ThreadPool& pool) {
     return std::make_unique<Hungry>(rank == 1 ? hungry : never, pool);
   });
-  const Tokens source =
-      model::golden::read_prompts("olmoe", ranks.spec().vocab_size).back().tokens;
+  const Tokens source = model::golden::read_prompts("olmoe", ranks.spec().vocab_size).back().tokens;
   Ranks one("olmoe", 1, false);
   std::vector<Tokens> prompts;
   for (size_t i = 0; i < 8; ++i) {

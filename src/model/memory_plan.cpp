@@ -89,9 +89,9 @@ MemoryPlan plan_memory(const ModelSpec& spec, std::span<const DeviceRank> ranks,
     block_bytes += KvCache::block_bytes(spec, shard, *backend, inputs.kv_dtype, inputs.block_size);
   }
   plan.apart = inputs.host_bytes > 0;
-  plan.runtime = plan.apart ? kDeviceRuntime
-                            : kRuntimeBase + kRuntimePerSequence *
-                                                 static_cast<uint64_t>(inputs.max_sequences);
+  plan.runtime =
+      plan.apart ? kDeviceRuntime
+                 : kRuntimeBase + kRuntimePerSequence * static_cast<uint64_t>(inputs.max_sequences);
   const auto share = [&](uint64_t bytes) {
     return static_cast<uint64_t>(static_cast<double>(bytes) * inputs.utilization);
   };

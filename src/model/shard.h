@@ -32,9 +32,9 @@ Share share_of(int64_t total, const Shard& shard);
 struct LayerShare {
   Share heads, kv_heads;
   bool kv_copies = false;  ///< an earlier rank holds the same KV head
-  Share experts;       ///< of the routed ones, or of the one of a dense layer
-  Share width;         ///< of each of those
-  Share shared_width;  ///< of the shared expert
+  Share experts;           ///< of the routed ones, or of the one of a dense layer
+  Share width;             ///< of each of those
+  Share shared_width;      ///< of the shared expert
 
   LayerShare(const LayerSpec& layer, const Shard& shard);
 };

@@ -124,8 +124,8 @@ struct CudaBackend::Layout {
     size_t most = 0;
     for (const ModelShape::Ffn& ffn : shape.ffns) {
       top_k = std::max(top_k, ffn.top_k);
-      most = std::max(most, products.experts_scratch_bytes(cuda::shape_of(ffn.desc), ffn.top_k,
-                                                           rows));
+      most =
+          std::max(most, products.experts_scratch_bytes(cuda::shape_of(ffn.desc), ffn.top_k, rows));
     }
     routed = take_routing(std::max<int64_t>(shape.router_experts, 1), top_k, rows);
     shared = take_routing(1, 1, rows);
@@ -311,8 +311,8 @@ void CudaBackend::reserve(const ModelShape& shape) {
   activations_.reset();
   shape_ = shape;
   layout_ = std::make_unique<Layout>(shape, products_);
-  counted_ = std::make_unique<base::CountedBytes>(base::MemoryTag::kActivations,
-                                                  activation_bytes(shape));
+  counted_ =
+      std::make_unique<base::CountedBytes>(base::MemoryTag::kActivations, activation_bytes(shape));
   activations_ = std::make_unique<DeviceMemory>(layout_->bytes);
   check(cudaMemset(activations_->data(), 0, layout_->bytes), "cudaMemset");
   sampler_ = std::make_unique<Sampler>(shape.vocab, shape.max_rows, layout_->logit_rows);
@@ -373,10 +373,11 @@ void CudaBackend::upload(const StepBatch& batch) {
   }
   // The counts: rows, sequences, then the rows of each chunk of logits, each at 16 bytes.
   const auto chunk = logits_at_once();
-  std::vector<int32_t> counts = {static_cast<int32_t>(batch.rows()), 0, 0, 0,
+  std::vector<int32_t> counts = {static_cast<int32_t>(batch.rows()),      0, 0, 0,
                                  static_cast<int32_t>(batch.sequences()), 0, 0, 0};
   for (int64_t first = 0; first < to.wanted; first += chunk) {
-    counts.insert(counts.end(), {static_cast<int32_t>(std::min(chunk, to.wanted - first)), 0, 0, 0});
+    counts.insert(counts.end(),
+                  {static_cast<int32_t>(std::min(chunk, to.wanted - first)), 0, 0, 0});
   }
   to.bytes = 0;
   const auto place = [&](const auto& values) {
@@ -639,9 +640,8 @@ Fence CudaBackend::end_step(const StepView&) {
 
 std::vector<backend::Sampled> CudaBackend::take_samples(Fence end) {
   use_device();
-  const auto found =
-      std::find_if(flights_.begin(), flights_.end(),
-                   [&](const auto& flight) { return flight->ticket == end.ticket; });
+  const auto found = std::find_if(flights_.begin(), flights_.end(),
+                                  [&](const auto& flight) { return flight->ticket == end.ticket; });
   MOESAIC_ASSERT(found != flights_.end());
   std::unique_ptr<Flight> flight = std::move(*found);
   flights_.erase(found);

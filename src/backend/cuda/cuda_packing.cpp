@@ -207,9 +207,8 @@ void Packing::pack(const MatrixDesc& desc, const MatrixSource& source, int64_t u
   const int64_t end = std::min(desc.n, first + rows_of_unit(desc));
   size_t bytes = 0;
   for (const SourcePart& part : source.parts) {
-    bytes += static_cast<size_t>(
-        up_to((end - first) * desc.k * static_cast<int64_t>(tensor::size_of(travel_type(part))),
-              256));
+    bytes += static_cast<size_t>(up_to(
+        (end - first) * desc.k * static_cast<int64_t>(tensor::size_of(travel_type(part))), 256));
   }
   lane.begin(bytes);
   int64_t at = 0;  // of the part among the stacked rows
@@ -232,9 +231,8 @@ void Packing::pack(const ExpertsDesc& desc, const ExpertsSource& source, int64_t
   const auto e = static_cast<size_t>(unit);
   size_t bytes = 0;
   for (const SourcePart* part : {&source.gate[e], &source.up[e], &source.down[e]}) {
-    bytes += static_cast<size_t>(
-        up_to(desc.width * desc.hidden * static_cast<int64_t>(tensor::size_of(travel_type(*part))),
-              256));
+    bytes += static_cast<size_t>(up_to(
+        desc.width * desc.hidden * static_cast<int64_t>(tensor::size_of(travel_type(*part))), 256));
   }
   lane.begin(bytes);
   const Source gate = lane.bring(source.gate[e], 0, desc.width, desc.hidden);

@@ -170,8 +170,7 @@ void Sampler::send_updates(const Stream& stream) {
   send(0, std::as_bytes(updates));
   send(payload_at, std::as_bytes(updates_.payload()));
   update_slots(static_cast<int>(vocab_), states_.data(), sent_.as<const SlotUpdate>(),
-               static_cast<int>(updates.size()), sent_.as<const int32_t>(payload_at),
-               stream.get());
+               static_cast<int>(updates.size()), sent_.as<const int32_t>(payload_at), stream.get());
   updates_.clear();
 }
 
@@ -189,8 +188,8 @@ void Sampler::sample(const float* logits, int64_t stride, int64_t first,
     const uint32_t uses = row.state >= 0 ? uses_[static_cast<size_t>(row.state)] : 0;
     staged[i] = device_row(row, static_cast<int64_t>(i), uses);
   }
-  check(cudaMemcpyAsync(rows_ + first, staged, rows.size_bytes() / sizeof(backend::SampleRow) *
-                                                    sizeof(SampleRow),
+  check(cudaMemcpyAsync(rows_ + first, staged,
+                        rows.size_bytes() / sizeof(backend::SampleRow) * sizeof(SampleRow),
                         cudaMemcpyHostToDevice, stream.get()),
         "sending sample rows");
   cuda::sample(static_cast<int>(vocab_), logits, stride, rows_ + first,

@@ -65,11 +65,11 @@ class Sampler {
   void* work_ = nullptr;
 
   DeviceMemory states_;
-  int32_t slots_ = 0;        ///< that states_ has room for
-  int32_t most_slot_ = -1;   ///< that was ever set
-  SlotUpdates updates_;      ///< not sent yet
+  int32_t slots_ = 0;           ///< that states_ has room for
+  int32_t most_slot_ = -1;      ///< that was ever set
+  SlotUpdates updates_;         ///< not sent yet
   std::vector<uint32_t> uses_;  ///< by slot
-  DeviceMemory sent_;        ///< updates and their payload
+  DeviceMemory sent_;           ///< updates and their payload
 };
 
 }  // namespace moesaic::backend::cuda

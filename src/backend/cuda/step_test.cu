@@ -32,7 +32,8 @@ constexpr cudaStream_t kStream = nullptr;
 
 /// A graph for more rows than there are: the count says how many.
 struct DeviceCount {
-  explicit DeviceCount(int count) : device(std::vector<int32_t>{count}), rows{device.get(), count + 3} {}
+  explicit DeviceCount(int count)
+      : device(std::vector<int32_t>{count}), rows{device.get(), count + 3} {}
   DeviceArray<int32_t> device;
   RowCount rows;
 };

@@ -19,7 +19,7 @@ struct ListLimits {
   static constexpr size_t kBiases = 1024;
   static constexpr size_t kStopIds = 64;
   static constexpr size_t kBadWords = 128;
-  static constexpr size_t kBadWord = 64;           ///< tokens of one
+  static constexpr size_t kBadWord = 64;          ///< tokens of one
   static constexpr size_t kBadWordTokens = 1024;  ///< of all of them
 };
 
@@ -66,9 +66,9 @@ struct SampleRow {
   float frequency_penalty = 0.0f;
   float repetition_penalty = 1.0f;
   uint64_t seed = 0;
-  int64_t position = 0;    ///< tokens of the output so far
-  int32_t min_tokens = 0;  ///< EOS and stop ids are masked before
-  int32_t logprobs = -1;   ///< -1 = none; k = the token and the k best
+  int64_t position = 0;     ///< tokens of the output so far
+  int32_t min_tokens = 0;   ///< EOS and stop ids are masked before
+  int32_t logprobs = -1;    ///< -1 = none; k = the token and the k best
   bool long_lists = false;  ///< TokenRules::long_lists of its state
 };
 
