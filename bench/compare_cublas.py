@@ -1,5 +1,5 @@
-"""Times cuBLAS, through PyTorch, on the shapes of bench_cuda_products at many rows, for as long as that
-does: a product kept up runs at lower clocks than a burst. Prints one line per shape.
+"""Times cuBLAS, through PyTorch, on the shapes of bench_cuda_products at many rows, for as long as
+that does: a product kept up runs at lower clocks than a burst. Prints one line per shape.
 
     python3 bench/compare_cublas.py [rows]
 """
@@ -10,10 +10,10 @@ import sys
 import torch
 
 BUDGET_MS = 60.0
-# Name, outputs, inputs, rows per product, products per call (experts with an even share of the rows).
 
 
 def shapes(rows: int):
+    """Name, outputs, inputs, rows per product, products per call (experts get an even share)."""
     yield "mixtral qkv", 6144, 4096, rows, 1
     yield "mixtral o", 4096, 4096, rows, 1
     yield "mixtral moe.up", 28672, 4096, rows * 2 // 8, 8
@@ -37,7 +37,9 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     print(torch.cuda.get_device_name(), "cuBLAS through torch", torch.__version__)
     for name, n, k, m, count in shapes(rows):
-        weights = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) * 0.03 for _ in range(count)]
+        weights = [
+            torch.randn(n, k, device="cuda", dtype=torch.bfloat16) * 0.03 for _ in range(count)
+        ]
         x = torch.rand(m, k, device="cuda", dtype=torch.bfloat16) * 2 - 1
         y = torch.empty(m, n, device="cuda", dtype=torch.bfloat16)
         for w in weights[:2]:

@@ -17,6 +17,9 @@ pytest.register_assert_rewrite("manifests")
 ROOT = Path(__file__).resolve().parent.parent
 BINARY = Path(os.environ.get("MOESAIC_BINARY", ROOT / "build/release/moesaic"))
 DEMO = ROOT / "models/demo"
+# A program under AddressSanitizer maps more than any limit of its address space would leave, and
+# its checks need descriptors and threads of their own.
+SANITIZED = BINARY.exists() and b"__asan_init" in BINARY.read_bytes()
 
 
 class Served:

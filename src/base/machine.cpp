@@ -128,6 +128,28 @@ std::optional<uint64_t> read_number(const fs::path& file) {
   return value;
 }
 
+/// The number after `name` in a file of such lines.
+std::optional<uint64_t> read_entry(const fs::path& file, std::string_view name) {
+  std::ifstream stream(file);
+  std::string word;
+  while (stream >> word) {
+    uint64_t value = 0;
+    if (word == name) return stream >> value ? std::optional(value) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> read_memory_left(const fs::path& folder, bool version2) {
+  const auto limit = read_number(folder / (version2 ? "memory.max" : "memory.limit_in_bytes"));
+  const auto usage = read_number(folder / (version2 ? "memory.current" : "memory.usage_in_bytes"));
+  if (!limit || !usage) return std::nullopt;
+  const uint64_t files =
+      read_entry(folder / "memory.stat", version2 ? "inactive_file" : "total_inactive_file")
+          .value_or(0);
+  const uint64_t used = *usage > files ? *usage - files : 0;
+  return *limit > used ? *limit - used : 0;
+}
+
 std::optional<double> read_quota(const fs::path& folder, bool version2) {
   double quota = 0;
   double period = 0;
@@ -141,21 +163,6 @@ std::optional<double> read_quota(const fs::path& folder, bool version2) {
   }
   if (quota <= 0 || period <= 0) return std::nullopt;
   return quota / period;
-}
-
-/// What the kernel believes a new workload can have without swapping; the machine's total where it
-/// does not say.
-uint64_t machine_memory() {
-  std::ifstream info("/proc/meminfo");
-  std::string line;
-  while (std::getline(info, line)) {
-    std::istringstream words(line);
-    std::string name;
-    uint64_t kib = 0;
-    if (words >> name >> kib && name == "MemAvailable:") return kib * 1024;
-  }
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace
@@ -215,6 +222,13 @@ int usable_cores(const Topology& topology) {
   return std::clamp(static_cast<int>(std::ceil(*quota)), 1, cores);
 }
 
+/// What the kernel believes a new workload can have; the machine's total where it does not say.
+uint64_t machine_memory() {
+  if (const auto kib = read_entry("/proc/meminfo", "MemAvailable:")) return *kib * 1024;
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
 uint64_t memory_limit() {
   const uint64_t machine = machine_memory();
   return std::min(machine, cgroup_memory_limit().value_or(machine));
@@ -224,6 +238,10 @@ std::optional<uint64_t> cgroup_memory_limit(const CgroupFiles& files) {
   return lowest_of_all<uint64_t>("memory", files, [](const fs::path& folder, bool version2) {
     return read_number(folder / (version2 ? "memory.max" : "memory.limit_in_bytes"));
   });
+}
+
+std::optional<uint64_t> cgroup_memory_left(const CgroupFiles& files) {
+  return lowest_of_all<uint64_t>("memory", files, read_memory_left);
 }
 
 std::optional<double> cgroup_cpu_quota(const CgroupFiles& files) {

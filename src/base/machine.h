@@ -44,5 +44,10 @@ struct CgroupFiles {
 /// groups and all their parents, versions 1 and 2; none where there is no limit.
 std::optional<uint64_t> cgroup_memory_limit(const CgroupFiles& files = {});
 std::optional<double> cgroup_cpu_quota(const CgroupFiles& files = {});
+/// What the memory limits of the groups leave now; pages of files that a group can drop do not
+/// count as used.
+std::optional<uint64_t> cgroup_memory_left(const CgroupFiles& files = {});
+/// Memory that the machine has to give now without swapping.
+uint64_t machine_memory();
 
 }  // namespace moesaic::base

@@ -66,6 +66,23 @@ TEST_F(Cgroup, Version1ReadsEachControllersHierarchy) {
   EXPECT_DOUBLE_EQ(cgroup_cpu_quota(files_).value_or(0), 2.5);
 }
 
+TEST_F(Cgroup, WhatIsLeftCountsFilesThatCanGo) {
+  EXPECT_FALSE(cgroup_memory_left(files_));
+  membership("0::/pod/container\n");
+  put("pod/container/memory.max", "max\n");
+  put("pod/container/memory.current", "300\n");
+  put("pod/memory.max", "1000\n");
+  put("pod/memory.current", "700\n");
+  put("pod/memory.stat", "anon 400\ninactive_file 250\nactive_file 50\n");
+  EXPECT_EQ(cgroup_memory_left(files_), 550u);
+  put("pod/memory.current", "1300\n");
+  EXPECT_EQ(cgroup_memory_left(files_), 0u);
+  membership("5:memory:/a\n");
+  put("memory/a/memory.limit_in_bytes", "4096\n");
+  put("memory/a/memory.usage_in_bytes", "96\n");
+  EXPECT_EQ(cgroup_memory_left(files_), 4000u);
+}
+
 TEST(Machine, RanksGetCoresOfTheirOwnNode) {
   Topology topology;
   topology.cores = {0, 2, 4, 6, 1, 3, 5, 7};

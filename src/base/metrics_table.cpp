@@ -58,7 +58,7 @@ constexpr MetricRow kRows[] = {
     {"moesaic:slow_readers_total", kCounter, "", "", "Streams cut off because their client did not read."},
     {"moesaic:client_disconnects_total", kCounter, "", "", "Requests aborted because their client went away before the answer was whole."},
     {"moesaic:http_connections", kGauge, "", "", "Open HTTP connections."},
-    {"moesaic:http_rejections_total", kCounter, "reason", "", "Requests refused by the HTTP side: header, body, json, timeout, auth, media, memory (--max-inflight-bytes)."},
+    {"moesaic:http_rejections_total", kCounter, "reason", "", "Requests refused by the HTTP side: header, body, json, timeout, auth, media, memory (--max-inflight-bytes), connections."},
     {"moesaic:log_lines_dropped_total", kCounter, "", "", "Lines missing in the log: nobody read it, or it could not be written."},
 };
 // clang-format on

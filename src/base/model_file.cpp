@@ -22,7 +22,7 @@ bool inside(const fs::path& file, const fs::path& folder) {
 fs::path cache_repository(const fs::path& folder) {
   for (fs::path at = folder; at.has_relative_path(); at = at.parent_path()) {
     const fs::path snapshots = at.parent_path();
-    const fs::path repository = snapshots.parent_path();
+    fs::path repository = snapshots.parent_path();
     if (snapshots.filename() == "snapshots" &&
         repository.filename().string().starts_with("models--")) {
       return repository;

@@ -65,7 +65,7 @@ constexpr SettingRow kRows[] = {
     {"body-timeout", kFloat, "300", "0.05..86400", kLimits, "", "", kActive, "Seconds until the whole body must have come; 408 after."},
     {"keep-alive-timeout", kFloat, "75", "0.05..3600", kLimits, "", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", kActive, "Seconds an idle connection is kept."},
     {"write-timeout", kFloat, "60", "0.05..3600", kLimits, "", "", kActive, "Seconds a client may leave its answer unread before it counts as gone."},
-    {"max-connections", kInt, "16384", "1..1000000", kLimits, "", "", kActive, "Open connections; more wait in the listen queue."},
+    {"max-connections", kInt, "16384", "1..1000000", kLimits, "", "", kActive, "Open connections; beyond them health and metrics are answered, and everything else is 503."},
     {"max-stream-bytes", kInt, "1M", "1024..1G", kLimits, "", "", kActive, "Unread bytes of one stream; a reader slower than that is cut off and its request aborted."},
     {"max-inflight-bytes", kInt, "0", "0..1T", kLimits, "", "", kActive, "What requests and answers in flight may hold together, one of them at most half; beyond it 503. 0 = a sixteenth of this instance's memory, from 64M to 4G."},
     {"max-json-depth", kInt, "64", "4..1024", kLimits, "", "", kActive, "Nesting of a JSON body; more is 400."},

@@ -304,11 +304,17 @@ class Counter : public engine::OutputSink {
     failed_ += output.finish == engine::FinishReason::kError ? 1 : 0;
     changed_.notify_all();
   }
-  /// Waits for `count` ends; returns the tokens that came.
-  int64_t wait(int64_t count) {
+  /// Waits for `count` ends; returns the tokens that came. Throws ModelFileError, which names
+  /// `model`, when a request failed: of these requests only the weights' numbers can be wrong.
+  int64_t wait(int64_t count, const std::string& model) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return finished_ >= count; });
-    if (failed_ > 0) throw std::runtime_error("a request of the bench failed");
+    if (failed_ > 0) {
+      throw base::ModelFileError(
+          model, fmt::format("{} of {} requests failed in the engine (the log says why); a model "
+                             "whose weights hold NaN or infinity cannot be measured",
+                             failed_, count));
+    }
     return tokens_;
   }
 
@@ -343,7 +349,7 @@ int bench_throughput(const Invocation& invocation) {
           "or raise --max-num-queued-reqs");
     }
   }
-  const int64_t generated = counter->wait(requests);
+  const int64_t generated = counter->wait(requests, model->folder.string());
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const double seconds = took.count();
   const double total = static_cast<double>(requests * input + generated) / seconds;

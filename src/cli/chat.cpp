@@ -148,6 +148,7 @@ class Conversation {
       std::cout << piece << std::flush;
       answer += piece;
       if (output->finish == engine::FinishReason::kLength) std::cout << " (cut at the limit)";
+      if (output->finish == engine::FinishReason::kError) std::cout << " (failed; see the log)";
       if (output->finish != engine::FinishReason::kNone) break;
     }
     std::cout << "\n";

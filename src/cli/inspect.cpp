@@ -152,9 +152,12 @@ int run_inspect(const Invocation& invocation) {
   const model::ModelSpec spec = model::load_spec(path, {}, model::Purpose::kPlan);
   const model::ParameterCount count = model::count_parameters(spec);
   std::optional<checkpoint::Checkpoint> checkpoint;
+  const auto has = [&](const char* name) {
+    std::error_code error;
+    return fs::symlink_status(path / name, error).type() != fs::file_type::not_found;
+  };
   const bool has_weights =
-      fs::is_directory(path) &&
-      (fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json"));
+      fs::is_directory(path) && (has("model.safetensors") || has("model.safetensors.index.json"));
   if (has_weights) checkpoint.emplace(checkpoint::Checkpoint::open(path));
   if (invocation.has("tensors") && !checkpoint) {
     throw base::MissingFileError(path.string() + " has no safetensors files to list");

@@ -70,9 +70,9 @@ int64_t longest_sequence(const base::Settings& settings, const model::ModelSpec&
   return fallback > 0 ? fallback : spec.max_position;
 }
 
-model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Settings& settings,
-                                      const MemoryDefaults& defaults) {
-  model::MemoryPlanInputs inputs;
+model::MemoryInputs memory_inputs(const LoadedModel& model, const base::Settings& settings,
+                                  const MemoryDefaults& defaults) {
+  model::MemoryInputs inputs;
   inputs.format = model.format;
   inputs.kv_dtype = model.kv_dtype;
   inputs.block_size = settings.get_int("block-size");
@@ -103,15 +103,15 @@ model::MemoryPlanInputs memory_inputs(const LoadedModel& model, const base::Sett
 /// Plans memory. Without an explicit length the context shrinks to what the KV cache can hold, as
 /// --max-model-len auto asks, rather than refusing a model whose config promises more than the
 /// machine.
-model::MemoryPlan plan(LoadedModel& model, const base::Settings& settings,
-                       const MemoryDefaults& defaults) {
-  model::MemoryPlanInputs inputs = memory_inputs(model, settings, defaults);
+model::MemoryNeeds plan(LoadedModel& model, const base::Settings& settings,
+                        const MemoryDefaults& defaults) {
+  model::MemoryInputs inputs = memory_inputs(model, settings, defaults);
   const bool may_shrink = settings.get_int("max-model-len") <= 0;
   std::vector<model::DeviceRank> ranks;
   for (const LoadedRank& rank : model.ranks) ranks.push_back({rank.backend.get(), rank.shard});
   for (;;) {
     try {
-      const model::MemoryPlan memory = model::plan_memory(model.spec, ranks, inputs);
+      const model::MemoryNeeds memory = model::memory_needs(model.spec, ranks, inputs);
       if (inputs.max_model_len < model.max_model_len) {
         spdlog::warn("the KV cache cannot hold the model's whole context of {} tokens; serving {}",
                      model.max_model_len, inputs.max_model_len);
@@ -334,10 +334,10 @@ void on_every_rank(std::vector<LoadedRank>& ranks, const std::function<void(Load
 
 /// Loads or makes the weights of every rank, and allocates its KV cache.
 void load_ranks(LoadedModel& model, const base::Settings& settings) {
-  std::vector<model::WeightPlan> plans;
+  std::vector<model::WeightLayout> plans;
   uint64_t bytes = 0;
   for (const LoadedRank& rank : model.ranks) {
-    plans.push_back(model::plan_weights(model.spec, *rank.backend, model.format, rank.shard));
+    plans.push_back(model::lay_out_weights(model.spec, *rank.backend, model.format, rank.shard));
     bytes += plans.back().bytes;
   }
   std::optional<checkpoint::Checkpoint> checkpoint;
@@ -400,6 +400,7 @@ std::unique_ptr<LoadedModel> load_model(const fs::path& path, const base::Settin
   for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
 
   load_ranks(*model, settings);
+  base::flush_log();  // before what the commands print themselves
   return model;
 }
 

@@ -17,7 +17,7 @@
 #include "engine/engine.h"
 #include "engine/executor.h"
 #include "model/decoder.h"
-#include "model/memory_plan.h"
+#include "model/memory_needs.h"
 #include "model/shard.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -43,7 +43,7 @@ struct LoadedModel {
   tensor::WeightFormat format = tensor::DType::kBF16;
   tensor::DType kv_dtype = tensor::DType::kBF16;
   int64_t max_model_len = 0;
-  model::MemoryPlan memory;
+  model::MemoryNeeds memory;
   std::vector<LoadedRank> ranks;  ///< one at least
   bool on_device = false;         ///< the backend's memory is not the host's
   backend::SoloCommunicator solo;

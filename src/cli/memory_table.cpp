@@ -20,39 +20,39 @@ std::string difference(uint64_t planned, uint64_t actual) {
   return fmt::format("{:+.2f}%", percent);
 }
 
-std::string kv_line(const model::MemoryPlan& plan) {
-  return fmt::format("the KV cache holds {} tokens in {} blocks", plan.kv_tokens, plan.kv_blocks);
+std::string kv_line(const model::MemoryNeeds& needs) {
+  return fmt::format("the KV cache holds {} tokens in {} blocks", needs.kv_tokens, needs.kv_blocks);
 }
 
 }  // namespace
 
-std::array<MemoryTerm, 5> memory_terms(const model::MemoryPlan& plan) {
+std::array<MemoryTerm, 5> memory_terms(const model::MemoryNeeds& needs) {
   using base::MemoryTag;
-  return {{{"weights", plan.weights, MemoryTag::kWeights, true},
-           {"kv_cache", plan.kv_cache, MemoryTag::kKvCache, true},
-           {"activations", plan.activations, MemoryTag::kActivations, true},
-           {"requests", plan.requests, MemoryTag::kRuntime, false},
-           {"runtime", plan.runtime, MemoryTag::kRuntime, false}}};
+  return {{{"weights", needs.weights, MemoryTag::kWeights, true},
+           {"kv_cache", needs.kv_cache, MemoryTag::kKvCache, true},
+           {"activations", needs.activations, MemoryTag::kActivations, true},
+           {"requests", needs.requests, MemoryTag::kRuntime, false},
+           {"runtime", needs.runtime, MemoryTag::kRuntime, false}}};
 }
 
-std::array<uint64_t, 5> allocated_terms(const model::MemoryPlan& plan) {
+std::array<uint64_t, 5> allocated_terms(const model::MemoryNeeds& needs) {
   std::array<uint64_t, 5> allocated{};
-  const auto terms = memory_terms(plan);
+  const auto terms = memory_terms(needs);
   for (size_t i = 0; i < terms.size(); ++i) allocated[i] = base::allocated_bytes(terms[i].tag);
   return allocated;
 }
 
-std::vector<std::string> memory_table(const model::MemoryPlan& plan) {
+std::vector<std::string> memory_table(const model::MemoryNeeds& needs) {
   std::vector<std::string> lines = {fmt::format("{:<12}{:>14}", "memory", "planned")};
-  for (const MemoryTerm& term : memory_terms(plan)) {
+  for (const MemoryTerm& term : memory_terms(needs)) {
     lines.push_back(fmt::format("{:<12}{:>14}", term.name, size_text(term.planned)));
   }
-  lines.push_back(fmt::format("{:<12}{:>14}", "total", size_text(plan.total())));
-  lines.push_back(kv_line(plan));
+  lines.push_back(fmt::format("{:<12}{:>14}", "total", size_text(needs.total())));
+  lines.push_back(kv_line(needs));
   return lines;
 }
 
-std::vector<std::string> memory_table(const model::MemoryPlan& plan,
+std::vector<std::string> memory_table(const model::MemoryNeeds& needs,
                                       const std::array<uint64_t, 5>& allocated) {
   const auto row = [](std::string_view name, std::string_view planned, std::string_view actual,
                       std::string_view off) {
@@ -61,7 +61,7 @@ std::vector<std::string> memory_table(const model::MemoryPlan& plan,
   std::vector<std::string> lines = {row("memory", "planned", "allocated", "difference")};
   uint64_t planned = 0;
   uint64_t actual = 0;
-  const auto terms = memory_terms(plan);
+  const auto terms = memory_terms(needs);
   for (size_t i = 0; i < terms.size(); ++i) {
     if (!terms[i].tagged) {
       lines.push_back(row(terms[i].name, size_text(terms[i].planned), "-", "a reserve"));

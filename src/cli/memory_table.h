@@ -1,6 +1,6 @@
 #pragma once
 
-// The memory plan as people read it: one line a term, planned and, when loaded, allocated.
+// The memory needed, as people read it: one line a term, planned and, when loaded, allocated.
 
 #include <array>
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/memory.h"
-#include "model/memory_plan.h"
+#include "model/memory_needs.h"
 
 namespace moesaic::cli {
 
@@ -23,16 +23,16 @@ struct MemoryTerm {
   bool tagged = true;
 };
 
-/// The terms of a plan, in the order they are printed.
-std::array<MemoryTerm, 5> memory_terms(const model::MemoryPlan& plan);
+/// The terms of what is needed, in the order they are printed.
+std::array<MemoryTerm, 5> memory_terms(const model::MemoryNeeds& needs);
 
 /// Lines of a table of at most 60 columns, so that it fits behind a log's time and level.
-std::vector<std::string> memory_table(const model::MemoryPlan& plan);
+std::vector<std::string> memory_table(const model::MemoryNeeds& needs);
 /// The same beside `allocated`, bytes in the order of memory_terms().
-std::vector<std::string> memory_table(const model::MemoryPlan& plan,
+std::vector<std::string> memory_table(const model::MemoryNeeds& needs,
                                       const std::array<uint64_t, 5>& allocated);
 
 /// What is allocated now under each term's tag.
-std::array<uint64_t, 5> allocated_terms(const model::MemoryPlan& plan);
+std::array<uint64_t, 5> allocated_terms(const model::MemoryNeeds& needs);
 
 }  // namespace moesaic::cli

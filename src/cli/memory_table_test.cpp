@@ -5,16 +5,16 @@
 namespace moesaic::cli {
 namespace {
 
-model::MemoryPlan sample() {
-  model::MemoryPlan plan;
-  plan.weights = uint64_t{281} << 30;
-  plan.kv_cache = uint64_t{512} << 20;
-  plan.activations = uint64_t{100} << 20;
-  plan.requests = uint64_t{64} << 20;
-  plan.runtime = uint64_t{192} << 20;
-  plan.kv_blocks = 4096;
-  plan.kv_tokens = 65536;
-  return plan;
+model::MemoryNeeds sample() {
+  model::MemoryNeeds needs;
+  needs.weights = uint64_t{281} << 30;
+  needs.kv_cache = uint64_t{512} << 20;
+  needs.activations = uint64_t{100} << 20;
+  needs.requests = uint64_t{64} << 20;
+  needs.runtime = uint64_t{192} << 20;
+  needs.kv_blocks = 4096;
+  needs.kv_tokens = 65536;
+  return needs;
 }
 
 TEST(MemoryTable, ShowsEveryTermAndFits) {
@@ -28,9 +28,9 @@ TEST(MemoryTable, ShowsEveryTermAndFits) {
 }
 
 TEST(MemoryTable, ShowsWhatDiffers) {
-  const model::MemoryPlan plan = sample();
+  const model::MemoryNeeds needs = sample();
   const auto lines =
-      memory_table(plan, {plan.weights, plan.kv_cache, plan.activations * 103 / 100, 7, 7});
+      memory_table(needs, {needs.weights, needs.kv_cache, needs.activations * 103 / 100, 7, 7});
   ASSERT_EQ(lines.size(), 7u);
   EXPECT_TRUE(lines[1].ends_with(" none")) << lines[1];
   EXPECT_TRUE(lines[3].ends_with(" +3.00%")) << lines[3];

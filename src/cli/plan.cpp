@@ -13,7 +13,7 @@
 #include "base/machine.h"
 #include "base/settings.h"
 #include "cli/commands.h"
-#include "model/memory_plan.h"
+#include "model/memory_needs.h"
 
 namespace moesaic::cli {
 namespace {

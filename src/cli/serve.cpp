@@ -22,7 +22,12 @@ std::string generation_config(const fs::path& folder, const base::Settings& sett
   const std::string source = settings.get_string("generation-config");
   if (source == "vllm") return "";
   const fs::path place = source == "auto" ? folder : fs::path(source);
-  return base::read_model_file(place, "generation_config.json", kMost).value_or("");
+  const std::string name = "generation_config.json";
+  auto text = base::read_model_file(place, name, kMost);
+  if (text && text->empty()) {
+    throw base::ModelFileError((place / name).string(), "the file is empty; fetch it again");
+  }
+  return text.value_or("");
 }
 
 /// A pod's probes come to the pod's address, so inside Kubernetes loopback would never be ready.

@@ -31,8 +31,8 @@ struct Content {
 /// Reference-counted blocks. A block is free (no content), cached (published content that nobody
 /// holds, taken back least recently used first) or held. free + cached + held = size, always.
 ///
-/// Nothing but publish() allocates memory after construction, so a step's plan can be carried out
-/// without failing half-way.
+/// Nothing but publish() allocates memory after construction, so a step's schedule can be carried
+/// out without failing half-way.
 class BlockPool {
  public:
   BlockPool(int64_t blocks, int64_t block_size);

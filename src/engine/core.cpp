@@ -57,9 +57,9 @@ bool knows_tokens(int64_t vocab_size, const Request& request) {
 
 }  // namespace
 
-/// A step from its plan to its landing.
+/// A step from its schedule to its landing.
 struct EngineCore::Flight {
-  Plan plan;
+  StepSchedule schedule;
   /// Of the chunks: a request that ends meanwhile lives on until the step lands.
   std::vector<std::shared_ptr<LiveRequest>> requests;
   std::shared_ptr<Step> step = std::make_shared<Step>();
@@ -190,7 +190,7 @@ void EngineCore::release_slot(Sequence& sequence) {
 /// Wants logits of the row that is about to be added to the batch: those of a prompt's own token,
 /// or else of the sequence's next one.
 void EngineCore::add_wanted(Flight& flight, size_t chunk, int64_t position) {
-  Sequence& sequence = *flight.plan.chunks[chunk].sequence;
+  Sequence& sequence = *flight.schedule.chunks[chunk].sequence;
   Step& step = *flight.step;
   const bool chooses = position + 1 == sequence.length();
   SampleRow row;
@@ -210,23 +210,23 @@ void EngineCore::add_wanted(Flight& flight, size_t chunk, int64_t position) {
   ++sequence.pending;
 }
 
-/// Lays the plan out as flat arrays.
+/// Lays the schedule out as flat arrays.
 void EngineCore::build(Flight& flight) {
-  const Plan& plan = flight.plan;
+  const StepSchedule& schedule = flight.schedule;
   StepBatch& batch = flight.step->batch;
-  for (const Chunk& chunk : plan.chunks) {
+  for (const Chunk& chunk : schedule.chunks) {
     batch.max_blocks =
         std::max(batch.max_blocks, static_cast<int64_t>(chunk.sequence->blocks.size()));
   }
   batch.seq_starts.push_back(0);
   const int64_t size = pool_.block_size();
-  for (size_t c = 0; c < plan.chunks.size(); ++c) {
-    const Sequence& sequence = *plan.chunks[c].sequence;
+  for (size_t c = 0; c < schedule.chunks.size(); ++c) {
+    const Sequence& sequence = *schedule.chunks[c].sequence;
     const int64_t end = sequence.scheduled;
     const LiveRequest& request = *sequence.request;
     const bool prompt_logprobs = request.request.sampling.prompt_logprobs >= 0 &&
                                  sequence.index == 0 && sequence.output.empty();
-    for (int64_t p = end - plan.chunks[c].rows; p < end; ++p) {
+    for (int64_t p = end - schedule.chunks[c].rows; p < end; ++p) {
       const int32_t token = p < sequence.size() ? sequence.token(p) : -1 - sequence.pending_row;
       const bool last = p + 1 == sequence.length();
       // Rows whose next token is the prompt's own; done once, even if the request is recomputed.
@@ -248,7 +248,7 @@ void EngineCore::build(Flight& flight) {
 /// Gives a slot to each sequence that chooses with a state and has none.
 void EngineCore::set_sampling_states(const Flight& flight) {
   for (size_t i = 0; i < flight.wanted.size(); ++i) {
-    Sequence& sequence = *flight.plan.chunks[flight.wanted[i]].sequence;
+    Sequence& sequence = *flight.schedule.chunks[flight.wanted[i]].sequence;
     SampleRow& row = flight.step->samples[i];
     const Request& request = sequence.request->request;
     if (row.target >= 0 || !needs_state(request.sampling) || sequence.slot >= 0) continue;
@@ -334,12 +334,12 @@ void EngineCore::end_requests(const std::set<RequestId>& ids, FinishReason reaso
 void EngineCore::land(Flight& flight, std::vector<Sampled>& sampled) {
   const TimePoint now = clock_();
   const auto sequence_of = [&](size_t wanted) -> Sequence& {
-    return *flight.plan.chunks[flight.wanted[wanted]].sequence;
+    return *flight.schedule.chunks[flight.wanted[wanted]].sequence;
   };
   for (size_t i = 0; i < sampled.size(); ++i) {
     if (flight.step->samples[i].target < 0) --sequence_of(i).pending;
   }
-  for (const Chunk& chunk : flight.plan.chunks) {
+  for (const Chunk& chunk : flight.schedule.chunks) {
     scheduler_.landed(chunk);
     if (chunk.sequence->finished && chunk.sequence->flights == 0) release_slot(*chunk.sequence);
   }
@@ -372,9 +372,9 @@ void EngineCore::lose(const Flight& flight) {
   std::set<RequestId> failed;
   for (size_t i = 0; i < flight.wanted.size(); ++i) {
     if (flight.step->samples[i].target >= 0) continue;
-    --flight.plan.chunks[flight.wanted[i]].sequence->pending;
+    --flight.schedule.chunks[flight.wanted[i]].sequence->pending;
   }
-  for (const Chunk& chunk : flight.plan.chunks) {
+  for (const Chunk& chunk : flight.schedule.chunks) {
     scheduler_.lost(chunk);
     if (!chunk.sequence->finished) failed.insert(chunk.sequence->request->request.id);
     if (chunk.sequence->finished && chunk.sequence->flights == 0) release_slot(*chunk.sequence);
@@ -383,10 +383,10 @@ void EngineCore::lose(const Flight& flight) {
 }
 
 /// What is known of the requests once their rows are chosen but not yet computed.
-void EngineCore::note_started(const Plan& plan, TimePoint now) {
-  stats_.prefix_queries += static_cast<uint64_t>(plan.prefix_queries);
-  stats_.prefix_hits += static_cast<uint64_t>(plan.prefix_hits);
-  for (const Chunk& chunk : plan.chunks) {
+void EngineCore::note_started(const StepSchedule& schedule, TimePoint now) {
+  stats_.prefix_queries += static_cast<uint64_t>(schedule.prefix_queries);
+  stats_.prefix_hits += static_cast<uint64_t>(schedule.prefix_hits);
+  for (const Chunk& chunk : schedule.chunks) {
     LiveRequest& request = *chunk.sequence->request;
     if (request.has_started) continue;
     request.has_started = true;
@@ -414,31 +414,31 @@ bool attempt(int64_t rows, const Work& work) {
 
 }  // namespace
 
-bool EngineCore::plan_step() {
+bool EngineCore::schedule_step() {
   if (in_flight() >= executor_.depth()) return false;
   auto flight = std::make_unique<Flight>();
-  flight->plan = scheduler_.plan();
-  const Plan& plan = flight->plan;
-  for (const Chunk& chunk : plan.chunks) {
+  flight->schedule = scheduler_.schedule();
+  const StepSchedule& schedule = flight->schedule;
+  for (const Chunk& chunk : schedule.chunks) {
     flight->rows += chunk.rows;
     if (chunk.decode) flight->decode_rows += chunk.rows;
     flight->requests.push_back(chunk.sequence->request->shared_from_this());
   }
-  scheduler_.commit(plan);
-  for (Sequence* sequence : plan.preempted) release_slot(*sequence);
-  // Whoever fits() can run when alone, so an empty plan means that there is nothing to run, or that
-  // steps in flight have to land first. One that preempts is followed by one that does not.
-  MOESAIC_ASSERT(!plan.chunks.empty() || !plan.preempted.empty() || !flights_.empty() ||
+  scheduler_.commit(schedule);
+  for (Sequence* sequence : schedule.preempted) release_slot(*sequence);
+  // Whoever fits() can run when alone, so an empty schedule means that there is nothing to run, or
+  // that steps in flight have to land first. One that preempts is followed by one that does not.
+  MOESAIC_ASSERT(!schedule.chunks.empty() || !schedule.preempted.empty() || !flights_.empty() ||
                  requests_.empty());
-  if (plan.chunks.empty()) return false;
-  planned_ = std::move(flight);
+  if (schedule.chunks.empty()) return false;
+  scheduled_ = std::move(flight);
   return true;
 }
 
 void EngineCore::submit_step() {
-  std::unique_ptr<Flight> flight = std::move(planned_);
+  std::unique_ptr<Flight> flight = std::move(scheduled_);
   flight->submitted = clock_();
-  note_started(flight->plan, flight->submitted);
+  note_started(flight->schedule, flight->submitted);
   const bool submitted = attempt(flight->rows, [&] {
     build(*flight);
     set_sampling_states(*flight);
@@ -504,8 +504,8 @@ void EngineCore::check_invariants() const {
   }
   for (const auto& flight : flights_) {
     // What a step may still write is its sequences' own until it has landed.
-    for (size_t c = 0; c < flight->plan.chunks.size(); ++c) {
-      const Sequence& sequence = *flight->plan.chunks[c].sequence;
+    for (size_t c = 0; c < flight->schedule.chunks.size(); ++c) {
+      const Sequence& sequence = *flight->schedule.chunks[c].sequence;
       MOESAIC_ASSERT(scheduler_.blocks_for(flight->step->batch.context_lens[c]) <=
                      static_cast<int64_t>(sequence.blocks.size()));
     }

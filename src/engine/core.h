@@ -33,13 +33,13 @@ class EngineCore {
   /// Ends sequence `index`, or all with -1, with `reason`. False when the request is unknown.
   bool finish(RequestId id, int32_t index, FinishReason reason);
 
-  // A step goes: plan_step(), submit_step(), wait_step(). When the executor throws std::bad_alloc
-  // or base::RequestError, the requests of that step end with kError. Anything else passes through,
-  // and the core must then be told to fail_all().
+  // A step goes: schedule_step(), submit_step(), wait_step(). When the executor throws
+  // std::bad_alloc or base::RequestError, the requests of that step end with kError. Anything else
+  // passes through, and the core must then be told to fail_all().
 
   /// Plans a step and allocates for it; false when there is nothing to do now, or no further step
   /// may be in flight.
-  bool plan_step();
+  bool schedule_step();
   /// Hands the step just planned to the executor; no finish() comes between.
   void submit_step();
   /// Waits for the oldest step in flight, of which there must be one, and hands out what it chose.
@@ -61,7 +61,7 @@ class EngineCore {
 
  private:
   struct Flight;
-  void note_started(const Plan& plan, TimePoint now);
+  void note_started(const StepSchedule& schedule, TimePoint now);
   void build(Flight& flight);
   void add_wanted(Flight& flight, size_t chunk, int64_t position);
   void set_sampling_states(const Flight& flight);
@@ -85,7 +85,7 @@ class EngineCore {
   std::map<RequestId, std::shared_ptr<LiveRequest>> requests_;
   uint64_t arrivals_ = 0;
   EngineStats stats_;
-  std::unique_ptr<Flight> planned_;  ///< and not submitted yet
+  std::unique_ptr<Flight> scheduled_;  ///< and not submitted yet
   std::deque<std::unique_ptr<Flight>> flights_;
   TimePoint last_landing_;
   EngineObserver::StepNews news_;  ///< of the step that is landing

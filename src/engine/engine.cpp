@@ -146,9 +146,9 @@ struct Engine::Impl {
     try {
       while (take_commands()) {
         obey_all();
-        bool work = core.plan_step();
+        bool work = core.schedule_step();
         publish_load();
-        for (; work; work = core.plan_step()) core.submit_step();
+        for (; work; work = core.schedule_step()) core.submit_step();
         if (core.in_flight() > 0) core.wait_step();
         publish();
       }

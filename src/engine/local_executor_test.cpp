@@ -84,7 +84,7 @@ class LocalExecutorTest : public testing::TestWithParam<Case> {
   void use(std::unique_ptr<backend::Backend> backend) {
     weights_ = {};
     backend_ = std::move(backend);
-    weights_ = model::load_weights(model::plan_weights(spec_, *backend_, GetParam().dtype),
+    weights_ = model::load_weights(model::lay_out_weights(spec_, *backend_, GetParam().dtype),
                                    *backend_, pool_, checkpoint::Checkpoint::open(folder_), {});
   }
 
@@ -136,7 +136,7 @@ class LocalExecutorTest : public testing::TestWithParam<Case> {
       core.add(std::move(request));
     }
     while (!core.idle()) {
-      while (core.plan_step()) core.submit_step();
+      while (core.schedule_step()) core.submit_step();
       if (core.in_flight() > 0) core.wait_step();
     }
     core.check_invariants();

@@ -48,9 +48,9 @@ class Ranks {
       const model::Shard shard{.ranks = count, .rank = r, .expert_parallel = expert_parallel};
       rank.pool = std::make_unique<base::ThreadPool>(1, /*pin=*/false);
       rank.backend = make(r, *rank.pool);
-      rank.weights =
-          model::load_weights(model::plan_weights(spec_, *rank.backend, tensor::DType::kF32, shard),
-                              *rank.backend, *rank.pool, checkpoint, {});
+      rank.weights = model::load_weights(
+          model::lay_out_weights(spec_, *rank.backend, tensor::DType::kF32, shard), *rank.backend,
+          *rank.pool, checkpoint, {});
       rank.cache = std::make_unique<model::KvCache>(spec_, shard, *rank.backend,
                                                     tensor::DType::kF32, kBlockSize, blocks);
     }
@@ -87,7 +87,7 @@ class Ranks {
       request.sink = given.emplace_back(std::make_shared<Given>());
       core.add(std::move(request));
     }
-    while (core.plan_step()) {
+    while (core.schedule_step()) {
       core.submit_step();
       if (core.in_flight() > 0) core.wait_step();
     }
@@ -225,12 +225,12 @@ TEST(RankedSchedule, GivesWhatOneRankGives) {
         core.finish(random() % asked.size() + 1, -1, FinishReason::kAbort);
       }
       hungry = random() % 25 == 0;
-      if (core.plan_step()) core.submit_step();
+      if (core.schedule_step()) core.submit_step();
       if (core.in_flight() > 0) core.wait_step();
       hungry = false;
       core.check_invariants();
     }
-    while (core.plan_step()) {
+    while (core.schedule_step()) {
       core.submit_step();
       if (core.in_flight() > 0) core.wait_step();
     }

@@ -143,7 +143,7 @@ std::vector<BlockId> Scheduler::find_reusable(Sequence& sequence) const {
   return blocks;
 }
 
-/// The scratch copy that a plan is made on.
+/// The scratch copy that a schedule is made on.
 class Scheduler::Draft {
  public:
   explicit Draft(const Scheduler& scheduler)
@@ -152,7 +152,7 @@ class Scheduler::Draft {
         available_(scheduler.pool_.available()),
         running_(scheduler.running_) {}
 
-  Plan make() {
+  StepSchedule make() {
     std::vector<Sequence*> decodes, prompts;
     for (Sequence* sequence : running_) {
       const int64_t rows = scheduler_.rows_left(*sequence);
@@ -162,10 +162,10 @@ class Scheduler::Draft {
     for (size_t i = 0; i < prompts.size(); ++i) {
       grow(prompts[i], false, rows_for_prompt(i + 1 < prompts.size() || newcomer_waits()));
     }
-    if (plan_.preempted.empty()) start_waiting();
-    if (!plan_.preempted.empty() && scheduler_.flights_ > 0) return {};
+    if (schedule_.preempted.empty()) start_waiting();
+    if (!schedule_.preempted.empty() && scheduler_.flights_ > 0) return {};
     use_up_rows();
-    return std::move(plan_);
+    return std::move(schedule_);
   }
 
  private:
@@ -209,7 +209,7 @@ class Scheduler::Draft {
   /// Gives a running sequence at most `most` rows, preempting others for blocks if it must.
   void grow(Sequence* sequence, bool decode, int64_t most) {
     if (budget_ == 0) return;
-    if (!plan_.preempted.empty() && !is_running(sequence)) return;
+    if (!schedule_.preempted.empty() && !is_running(sequence)) return;
     const int64_t rows = std::min(scheduler_.rows_left(*sequence), most);
     const int64_t needed = scheduler_.blocks_for(sequence->scheduled + rows) -
                            static_cast<int64_t>(sequence->blocks.size());
@@ -220,20 +220,20 @@ class Scheduler::Draft {
     }
     available_ -= needed;
     budget_ -= rows;
-    plan_.chunks.push_back({sequence, rows, needed, {}, decode});
+    schedule_.chunks.push_back({sequence, rows, needed, {}, decode});
   }
 
   void preempt(Sequence* sequence) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
     ++preempted_[sequence->request->group];
-    plan_.preempted.push_back(sequence);
+    schedule_.preempted.push_back(sequence);
     const auto planned =
-        std::find_if(plan_.chunks.begin(), plan_.chunks.end(),
+        std::find_if(schedule_.chunks.begin(), schedule_.chunks.end(),
                      [&](const Chunk& chunk) { return chunk.sequence == sequence; });
-    if (planned != plan_.chunks.end()) {
+    if (planned != schedule_.chunks.end()) {
       available_ += planned->new_blocks;
       budget_ += planned->rows;
-      plan_.chunks.erase(planned);
+      schedule_.chunks.erase(planned);
     }
     // A shared block comes back only when its last holder gives it up.
     for (BlockId block : sequence->blocks) {
@@ -250,7 +250,7 @@ class Scheduler::Draft {
       blocks +=
           scheduler_.blocks_for(sequence->length()) - static_cast<int64_t>(sequence->blocks.size());
     }
-    for (const Chunk& chunk : plan_.chunks) {
+    for (const Chunk& chunk : schedule_.chunks) {
       blocks -= chunk.new_blocks + static_cast<int64_t>(chunk.reused.size());
     }
     return blocks;
@@ -259,7 +259,7 @@ class Scheduler::Draft {
   /// Starts sequences, group by group in turns, until something is used up.
   void start_waiting() {
     const TurnBefore before = scheduler_.turns_.key_comp();
-    // Groups that have had a turn in this plan, and what each started last.
+    // Groups that have had a turn in this schedule, and what each started last.
     std::map<Turn, Sequence*, TurnBefore> again(before);
     bool started = false;
     auto next = scheduler_.turns_.begin();
@@ -313,7 +313,7 @@ class Scheduler::Draft {
   /// Rows left over for others who could not use them go to the first prompt that can.
   void use_up_rows() {
     const int64_t size = scheduler_.pool_.block_size();
-    for (Chunk& chunk : plan_.chunks) {
+    for (Chunk& chunk : schedule_.chunks) {
       const Sequence& sequence = *chunk.sequence;
       const auto reused = static_cast<int64_t>(chunk.reused.size());
       const int64_t begin = sequence.running ? sequence.scheduled : reused * size;
@@ -351,10 +351,10 @@ class Scheduler::Draft {
     available_ -= revived + chunk.new_blocks;
     budget_ -= chunk.rows;
     if (scheduler_.options_.prefix_caching && scheduler_.reuses(*sequence)) {
-      plan_.prefix_queries += sequence->size();
-      plan_.prefix_hits += cached;
+      schedule_.prefix_queries += sequence->size();
+      schedule_.prefix_hits += cached;
     }
-    plan_.chunks.push_back(std::move(chunk));
+    schedule_.chunks.push_back(std::move(chunk));
     running_.push_back(sequence);
     return true;
   }
@@ -366,24 +366,25 @@ class Scheduler::Draft {
   std::unordered_map<const Group*, int64_t> preempted_;
   std::unordered_map<BlockId, int32_t> references_;
   std::set<BlockId> revived_;
-  Plan plan_;
+  StepSchedule schedule_;
 };
 
-Plan Scheduler::plan() const { return Draft(*this).make(); }
+StepSchedule Scheduler::schedule() const { return Draft(*this).make(); }
 
-/// All memory that carrying a plan out takes is got first, so that it happens whole or not at all.
-void Scheduler::commit(const Plan& plan) {
+/// All memory that carrying a schedule out takes is got first, so that it happens whole or not at
+/// all.
+void Scheduler::commit(const StepSchedule& schedule) {
   std::set<Sequence*, ServedBefore> returning(order_);
-  for (Sequence* sequence : plan.preempted) returning.insert(sequence);
-  running_.reserve(running_.size() + plan.chunks.size());
-  retired_.reserve(retired_.size() + running_.size() + plan.chunks.size());
-  for (const Chunk& chunk : plan.chunks) {
+  for (Sequence* sequence : schedule.preempted) returning.insert(sequence);
+  running_.reserve(running_.size() + schedule.chunks.size());
+  retired_.reserve(retired_.size() + running_.size() + schedule.chunks.size());
+  for (const Chunk& chunk : schedule.chunks) {
     std::vector<BlockId>& blocks = chunk.sequence->blocks;
     blocks.reserve(blocks.size() + chunk.reused.size() + static_cast<size_t>(chunk.new_blocks));
   }
 
   ++steps_;
-  for (Sequence* sequence : plan.preempted) {
+  for (Sequence* sequence : schedule.preempted) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
     give_back(*sequence);
     Group& group = *sequence->request->group;
@@ -392,13 +393,13 @@ void Scheduler::commit(const Plan& plan) {
     ++preemptions_;
   }
   // Reused blocks first: a new block must not be one that another chunk is about to reuse.
-  for (const Chunk& chunk : plan.chunks) {
+  for (const Chunk& chunk : schedule.chunks) {
     for (BlockId block : chunk.reused) {
       pool_.retain(block);
       chunk.sequence->blocks.push_back(block);
     }
   }
-  for (const Chunk& chunk : plan.chunks) {
+  for (const Chunk& chunk : schedule.chunks) {
     if (!chunk.sequence->running) start(chunk);
     for (int64_t i = 0; i < chunk.new_blocks; ++i) {
       chunk.sequence->blocks.push_back(pool_.take());

@@ -22,8 +22,8 @@ struct Chunk {
   bool decode = false;
 };
 
-/// A step's plan. Making it changes nothing; commit() carries it out whole.
-struct Plan {
+/// A step's schedule. Making it changes nothing; commit() carries it out whole.
+struct StepSchedule {
   std::vector<Sequence*> preempted;
   std::vector<Chunk> chunks;
   int64_t prefix_queries = 0, prefix_hits = 0;  ///< tokens
@@ -48,11 +48,11 @@ class Scheduler {
   /// out, or a group has no sequence running and there is no place left, the youngest sequence of
   /// the group that runs most gives up its own and will be recomputed. The oldest of all never
   /// does, so it always goes on. With steps in flight nobody gives up anything: where that would be
-  /// needed the plan is empty, and is to be made again when they have landed.
-  Plan plan() const;
+  /// needed the schedule is empty, and is to be made again when they have landed.
+  StepSchedule schedule() const;
 
-  /// Carries a plan out: preempts, starts, allocates. Its step is in flight from then on.
-  void commit(const Plan& plan);
+  /// Carries a schedule out: preempts, starts, allocates. Its step is in flight from then on.
+  void commit(const StepSchedule& schedule);
 
   /// A chunk's step has landed: marks its rows as computed and offers its full blocks to the prefix
   /// cache, or if the sequence has been removed gives its blocks back when it was the last one.

@@ -43,21 +43,21 @@ class SchedulerTest : public testing::Test {
     for (int64_t i = 0; i < size; ++i) tokens.push_back(first + static_cast<int32_t>(i));
     return tokens;
   }
-  Plan step() {
-    Plan plan = scheduler_->plan();
-    scheduler_->commit(plan);
-    for (const Chunk& chunk : plan.chunks) {
+  StepSchedule step() {
+    StepSchedule schedule = scheduler_->schedule();
+    scheduler_->commit(schedule);
+    for (const Chunk& chunk : schedule.chunks) {
       scheduler_->landed(chunk);
       if (chunk.sequence->computed == chunk.sequence->size()) {
         chunk.sequence->output.push_back(999);
       }
     }
     pool_->check_invariants();
-    return plan;
+    return schedule;
   }
-  static std::vector<int64_t> rows(const Plan& plan) {
+  static std::vector<int64_t> rows(const StepSchedule& schedule) {
     std::vector<int64_t> result;
-    for (const Chunk& chunk : plan.chunks) result.push_back(chunk.rows);
+    for (const Chunk& chunk : schedule.chunks) result.push_back(chunk.rows);
     return result;
   }
 
@@ -74,45 +74,45 @@ TEST_F(SchedulerTest, ATokenThatIsBeingChosenMayBeFollowed) {
   options_.max_model_len = 1000;
   start(64);
   Sequence* sequence = add(prompt(5));
-  scheduler_->commit(scheduler_->plan());
-  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "nothing is known to come";
+  scheduler_->commit(scheduler_->schedule());
+  EXPECT_TRUE(scheduler_->schedule().chunks.empty()) << "nothing is known to come";
   sequence->pending = 1;
   sequence->pending_step = scheduler_->steps();
   sequence->may_follow = true;
   sequence->request->request.sampling.max_tokens = 3;
-  EXPECT_EQ(rows(scheduler_->plan()), Rows{1});
-  EXPECT_TRUE(scheduler_->plan().chunks[0].decode);
+  EXPECT_EQ(rows(scheduler_->schedule()), Rows{1});
+  EXPECT_TRUE(scheduler_->schedule().chunks[0].decode);
 
   sequence->may_follow = false;
-  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "the executor cannot";
+  EXPECT_TRUE(scheduler_->schedule().chunks.empty()) << "the executor cannot";
   sequence->may_follow = true;
   sequence->request->request.sampling.max_tokens = 1;
-  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "it is the last one";
+  EXPECT_TRUE(scheduler_->schedule().chunks.empty()) << "it is the last one";
   sequence->request->request.sampling.max_tokens = 3;
   options_.max_model_len = 6;
-  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "the context ends with it";
+  EXPECT_TRUE(scheduler_->schedule().chunks.empty()) << "the context ends with it";
   options_.max_model_len = 1000;
   Sequence* other = add(prompt(3));
-  EXPECT_EQ(rows(scheduler_->plan()), (Rows{1, 3}));
+  EXPECT_EQ(rows(scheduler_->schedule()), (Rows{1, 3}));
   sequence->may_follow = false;
-  scheduler_->commit(scheduler_->plan());
+  scheduler_->commit(scheduler_->schedule());
   sequence->may_follow = true;
-  EXPECT_TRUE(scheduler_->plan().chunks.empty()) << "another step lies between";
+  EXPECT_TRUE(scheduler_->schedule().chunks.empty()) << "another step lies between";
   other->pending = 1;
 }
 
 TEST_F(SchedulerTest, BlocksOfWhatEndedComeBackWhenItsStepsHaveLanded) {
   start(64);
   Sequence* sequence = add(prompt(5));
-  const Plan plan = scheduler_->plan();
-  scheduler_->commit(plan);
+  const StepSchedule schedule = scheduler_->schedule();
+  scheduler_->commit(schedule);
   const int64_t held = pool_->held();
   EXPECT_GT(held, 0);
   scheduler_->remove(sequence);
   EXPECT_EQ(pool_->held(), held);
   EXPECT_EQ(scheduler_->retired(), std::vector<Sequence*>{sequence});
   EXPECT_TRUE(scheduler_->running().empty());
-  scheduler_->landed(plan.chunks[0]);
+  scheduler_->landed(schedule.chunks[0]);
   EXPECT_EQ(pool_->held(), 0);
   EXPECT_EQ(pool_->cached(), 0) << "nothing of it was offered";
   EXPECT_TRUE(scheduler_->retired().empty());
@@ -124,18 +124,18 @@ TEST_F(SchedulerTest, NobodyIsPreemptedWhileStepsAreInFlight) {
   Sequence* young = add(prompt(2 * pool_->block_size(), 100));
   step();
   ASSERT_EQ(scheduler_->running().size(), 2u);
-  const Plan wanted = scheduler_->plan();
+  const StepSchedule wanted = scheduler_->schedule();
   EXPECT_EQ(wanted.preempted, std::vector<Sequence*>{young}) << "a block is wanted";
   // As if a step of another sequence were still in flight.
   Chunk chunk;
   chunk.sequence = young;
-  Plan flight;
+  StepSchedule flight;
   flight.chunks.push_back(chunk);
   scheduler_->commit(flight);
-  EXPECT_TRUE(scheduler_->plan().chunks.empty());
-  EXPECT_TRUE(scheduler_->plan().preempted.empty());
+  EXPECT_TRUE(scheduler_->schedule().chunks.empty());
+  EXPECT_TRUE(scheduler_->schedule().preempted.empty());
   scheduler_->landed(chunk);
-  EXPECT_EQ(scheduler_->plan().preempted, std::vector<Sequence*>{young});
+  EXPECT_EQ(scheduler_->schedule().preempted, std::vector<Sequence*>{young});
   EXPECT_EQ(scheduler_->running().front(), old);
 }
 
@@ -146,12 +146,12 @@ TEST_F(SchedulerTest, ALongPromptIsCutIntoChunksBetweenDecodes) {
   step();
   Sequence* late = add(prompt(20, 100));
   for (const Rows& expected : {Rows{1, 7}, Rows{1, 7}, Rows{1, 6}, Rows{1, 1}}) {
-    const Plan plan = step();
-    EXPECT_EQ(rows(plan), expected);
-    EXPECT_EQ(plan.chunks[0].sequence, early);
-    EXPECT_TRUE(plan.chunks[0].decode);
-    EXPECT_EQ(plan.chunks[1].sequence, late);
-    EXPECT_EQ(plan.chunks[1].decode, expected[1] == 1);
+    const StepSchedule schedule = step();
+    EXPECT_EQ(rows(schedule), expected);
+    EXPECT_EQ(schedule.chunks[0].sequence, early);
+    EXPECT_TRUE(schedule.chunks[0].decode);
+    EXPECT_EQ(schedule.chunks[1].sequence, late);
+    EXPECT_EQ(schedule.chunks[1].decode, expected[1] == 1);
   }
 }
 
@@ -188,7 +188,7 @@ TEST_F(SchedulerTest, PromptsOfOneGroupComeOneAfterTheOther) {
   EXPECT_EQ(rows(step()), (Rows{36, 28}));
 }
 
-TEST_F(SchedulerTest, PlanningChangesNothing) {
+TEST_F(SchedulerTest, SchedulingChangesNothing) {
   options_.max_rows = 16;
   start(8);
   add(prompt(9));
@@ -197,8 +197,8 @@ TEST_F(SchedulerTest, PlanningChangesNothing) {
   add(prompt(9));
   for (int i = 0; i < 30; ++i) {
     const int64_t free = pool_->free(), cached = pool_->cached();
-    const Plan once = scheduler_->plan();
-    const Plan twice = scheduler_->plan();
+    const StepSchedule once = scheduler_->schedule();
+    const StepSchedule twice = scheduler_->schedule();
     EXPECT_EQ(rows(once), rows(twice));
     EXPECT_EQ(once.preempted, twice.preempted);
     EXPECT_EQ(pool_->free(), free);
@@ -213,10 +213,10 @@ TEST_F(SchedulerTest, FirstComeFirstServed) {
   Sequence* a = add(prompt(4));
   Sequence* b = add(prompt(4, 50));
   Sequence* c = add(prompt(4, 90));
-  const Plan plan = step();
-  ASSERT_EQ(plan.chunks.size(), 2u);
-  EXPECT_EQ(plan.chunks[0].sequence, a);
-  EXPECT_EQ(plan.chunks[1].sequence, b);
+  const StepSchedule schedule = step();
+  ASSERT_EQ(schedule.chunks.size(), 2u);
+  EXPECT_EQ(schedule.chunks[0].sequence, a);
+  EXPECT_EQ(schedule.chunks[1].sequence, b);
   EXPECT_EQ(scheduler_->waiting(), 1);
   scheduler_->remove(a);
   EXPECT_EQ(step().chunks.back().sequence, c);
@@ -243,10 +243,10 @@ TEST_F(SchedulerTest, TheYoungestGivesItsBlocksUpAndComesBackFirst) {
   for (int64_t i = 1; preempted_at == 0; ++i) {
     ASSERT_LT(i, 10);
     const int64_t computed = old->computed;
-    const Plan plan = step();
+    const StepSchedule schedule = step();
     EXPECT_EQ(old->computed, computed + 1) << "the oldest goes on every step";
-    if (!plan.preempted.empty()) {
-      EXPECT_EQ(plan.preempted, std::vector<Sequence*>{young});
+    if (!schedule.preempted.empty()) {
+      EXPECT_EQ(schedule.preempted, std::vector<Sequence*>{young});
       preempted_at = i;
     }
   }
@@ -257,9 +257,10 @@ TEST_F(SchedulerTest, TheYoungestGivesItsBlocksUpAndComesBackFirst) {
   // again.
   EXPECT_EQ(step().chunks.size(), 1u);
   scheduler_->remove(old);
-  const Plan plan = step();
-  EXPECT_EQ(plan.chunks[0].sequence, young);
-  EXPECT_EQ(plan.chunks[0].rows, young->size() - 1);  // prompt and what it had generated, at once
+  const StepSchedule schedule = step();
+  EXPECT_EQ(schedule.chunks[0].sequence, young);
+  EXPECT_EQ(schedule.chunks[0].rows,
+            young->size() - 1);  // prompt and what it had generated, at once
   EXPECT_FALSE(waiting->running);
 }
 
@@ -272,10 +273,11 @@ TEST_F(SchedulerTest, ReusesThePrefixButComputesTheLastToken) {
   EXPECT_EQ(pool_->cached(), 3);
   Sequence* same = add(prompt(12));
   Sequence* longer = add(prompt(14));
-  const Plan plan = step();
-  EXPECT_EQ(rows(plan), (Rows{4, 2}));  // 12 tokens are three full blocks, but one must be computed
-  EXPECT_EQ(plan.prefix_queries, 26);
-  EXPECT_EQ(plan.prefix_hits, 20);
+  const StepSchedule schedule = step();
+  EXPECT_EQ(rows(schedule),
+            (Rows{4, 2}));  // 12 tokens are three full blocks, but one must be computed
+  EXPECT_EQ(schedule.prefix_queries, 26);
+  EXPECT_EQ(schedule.prefix_hits, 20);
   EXPECT_EQ(pool_->references(same->blocks[0]), 2);
   EXPECT_EQ(same->blocks[0], longer->blocks[0]);
   EXPECT_NE(same->blocks[2], longer->blocks[2]);
@@ -319,13 +321,13 @@ TEST_F(SchedulerTest, SequencesOfARequestShareItsPrompt) {
     start(64);
     Sequence* first = add(prompt(10), 3);
     EXPECT_EQ(rows(step()), Rows{10});  // the others wait for the prompt
-    const Plan plan = step();
-    EXPECT_EQ(rows(plan), (Rows{1, 2, 2}));
+    const StepSchedule schedule = step();
+    EXPECT_EQ(rows(schedule), (Rows{1, 2, 2}));
     EXPECT_EQ(pool_->references(first->blocks[0]), 3);
     EXPECT_EQ(pool_->references(first->blocks[1]), 3);
     EXPECT_EQ(pool_->references(first->blocks[2]), 1);
     EXPECT_EQ(pool_->held(), 5);
-    EXPECT_EQ(plan.prefix_hits, caching ? 16 : 0);
+    EXPECT_EQ(schedule.prefix_hits, caching ? 16 : 0);
     for (const auto& sequence : first->request->sequences) scheduler_->remove(sequence.get());
     EXPECT_EQ(pool_->held(), 0);
   }
@@ -464,8 +466,8 @@ class Turns : public SchedulerTest {
     return result;
   }
 
-  void check_starts(const Plan& plan, std::map<Key, Standing> groups) {
-    for (const Chunk& chunk : plan.chunks) {
+  void check_starts(const StepSchedule& schedule, std::map<Key, Standing> groups) {
+    for (const Chunk& chunk : schedule.chunks) {
       if (chunk.sequence->running) continue;
       Standing& own = groups.at(key(*chunk.sequence));
       for (const auto& [id, other] : groups) {
@@ -481,9 +483,9 @@ class Turns : public SchedulerTest {
     }
   }
 
-  void check_preempted(const Plan& plan, const std::map<Key, Standing>& groups) {
-    if (plan.preempted.empty()) return;
-    const Sequence* first = plan.preempted.front();
+  void check_preempted(const StepSchedule& schedule, const std::map<Key, Standing>& groups) {
+    if (schedule.preempted.empty()) return;
+    const Sequence* first = schedule.preempted.front();
     for (const Sequence* other : scheduler_->running()) {
       if (options_.priority_scheduling &&
           other->request->request.priority < first->request->request.priority) {
@@ -518,9 +520,9 @@ TEST_F(Turns, AreKeptOverRandomSchedules) {
             group == 0 ? 0 : static_cast<uint64_t>(9000 + group));
       }
       const auto before = standings();
-      const Plan plan = scheduler_->plan();
-      check_starts(plan, before);
-      check_preempted(plan, before);
+      const StepSchedule schedule = scheduler_->schedule();
+      check_starts(schedule, before);
+      check_preempted(schedule, before);
       step();
       for (LiveRequest& request : requests_) {
         for (const auto& sequence : request.sequences) {

@@ -344,7 +344,7 @@ class Schedule {
       while (submitted < requests && (core_->idle() || chance(3))) submit(++submitted);
       disturb();
       const Oldest oldest = find_oldest();
-      while (core_->plan_step()) {
+      while (core_->schedule_step()) {
         core_->check_invariants();
         core_->submit_step();
         disturb();

@@ -2,18 +2,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <cmath>
 
 #include "base/error.h"
+#include "base/printable.h"
 
 namespace moesaic::model {
 
 namespace {
 
 constexpr size_t kMaxShownBytes = 60;
+constexpr const char* kName = "a string of at most 200 characters without control characters";
 
 /// The value as it stands in the file, cut to a length that fits an error message.
 std::string shown(const boost::json::value& value) {
@@ -26,6 +29,17 @@ std::string shown(const boost::json::value& value) {
 
 std::string integer_range(int64_t lowest, int64_t highest) {
   return fmt::format("an integer from {} to {}", lowest, highest);
+}
+
+/// Strings here are names of types and the like, and end up in messages and answers.
+std::optional<std::string> as_name(const boost::json::value& value) {
+  constexpr size_t kLongest = 200;
+  if (!value.is_string() || value.get_string().size() > kLongest) return std::nullopt;
+  std::string name(value.get_string());
+  const bool plain = std::none_of(name.begin(), name.end(), [](char c) {
+    return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+  });
+  return plain ? std::optional(std::move(name)) : std::nullopt;
 }
 
 std::optional<int64_t> as_integer(const boost::json::value& value) {
@@ -52,7 +66,7 @@ bool ConfigReader::is_null(std::string_view key) const {
 
 void ConfigReader::fail(std::string_view key, const std::string& problem) const {
   const std::string place = path_.empty() ? std::string(key) : path_ + "." + std::string(key);
-  throw base::ModelFileError(file_, fmt::format("\"{}\" {}", place, problem));
+  throw base::ModelFileError(file_, fmt::format("\"{}\" {}", base::printable(place), problem));
 }
 
 void ConfigReader::missing(std::string_view key, const std::string& allowed) const {
@@ -113,8 +127,9 @@ std::string ConfigReader::string(std::string_view key,
     if (fallback) return *fallback;
     missing(key, "a string");
   }
-  if (!value->is_string()) fail(key, fmt::format("is {}; it must be a string", shown(*value)));
-  return std::string(value->get_string());
+  const std::optional<std::string> name = as_name(*value);
+  if (!name) fail(key, fmt::format("is {}; it must be {}", shown(*value), kName));
+  return *name;
 }
 
 std::vector<int64_t> ConfigReader::integers(std::string_view key, int64_t lowest, int64_t highest,
@@ -148,10 +163,9 @@ std::vector<std::string> ConfigReader::strings(std::string_view key, size_t max_
   }
   std::vector<std::string> found;
   for (const boost::json::value& entry : value->get_array()) {
-    if (!entry.is_string()) {
-      fail(key, fmt::format("has the entry {}; each must be a string", shown(entry)));
-    }
-    found.emplace_back(entry.get_string());
+    const std::optional<std::string> name = as_name(entry);
+    if (!name) fail(key, fmt::format("has the entry {}; each must be {}", shown(entry), kName));
+    found.push_back(*name);
   }
   return found;
 }

@@ -33,30 +33,30 @@ struct Layer {
   backend::FfnWeights ffn;
 
   Layer(const ModelSpec& model, const LayerSpec& spec, const LoadedWeights& weights,
-        const LayerPlan& plan) {
-    const LayerShare share(spec, weights.plan.shard);
+        const LayerLayout& layout) {
+    const LayerShare share(spec, weights.layout.shard);
     attention.desc = describe(model, spec.attention, share);
-    attention.norm = weights.vector(plan.input_norm);
-    attention.qkv = weights.matrix(plan.qkv);
-    attention.qkv_bias = weights.vector(plan.qkv_bias);
-    attention.q_norm = weights.vector(plan.q_norm);
-    attention.k_norm = weights.vector(plan.k_norm);
-    attention.o = weights.matrix(plan.o);
-    attention.o_bias = weights.vector(plan.o_bias);
-    ffn.norm = weights.vector(plan.post_attention_norm);
+    attention.norm = weights.vector(layout.input_norm);
+    attention.qkv = weights.matrix(layout.qkv);
+    attention.qkv_bias = weights.vector(layout.qkv_bias);
+    attention.q_norm = weights.vector(layout.q_norm);
+    attention.k_norm = weights.vector(layout.k_norm);
+    attention.o = weights.matrix(layout.o);
+    attention.o_bias = weights.vector(layout.o_bias);
+    ffn.norm = weights.vector(layout.post_attention_norm);
     ffn.norm_eps = static_cast<float>(model.norm_eps);
     ffn.moe = spec.ffn.moe;
-    ffn.experts = weights.experts(plan.experts);
+    ffn.experts = weights.experts(layout.experts);
     ffn.first_expert = share.experts.first;
     if (!ffn.moe) return;
-    ffn.router = weights.matrix(plan.router);
+    ffn.router = weights.matrix(layout.router);
     ffn.routing = {.experts = spec.ffn.experts,
                    .top_k = spec.ffn.router.top_k,
                    .scoring = spec.ffn.router.scoring,
                    .renormalize = spec.ffn.router.renormalize,
                    .scale = static_cast<float>(spec.ffn.router.scale)};
-    ffn.shared = weights.experts(plan.shared);
-    ffn.shared_gate = weights.matrix(plan.shared_gate);
+    ffn.shared = weights.experts(layout.shared);
+    ffn.shared_gate = weights.matrix(layout.shared_gate);
   }
 };
 
@@ -113,21 +113,21 @@ struct Decoder::Impl {
         ranks(peers),
         max_rows(rows),
         rope(rope_table(model.rope)),
-        embed(weights.matrix(weights.plan.embed)),
-        first_token(share_of(model.vocab_size, weights.plan.shard).first) {
-    const WeightPlan& plan = weights.plan;
-    MOESAIC_ASSERT(plan.layers.size() == spec.layers.size());
-    MOESAIC_ASSERT(plan.shard.ranks == ranks.ranks() && plan.shard.rank == ranks.rank());
-    head = {.norm = weights.vector(plan.final_norm),
+        embed(weights.matrix(weights.layout.embed)),
+        first_token(share_of(model.vocab_size, weights.layout.shard).first) {
+    const WeightLayout& layout = weights.layout;
+    MOESAIC_ASSERT(layout.layers.size() == spec.layers.size());
+    MOESAIC_ASSERT(layout.shard.ranks == ranks.ranks() && layout.shard.rank == ranks.rank());
+    head = {.norm = weights.vector(layout.final_norm),
             .norm_eps = static_cast<float>(spec.norm_eps),
-            .head = weights.matrix(spec.tied_embeddings ? plan.embed : plan.lm_head),
+            .head = weights.matrix(spec.tied_embeddings ? layout.embed : layout.lm_head),
             .first_column = first_token};
     int64_t moe_layer = 0;
     for (size_t i = 0; i < spec.layers.size(); ++i) {
-      layers.emplace_back(spec, spec.layers[i], weights, plan.layers[i]);
+      layers.emplace_back(spec, spec.layers[i], weights, layout.layers[i]);
       if (layers.back().ffn.moe) layers.back().ffn.moe_layer = moe_layer++;
     }
-    backend.reserve(shape(spec, plan.shard, plan.embed.item.desc.format, max_rows));
+    backend.reserve(shape(spec, layout.shard, layout.embed.item.desc.format, max_rows));
   }
 
   /// Adds up what the ranks have computed each.

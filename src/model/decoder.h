@@ -36,8 +36,8 @@ class KvCache {
 };
 
 /// Called as logits are asked for, in chunks, so that prompt_logprobs of a long prompt stays within
-/// the memory plan: rows first .. first + count - 1 of StepBatch::logit_rows now follow one another
-/// in the backend's ActivationKind::kLogits, until the next chunk is asked for.
+/// the memory it takes: rows first .. first + count - 1 of StepBatch::logit_rows now follow one
+/// another in the backend's ActivationKind::kLogits, until the next chunk is asked for.
 using LogitsSink = std::function<void(const backend::StepView& step, int64_t first, int64_t count)>;
 
 class Decoder {

@@ -36,7 +36,7 @@ StepBatch prompt(int64_t rows, int64_t block_size) {
 struct Model {
   explicit Model(ModelSpec model_spec, int64_t max_rows)
       : spec(std::move(model_spec)),
-        weights(make_dummy_weights(plan_weights(spec, *backend, tensor::DType::kF32), *backend,
+        weights(make_dummy_weights(lay_out_weights(spec, *backend, tensor::DType::kF32), *backend,
                                    pool, 1, {})),
         decoder(spec, weights, *backend, solo, max_rows),
         cache(spec, {}, *backend, tensor::DType::kF32, 16, 8) {}

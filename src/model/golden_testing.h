@@ -86,7 +86,7 @@ class Runner {
       : named_(backend_name, threads),
         backend_(*named_.backend),
         spec_(load_spec(folder)),
-        weights_(load_weights(plan_weights(spec_, backend_, dtype), backend_, *named_.pool,
+        weights_(load_weights(lay_out_weights(spec_, backend_, dtype), backend_, *named_.pool,
                               checkpoint::Checkpoint::open(folder), {})),
         decoder_(spec_, weights_, backend_, solo_, kMaxRows),
         dtype_(dtype) {}

@@ -91,7 +91,7 @@ class Packer {
     std::vector<std::unique_ptr<std::byte[]>> copies;  ///< of parts that lay misaligned in the file
   };
 
-  void measure(const PlanItem& item, Job& job) const {
+  void measure(const WeightItem& item, Job& job) const {
     if (item.matrix != nullptr) {
       job.bytes = packed_bytes(backend_, *item.matrix);
       job.units = backend_.pack_units(item.matrix->desc);
@@ -118,13 +118,13 @@ class Packer {
     if (--job.left == 0) release(job);
   }
 
-  uint64_t unit_bytes(const PlanItem& item, int64_t unit) const {
+  uint64_t unit_bytes(const WeightItem& item, int64_t unit) const {
     return item.matrix != nullptr ? backend_.pack_unit(item.matrix->desc, unit).bytes
                                   : backend_.pack_unit(item.experts->desc, unit).bytes;
   }
 
   void pack_unit(Job& job, int64_t unit) {
-    const PlanItem& item = job.source.item;
+    const WeightItem& item = job.source.item;
     const backend::Address destination = buffer_.address() + static_cast<size_t>(item.offset);
     if (item.matrix != nullptr) {
       backend_.pack(item.matrix->desc, job.source.matrix, unit, destination);
@@ -254,24 +254,24 @@ backend::Address LoadedWeights::vector(const Placed<VectorItem>& placed) const {
   return buffer.address() + static_cast<size_t>(placed.offset);
 }
 
-LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
+LoadedWeights load_weights(const WeightLayout& layout, backend::Backend& backend,
                            base::ThreadPool& pool, const checkpoint::Checkpoint& checkpoint,
                            const LoadOptions& options) {
   const checkpoint::TruncationGuard guard;
-  ResolvedSources resolved = resolve_sources(plan, checkpoint);
+  ResolvedSources resolved = resolve_sources(layout, checkpoint);
   warn_of_non_finite(resolved.items);
   std::optional<PreparedCache> cache;
   if (!options.cache_folder.empty()) {
     cache.emplace(options.cache_folder, PreparedKey{.folder = checkpoint.folder().string(),
                                                     .checkpoint = checkpoint.fingerprint(),
-                                                    .layout = backend.layout_id(),
-                                                    .plan = plan_digest(plan),
-                                                    .shard = plan.shard});
+                                                    .packing = backend.layout_id(),
+                                                    .layout = layout_digest(layout),
+                                                    .shard = layout.shard});
   }
   LoadedWeights loaded;
-  loaded.plan = plan;
+  loaded.layout = layout;
   loaded.ignored = std::move(resolved.ignored);
-  loaded.buffer = backend.allocate(base::MemoryTag::kWeights, plan.bytes);
+  loaded.buffer = backend.allocate(base::MemoryTag::kWeights, layout.bytes);
   if (cache && cache->read(loaded.buffer, backend, pool, options.progress)) {
     checkpoint.check_unchanged();
     loaded.source = LoadSource::kPreparedCache;
@@ -280,7 +280,7 @@ LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
   if (cache) {
     // A damaged cache file may have been read in part; packing counts on zeroed memory.
     loaded.buffer = {};
-    loaded.buffer = backend.allocate(base::MemoryTag::kWeights, plan.bytes);
+    loaded.buffer = backend.allocate(base::MemoryTag::kWeights, layout.bytes);
   }
   Packer(backend, pool, std::move(resolved.items), loaded.buffer, options.progress).run();
   checkpoint.check_unchanged();
@@ -289,13 +289,13 @@ LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
   return loaded;
 }
 
-LoadedWeights make_dummy_weights(const WeightPlan& plan, backend::Backend& backend,
+LoadedWeights make_dummy_weights(const WeightLayout& layout, backend::Backend& backend,
                                  base::ThreadPool& pool, uint64_t seed,
                                  const LoadOptions& options) {
   LoadedWeights loaded;
-  loaded.plan = plan;
-  loaded.buffer = backend.allocate(base::MemoryTag::kWeights, plan.bytes);
-  Packer(backend, pool, dummy_sources(plan, seed), loaded.buffer, options.progress).run();
+  loaded.layout = layout;
+  loaded.buffer = backend.allocate(base::MemoryTag::kWeights, layout.bytes);
+  Packer(backend, pool, dummy_sources(layout, seed), loaded.buffer, options.progress).run();
   loaded.source = LoadSource::kDummy;
   return loaded;
 }

@@ -22,9 +22,9 @@ using tensor::View;
 
 constexpr size_t kNamesInMessage = 5;
 
-void set(PlanItem& item, const MatrixItem& matrix) { item.matrix = &matrix; }
-void set(PlanItem& item, const ExpertsItem& experts) { item.experts = &experts; }
-void set(PlanItem& item, const VectorItem& vector) { item.vector = &vector; }
+void set(WeightItem& item, const MatrixItem& matrix) { item.matrix = &matrix; }
+void set(WeightItem& item, const ExpertsItem& experts) { item.experts = &experts; }
+void set(WeightItem& item, const VectorItem& vector) { item.vector = &vector; }
 
 /// Matrix `index` of a tensor of matrices.
 View matrix_of(const View& view, int64_t index) {
@@ -74,12 +74,12 @@ std::string quantised_twin(const checkpoint::Checkpoint& checkpoint, const std::
 
 class Resolver {
  public:
-  Resolver(const WeightPlan& plan, const checkpoint::Checkpoint& checkpoint)
-      : plan_(plan), checkpoint_(checkpoint) {}
+  Resolver(const WeightLayout& layout, const checkpoint::Checkpoint& checkpoint)
+      : layout_(layout), checkpoint_(checkpoint) {}
 
   ResolvedSources run() {
     ResolvedSources resolved;
-    for (const PlanItem& item : list_items(plan_)) {
+    for (const WeightItem& item : list_items(layout_)) {
       ItemSource source;
       source.item = item;
       if (item.matrix != nullptr) matrix(*item.matrix, source);
@@ -178,7 +178,7 @@ class Resolver {
     std::vector<std::string> ignored;
     std::vector<const TensorEntry*> unexpected;
     for (const TensorEntry& entry : checkpoint_.tensors()) {
-      if (used_.contains(entry.name) || plan_.elsewhere.contains(entry.name)) continue;
+      if (used_.contains(entry.name) || layout_.elsewhere.contains(entry.name)) continue;
       if (ignored_by_rule(entry.name)) {
         ignored.push_back(entry.name);
       } else {
@@ -200,17 +200,17 @@ class Resolver {
   }
 
   bool ignored_by_rule(std::string_view name) const {
-    for (const std::string& suffix : plan_.ignored_suffixes) {
+    for (const std::string& suffix : layout_.ignored_suffixes) {
       if (name.ends_with(suffix)) return true;
     }
-    return layer_index(name) >= static_cast<int64_t>(plan_.layers.size());
+    return layer_index(name) >= static_cast<int64_t>(layout_.layers.size());
   }
 
   /// The N of a name that starts as layers' names do, "model.layers.N."; -1 for others. Layers
   /// beyond the last are heads that predict further tokens.
   int64_t layer_index(std::string_view name) const {
-    if (plan_.layers.empty() || plan_.layers[0].input_norm.item.slices.empty()) return -1;
-    const std::string& first = plan_.layers[0].input_norm.item.slices[0].name;
+    if (layout_.layers.empty() || layout_.layers[0].input_norm.item.slices.empty()) return -1;
+    const std::string& first = layout_.layers[0].input_norm.item.slices[0].name;
     const size_t digit = first.find(".0.");
     if (digit == std::string::npos || name.substr(0, digit + 1) != first.substr(0, digit + 1)) {
       return -1;
@@ -222,18 +222,18 @@ class Resolver {
     return whole ? index : -1;
   }
 
-  const WeightPlan& plan_;
+  const WeightLayout& layout_;
   const checkpoint::Checkpoint& checkpoint_;
   std::unordered_set<std::string_view> used_;
 };
 
 }  // namespace
 
-std::vector<PlanItem> list_items(const WeightPlan& plan) {
-  std::vector<PlanItem> items;
-  for_each_item(plan, [&](const auto& placed, WeightPart, size_t index) {
+std::vector<WeightItem> list_items(const WeightLayout& layout) {
+  std::vector<WeightItem> items;
+  for_each_item(layout, [&](const auto& placed, WeightPart, size_t index) {
     if (!placed.present()) return;
-    PlanItem item;
+    WeightItem item;
     set(item, placed.item);
     item.offset = placed.offset;
     item.index = index;
@@ -253,13 +253,14 @@ std::vector<View*> ItemSource::views() {
   return all;
 }
 
-ResolvedSources resolve_sources(const WeightPlan& plan, const checkpoint::Checkpoint& checkpoint) {
-  return Resolver(plan, checkpoint).run();
+ResolvedSources resolve_sources(const WeightLayout& layout,
+                                const checkpoint::Checkpoint& checkpoint) {
+  return Resolver(layout, checkpoint).run();
 }
 
-std::vector<ItemSource> dummy_sources(const WeightPlan& plan, uint64_t seed) {
+std::vector<ItemSource> dummy_sources(const WeightLayout& layout, uint64_t seed) {
   std::vector<ItemSource> sources;
-  for (const PlanItem& item : list_items(plan)) {
+  for (const WeightItem& item : list_items(layout)) {
     ItemSource source;
     source.item = item;
     const uint64_t item_seed = base::mix_bits(base::mix_bits(seed) + item.index);

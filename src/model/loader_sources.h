@@ -1,6 +1,6 @@
 #pragma once
 
-// Where the values of each item of a weight plan come from: every tensor of the checkpoint is
+// Where the values of each item of a weight layout come from: every tensor of the checkpoint is
 // matched with an item or with a rule that ignores it, before anything is packed.
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 
 namespace moesaic::model {
 
-/// One present item of a plan; exactly one of the pointers is set. They point into the plan.
-struct PlanItem {
+/// One present item of a layout; exactly one of the pointers is set. They point into the layout.
+struct WeightItem {
   const MatrixItem* matrix = nullptr;
   const ExpertsItem* experts = nullptr;
   const VectorItem* vector = nullptr;
@@ -23,11 +23,11 @@ struct PlanItem {
 };
 
 /// The present items in the order of for_each_item.
-std::vector<PlanItem> list_items(const WeightPlan& plan);
+std::vector<WeightItem> list_items(const WeightLayout& layout);
 
 /// An item and its values; the member that fits the item's kind is filled.
 struct ItemSource {
-  PlanItem item;
+  WeightItem item;
   backend::MatrixSource matrix;
   backend::ExpertsSource experts;
   std::vector<tensor::View> vector;  ///< slices, concatenated; none: dummy
@@ -41,11 +41,13 @@ struct ResolvedSources {
   std::vector<std::string> ignored;  ///< tensors not used, by rule
 };
 
-/// Matches plan and checkpoint. Throws ModelFileError, naming it, for a tensor that is missing, has
-/// another shape than planned, is not F32, BF16 or F16, or is known to neither plan nor rules.
-ResolvedSources resolve_sources(const WeightPlan& plan, const checkpoint::Checkpoint& checkpoint);
+/// Matches layout and checkpoint. Throws ModelFileError, naming it, for a tensor that is missing,
+/// has another shape than planned, is not F32, BF16 or F16, or is known to neither layout nor
+/// rules.
+ResolvedSources resolve_sources(const WeightLayout& layout,
+                                const checkpoint::Checkpoint& checkpoint);
 
 /// Dummy values for every item, from a seed.
-std::vector<ItemSource> dummy_sources(const WeightPlan& plan, uint64_t seed);
+std::vector<ItemSource> dummy_sources(const WeightLayout& layout, uint64_t seed);
 
 }  // namespace moesaic::model

@@ -40,17 +40,17 @@ class LogCapture {
   std::shared_ptr<spdlog::logger> old_;
 };
 
-LoadedWeights load(const WeightPlan& plan, FakeBackend& backend, const FakeTensors& tensors,
+LoadedWeights load(const WeightLayout& layout, FakeBackend& backend, const FakeTensors& tensors,
                    size_t remainder = 0) {
   TempFolder folder;
   testing::write_checkpoint(folder.path(), tensors, remainder);
   base::ThreadPool pool(4, /*pin=*/false);
-  return load_weights(plan, backend, pool, Checkpoint::open(folder.path()), {});
+  return load_weights(layout, backend, pool, Checkpoint::open(folder.path()), {});
 }
 
-LoadedWeights load_dummy(const WeightPlan& plan, FakeBackend& backend, uint64_t seed) {
+LoadedWeights load_dummy(const WeightLayout& layout, FakeBackend& backend, uint64_t seed) {
   base::ThreadPool pool(2, /*pin=*/false);
-  return make_dummy_weights(plan, backend, pool, seed, {});
+  return make_dummy_weights(layout, backend, pool, seed, {});
 }
 
 std::vector<float> floats(FakeBackend& backend, backend::Address packed, DType dtype,
@@ -82,16 +82,16 @@ void expect_all_items(FakeBackend& backend, const LoadedWeights& loaded, const F
     EXPECT_EQ(floats(backend, loaded.vector(placed), DType::kF32, placed.item.size()),
               joined(tensors, placed.item.slices));
   };
-  const WeightPlan& plan = loaded.plan;
-  const LayerPlan& layer = plan.layers[0];
+  const WeightLayout& layout = loaded.layout;
+  const LayerLayout& layer = layout.layers[0];
   for (const auto* matrix :
-       {&plan.embed, &plan.lm_head, &layer.qkv, &layer.o, &layer.router, &layer.shared_gate}) {
+       {&layout.embed, &layout.lm_head, &layer.qkv, &layer.o, &layer.router, &layer.shared_gate}) {
     expect_matrix(*matrix);
   }
   EXPECT_EQ(loaded.matrix(layer.router).desc.format.base, DType::kF32);
   EXPECT_EQ(loaded.matrix(layer.qkv).desc.format.base, dtype);
   expect_vector(layer.qkv_bias);
-  expect_vector(plan.final_norm);
+  expect_vector(layout.final_norm);
   EXPECT_FALSE(loaded.vector(layer.q_norm));
   std::vector<Slice> order;
   for (size_t e = 0; e < kExperts; ++e) {
@@ -110,10 +110,10 @@ TEST(Loader, PutsEveryTensorInItsPlace) {
     for (DType wanted : {DType::kF32, DType::kBF16, DType::kF16}) {
       SCOPED_TRACE(std::string(tensor::to_string(stored)) + " to " +
                    std::string(tensor::to_string(wanted)));
-      const WeightPlan plan = testing::small_plan(wanted);
-      const FakeTensors tensors = testing::tensors_for(plan, stored);
+      const WeightLayout layout = testing::small_layout(wanted);
+      const FakeTensors tensors = testing::tensors_for(layout, stored);
       FakeBackend backend;
-      const LoadedWeights loaded = load(plan, backend, tensors);
+      const LoadedWeights loaded = load(layout, backend, tensors);
       EXPECT_EQ(loaded.source, LoadSource::kCheckpoint);
       EXPECT_TRUE(loaded.ignored.empty());
       expect_all_items(backend, loaded, tensors, wanted);
@@ -122,18 +122,18 @@ TEST(Loader, PutsEveryTensorInItsPlace) {
 }
 
 TEST(Loader, MisalignedFilesLoadTheSame) {
-  const WeightPlan plan = testing::small_plan(DType::kBF16);
-  const FakeTensors tensors = testing::tensors_for(plan, DType::kBF16);
+  const WeightLayout layout = testing::small_layout(DType::kBF16);
+  const FakeTensors tensors = testing::tensors_for(layout, DType::kBF16);
   FakeBackend backend;
   for (size_t remainder : {1, 3, 6}) {
-    expect_all_items(backend, load(plan, backend, tensors, remainder), tensors, DType::kBF16);
+    expect_all_items(backend, load(layout, backend, tensors, remainder), tensors, DType::kBF16);
   }
   EXPECT_EQ(backend.misaligned, 0);
 }
 
 TEST(Loader, AcceptsFusedExperts) {
-  const WeightPlan plan = testing::small_plan(DType::kF32);
-  const FakeTensors split = testing::tensors_for(plan, DType::kBF16);
+  const WeightLayout layout = testing::small_layout(DType::kF32);
+  const FakeTensors split = testing::tensors_for(layout, DType::kBF16);
   FakeTensors fused = split;
   const std::string prefix = "model.layers.0.mlp.experts.";
   auto gate_up = testing::numbered(DType::kBF16, {kExperts, 2 * kWidth, kHidden}, 0);
@@ -154,13 +154,13 @@ TEST(Loader, AcceptsFusedExperts) {
   fused[prefix + "gate_up_proj"] = gate_up;
   fused[prefix + "down_proj"] = down;
   FakeBackend backend;
-  const LoadedWeights loaded = load(plan, backend, fused);
+  const LoadedWeights loaded = load(layout, backend, fused);
   expect_all_items(backend, loaded, split, DType::kF32);
-  EXPECT_EQ(testing::bytes_of(backend, load(plan, backend, split).buffer),
+  EXPECT_EQ(testing::bytes_of(backend, load(layout, backend, split).buffer),
             testing::bytes_of(backend, loaded.buffer));
 
   fused.erase(prefix + "down_proj");
-  EXPECT_THROW(load(plan, backend, fused), base::ModelFileError);
+  EXPECT_THROW(load(layout, backend, fused), base::ModelFileError);
 }
 
 struct BadCheckpoint {
@@ -246,14 +246,14 @@ TEST(Loader, RefusesWhatDoesNotFitThePlan) {
        [](auto& t) { t["model.layers.9x.norm"] = testing::numbered(DType::kF32, {1}, 1); },
        "model.layers.9x.norm", "unexpected tensor"},
   };
-  const WeightPlan plan = testing::small_plan(DType::kF32);
+  const WeightLayout layout = testing::small_layout(DType::kF32);
   for (const BadCheckpoint& bad : cases) {
     SCOPED_TRACE(bad.what);
-    FakeTensors tensors = testing::tensors_for(plan, DType::kF32);
+    FakeTensors tensors = testing::tensors_for(layout, DType::kF32);
     bad.spoil(tensors);
     FakeBackend backend;
     try {
-      load(plan, backend, tensors);
+      load(layout, backend, tensors);
       ADD_FAILURE() << "was accepted";
     } catch (const base::ModelFileError& error) {
       EXPECT_EQ(error.tensor(), bad.tensor);
@@ -265,18 +265,18 @@ TEST(Loader, RefusesWhatDoesNotFitThePlan) {
 }
 
 TEST(Loader, ListsWhatItIgnores) {
-  WeightPlan plan = testing::small_plan(DType::kF32);
-  FakeTensors tensors = testing::tensors_for(plan, DType::kF32);
+  WeightLayout layout = testing::small_layout(DType::kF32);
+  FakeTensors tensors = testing::tensors_for(layout, DType::kF32);
   for (const char* name :
        {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.2.input_layernorm.weight",
         "model.layers.61.eh_proj.weight"}) {
     tensors[name] = testing::numbered(DType::kF32, {2}, 1);
   }
   // Tied: the head is no item, and known by name.
-  plan.lm_head = {};
-  plan.ignored_suffixes.push_back("lm_head.weight");
+  layout.lm_head = {};
+  layout.ignored_suffixes.push_back("lm_head.weight");
   FakeBackend backend;
-  EXPECT_EQ(load(plan, backend, tensors).ignored,
+  EXPECT_EQ(load(layout, backend, tensors).ignored,
             (std::vector<std::string>{"lm_head.weight",
                                       "model.layers.0.self_attn.rotary_emb."
                                       "inv_freq",
@@ -285,29 +285,29 @@ TEST(Loader, ListsWhatItIgnores) {
 }
 
 TEST(Loader, WarnsOfNonFiniteRoutersAndVectors) {
-  const WeightPlan plan = testing::small_plan(DType::kBF16);
+  const WeightLayout layout = testing::small_layout(DType::kBF16);
   FakeBackend backend;
   for (const char* name : {"model.layers.0.mlp.gate.weight", "model.norm.weight",
                            "model.layers.1.self_attn.v_proj.bias"}) {
     for (float value : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
-      FakeTensors tensors = testing::tensors_for(plan, DType::kBF16);
+      FakeTensors tensors = testing::tensors_for(layout, DType::kBF16);
       tensors[name].values.back() = value;
       const LogCapture log;
-      load(plan, backend, tensors);
+      load(layout, backend, tensors);
       EXPECT_NE(log.text().find(name), std::string::npos) << log.text();
       EXPECT_EQ(log.text().find("NaN"), log.text().rfind("NaN"));
     }
   }
   const LogCapture log;
-  load(plan, backend, testing::tensors_for(plan, DType::kBF16));
+  load(layout, backend, testing::tensors_for(layout, DType::kBF16));
   EXPECT_EQ(log.text(), "");
 }
 
 TEST(Loader, ReportsProgressUpToTheTotal) {
-  const WeightPlan plan = testing::small_plan(DType::kF32);
+  const WeightLayout layout = testing::small_layout(DType::kF32);
   FakeBackend backend;
   TempFolder folder;
-  testing::write_checkpoint(folder.path(), testing::tensors_for(plan, DType::kF32));
+  testing::write_checkpoint(folder.path(), testing::tensors_for(layout, DType::kF32));
   std::atomic<int> inside = 0;
   uint64_t last = 0;
   int calls = 0;
@@ -316,55 +316,56 @@ TEST(Loader, ReportsProgressUpToTheTotal) {
     EXPECT_EQ(++inside, 1);
     EXPECT_GE(done, last);
     EXPECT_LE(done, total);
-    EXPECT_EQ(total, plan.bytes);
+    EXPECT_EQ(total, layout.bytes);
     last = done;
     ++calls;
     --inside;
   };
   base::ThreadPool pool(4, /*pin=*/false);
-  load_weights(plan, backend, pool, Checkpoint::open(folder.path()), options);
-  EXPECT_EQ(last, plan.bytes);
+  load_weights(layout, backend, pool, Checkpoint::open(folder.path()), options);
+  EXPECT_EQ(last, layout.bytes);
   EXPECT_GT(calls, 2);
 }
 
 TEST(Loader, AFailureInPackingReachesTheCaller) {
-  const WeightPlan plan = testing::small_plan(DType::kF32);
+  const WeightLayout layout = testing::small_layout(DType::kF32);
   FakeBackend backend;
   backend.fail = true;
-  EXPECT_THROW(load(plan, backend, testing::tensors_for(plan, DType::kF32)), std::runtime_error);
+  EXPECT_THROW(load(layout, backend, testing::tensors_for(layout, DType::kF32)),
+               std::runtime_error);
   EXPECT_LE(backend.packs, 4);
 }
 
 TEST(Loader, AFileWrittenToWhileLoadingIsRefused) {
-  const WeightPlan plan = testing::small_plan(DType::kF32);
+  const WeightLayout layout = testing::small_layout(DType::kF32);
   TempFolder folder;
-  testing::write_checkpoint(folder.path(), testing::tensors_for(plan, DType::kF32));
+  testing::write_checkpoint(folder.path(), testing::tensors_for(layout, DType::kF32));
   const Checkpoint checkpoint = Checkpoint::open(folder.path());
   std::filesystem::resize_file(folder / "model.safetensors",
                                std::filesystem::file_size(folder / "model.safetensors") + 1);
   FakeBackend backend;
   base::ThreadPool pool(1);
-  EXPECT_THROW(load_weights(plan, backend, pool, checkpoint, {}), base::ModelFileError);
+  EXPECT_THROW(load_weights(layout, backend, pool, checkpoint, {}), base::ModelFileError);
 }
 
 TEST(Loader, DummyWeightsFollowTheSeed) {
-  const WeightPlan plan = testing::small_plan(DType::kBF16);
+  const WeightLayout layout = testing::small_layout(DType::kBF16);
   FakeBackend backend;
   const auto bytes_of = [&](uint64_t seed) {
-    return testing::bytes_of(backend, load_dummy(plan, backend, seed).buffer);
+    return testing::bytes_of(backend, load_dummy(layout, backend, seed).buffer);
   };
-  const LoadedWeights first = load_dummy(plan, backend, 1);
+  const LoadedWeights first = load_dummy(layout, backend, 1);
   EXPECT_EQ(first.source, LoadSource::kDummy);
   EXPECT_EQ(testing::bytes_of(backend, first.buffer), bytes_of(1));
   EXPECT_NE(bytes_of(2), bytes_of(1));
   const auto vector = [&](const Placed<VectorItem>& placed) {
     return floats(backend, first.vector(placed), DType::kF32, placed.item.size());
   };
-  EXPECT_EQ(vector(plan.final_norm), std::vector<float>(kHidden, 1.0f));
-  EXPECT_EQ(vector(plan.layers[1].qkv_bias), std::vector<float>(16, 0.0f));
+  EXPECT_EQ(vector(layout.final_norm), std::vector<float>(kHidden, 1.0f));
+  EXPECT_EQ(vector(layout.layers[1].qkv_bias), std::vector<float>(16, 0.0f));
   // Layers differ from one another.
-  EXPECT_NE(floats(backend, first.matrix(plan.layers[0].qkv).packed, DType::kBF16, 128),
-            floats(backend, first.matrix(plan.layers[1].qkv).packed, DType::kBF16, 128));
+  EXPECT_NE(floats(backend, first.matrix(layout.layers[0].qkv).packed, DType::kBF16, 128),
+            floats(backend, first.matrix(layout.layers[1].qkv).packed, DType::kBF16, 128));
 }
 
 /// Rank `rank` of two's part of every matrix of a model of one rank, row-major.
@@ -383,28 +384,28 @@ std::vector<float> part_of_whole(FakeBackend& backend, const LoadedWeights& whol
 }
 
 TEST(Loader, RanksHoldTheirPartsOfTheSameModel) {
-  const WeightPlan whole_plan = testing::small_plan(DType::kF32);
-  const FakeTensors tensors = testing::tensors_for(whole_plan, DType::kBF16);
+  const WeightLayout whole_layout = testing::small_layout(DType::kF32);
+  const FakeTensors tensors = testing::tensors_for(whole_layout, DType::kBF16);
   FakeBackend backend;
   for (const bool dummy : {false, true}) {
-    const auto make = [&](const WeightPlan& plan) {
-      return dummy ? load_dummy(plan, backend, 3) : load(plan, backend, tensors);
+    const auto make = [&](const WeightLayout& layout) {
+      return dummy ? load_dummy(layout, backend, 3) : load(layout, backend, tensors);
     };
-    const LoadedWeights whole = make(whole_plan);
-    const LayerPlan& all = whole.plan.layers[0];
+    const LoadedWeights whole = make(whole_layout);
+    const LayerLayout& all = whole.layout.layers[0];
     for (const bool expert_parallel : {false, true}) {
       for (int64_t rank = 0; rank < 2; ++rank) {
         const LoadedWeights part =
-            make(testing::small_plan(DType::kF32, {2, rank, expert_parallel}));
-        const LayerPlan& own = part.plan.layers[0];
+            make(testing::small_layout(DType::kF32, {2, rank, expert_parallel}));
+        const LayerLayout& own = part.layout.layers[0];
         const auto expect_part = [&](const Placed<MatrixItem>& placed,
                                      const Placed<MatrixItem>& of) {
           const backend::Matrix matrix = part.matrix(placed);
           EXPECT_EQ(floats(backend, matrix.packed, DType::kF32, matrix.desc.n * matrix.desc.k),
                     part_of_whole(backend, whole, of, placed.item));
         };
-        expect_part(part.plan.embed, whole.plan.embed);
-        expect_part(part.plan.lm_head, whole.plan.lm_head);
+        expect_part(part.layout.embed, whole.layout.embed);
+        expect_part(part.layout.lm_head, whole.layout.lm_head);
         expect_part(own.qkv, all.qkv);
         expect_part(own.o, all.o);
         expect_part(own.router, all.router);
@@ -443,9 +444,9 @@ TEST(Loader, RanksHoldTheirPartsOfTheSameModel) {
 }
 
 TEST(Loader, ItemsAreListedOnceAndDoNotOverlap) {
-  const WeightPlan plan = testing::small_plan(DType::kF32);
+  const WeightLayout layout = testing::small_layout(DType::kF32);
   std::vector<int64_t> offsets;
-  for (const PlanItem& item : list_items(plan)) {
+  for (const WeightItem& item : list_items(layout)) {
     EXPECT_EQ((item.matrix != nullptr) + (item.experts != nullptr) + (item.vector != nullptr), 1);
     offsets.push_back(item.offset);
   }

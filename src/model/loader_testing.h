@@ -1,7 +1,7 @@
 #pragma once
 
-// For tests of loading: a backend that packs row-major and counts, a small plan with every kind of
-// item, and checkpoints that fit it.
+// For tests of loading: a backend that packs row-major and counts, a small layout with every kind
+// of item, and checkpoints that fit it.
 
 #include <atomic>
 #include <map>
@@ -86,8 +86,8 @@ inline ModelSpec small_spec() {
   return spec;
 }
 
-inline WeightPlan small_plan(tensor::DType dtype, const Shard& shard = {}) {
-  return plan_weights(small_spec(), FakeBackend(), dtype, shard);
+inline WeightLayout small_layout(tensor::DType dtype, const Shard& shard = {}) {
+  return lay_out_weights(small_spec(), FakeBackend(), dtype, shard);
 }
 
 struct FakeTensor {
@@ -108,8 +108,8 @@ inline FakeTensor numbered(tensor::DType dtype, const tensor::Shape& shape, size
   return made;
 }
 
-/// The tensors that the plan of a whole model asks for, in one dtype.
-inline FakeTensors tensors_for(const WeightPlan& plan, tensor::DType dtype) {
+/// The tensors that the layout of a whole model asks for, in one dtype.
+inline FakeTensors tensors_for(const WeightLayout& layout, tensor::DType dtype) {
   FakeTensors all;
   const auto add = [&](const std::vector<Slice>& slices, bool vector) {
     for (const Slice& slice : slices) {
@@ -118,7 +118,7 @@ inline FakeTensors tensors_for(const WeightPlan& plan, tensor::DType dtype) {
       all[slice.name] = numbered(dtype, shape, all.size() + 1);
     }
   };
-  for (const PlanItem& item : list_items(plan)) {
+  for (const WeightItem& item : list_items(layout)) {
     if (item.matrix != nullptr) add(item.matrix->slices, false);
     if (item.vector != nullptr) add(item.vector->slices, true);
     if (item.experts == nullptr) continue;

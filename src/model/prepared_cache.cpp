@@ -283,8 +283,8 @@ void sync_folder(const fs::path& folder) {
 
 }  // namespace
 
-uint64_t plan_digest(const WeightPlan& plan) {
-  uint64_t digest = plan.bytes;
+uint64_t layout_digest(const WeightLayout& layout) {
+  uint64_t digest = layout.bytes;
   const auto number = [&](int64_t value) {
     digest = base::mix_bits(digest ^ base::mix_bits(static_cast<uint64_t>(value)));
   };
@@ -298,7 +298,7 @@ uint64_t plan_digest(const WeightPlan& plan) {
   const auto format = [&](const tensor::WeightFormat& given) {
     digest = base::hash_text(given.name, digest);
   };
-  for (const PlanItem& item : list_items(plan)) {
+  for (const WeightItem& item : list_items(layout)) {
     number(item.offset);
     if (item.matrix != nullptr) {
       number(item.matrix->desc.n);
@@ -322,7 +322,7 @@ uint64_t plan_digest(const WeightPlan& plan) {
 PreparedCache::PreparedCache(fs::path cache_folder, const PreparedKey& key)
     : folder_(std::move(cache_folder)), shard_(key.shard) {
   const std::string text =
-      fmt::format("{}\n{}\n{}\n{}", key.folder, key.checkpoint, key.layout, key.plan);
+      fmt::format("{}\n{}\n{}\n{}", key.folder, key.checkpoint, key.packing, key.layout);
   key_[0] = base::hash_text(text, 0);
   key_[1] = base::hash_text(text, 1);
   prefix_ = fmt::format("{:016x}-", base::hash_text(key.folder));

@@ -19,14 +19,14 @@
 namespace moesaic::model {
 
 /// A number that changes with any item's tensors, shape, dtype or place.
-uint64_t plan_digest(const WeightPlan& plan);
+uint64_t layout_digest(const WeightLayout& layout);
 
 /// What a prepared file was made from and for.
 struct PreparedKey {
   std::string folder;      ///< the model's, resolved
   std::string checkpoint;  ///< Checkpoint::fingerprint()
-  std::string layout;      ///< Backend::layout_id()
-  uint64_t plan = 0;       ///< plan_digest()
+  std::string packing;     ///< Backend::layout_id()
+  uint64_t layout = 0;     ///< layout_digest()
   Shard shard;
 };
 

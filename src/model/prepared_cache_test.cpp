@@ -28,17 +28,17 @@ using testing::FakeBackend;
 /// A model folder and a cache folder.
 class PreparedCacheTest : public ::testing::Test {
  protected:
-  PreparedCacheTest() : plan_(testing::small_plan(DType::kBF16)) {
-    testing::write_checkpoint(model_.path(), testing::tensors_for(plan_, DType::kF32));
+  PreparedCacheTest() : layout_(testing::small_layout(DType::kBF16)) {
+    testing::write_checkpoint(model_.path(), testing::tensors_for(layout_, DType::kF32));
   }
 
-  LoadedWeights load(FakeBackend& backend, const WeightPlan& plan, fs::path cache) {
+  LoadedWeights load(FakeBackend& backend, const WeightLayout& layout, fs::path cache) {
     LoadOptions options;
     options.cache_folder = std::move(cache);
     base::ThreadPool pool(4, /*pin=*/false);
-    return load_weights(plan, backend, pool, Checkpoint::open(model_.path()), options);
+    return load_weights(layout, backend, pool, Checkpoint::open(model_.path()), options);
   }
-  LoadedWeights load(FakeBackend& backend) { return load(backend, plan_, cache_ / "weights"); }
+  LoadedWeights load(FakeBackend& backend) { return load(backend, layout_, cache_ / "weights"); }
 
   std::vector<fs::path> cache_files() const {
     std::vector<fs::path> files;
@@ -49,7 +49,7 @@ class PreparedCacheTest : public ::testing::Test {
     return files;
   }
 
-  WeightPlan plan_;
+  WeightLayout layout_;
   TempFolder model_, cache_;
 };
 
@@ -71,9 +71,10 @@ TEST_F(PreparedCacheTest, SecondStartReadsTheSameBytesAndPacksNothing) {
 
 TEST_F(PreparedCacheTest, NoFolderMeansNoFile) {
   FakeBackend backend;
-  load(backend, plan_, {});
+  load(backend, layout_, {});
   base::ThreadPool pool(1);
-  make_dummy_weights(plan_, backend, pool, 1, {.cache_folder = cache_ / "weights", .progress = {}});
+  make_dummy_weights(layout_, backend, pool, 1,
+                     {.cache_folder = cache_ / "weights", .progress = {}});
   EXPECT_TRUE(cache_files().empty());
 }
 
@@ -90,9 +91,9 @@ TEST_F(PreparedCacheTest, WhatChangesTheWeightsMakesANewFileAndRemovesTheOld) {
   };
   FakeBackend other_layout("fake-2");
   expect_new(load(other_layout), "layout");
-  const WeightPlan f32 = testing::small_plan(DType::kF32);
+  const WeightLayout f32 = testing::small_layout(DType::kF32);
   expect_new(load(backend, f32, cache_ / "weights"), "dtype");
-  auto tensors = testing::tensors_for(plan_, DType::kF32);
+  auto tensors = testing::tensors_for(layout_, DType::kF32);
   tensors["model.norm.weight"].values[0] += 1;
   testing::write_checkpoint(model_.path(), tensors);
   expect_new(load(backend), "content");
@@ -157,14 +158,14 @@ TEST_F(PreparedCacheTest, AFileOfAnotherModelUnderOurNameIsRefused) {
   FakeBackend backend;
   const std::string good = bytes_of(backend, load(backend).buffer);
   const fs::path path = cache_files().at(0);
-  auto tensors = testing::tensors_for(plan_, DType::kF32);
+  auto tensors = testing::tensors_for(layout_, DType::kF32);
   tensors["model.norm.weight"].values[0] += 1;
   testing::write_checkpoint(model_.path(), tensors);
   load(backend);
   const fs::path other = cache_files().at(0);
   ASSERT_NE(other, path);
   const std::string foreign = read_file(other);
-  testing::write_checkpoint(model_.path(), testing::tensors_for(plan_, DType::kF32));
+  testing::write_checkpoint(model_.path(), testing::tensors_for(layout_, DType::kF32));
   load(backend);
   write_file(cache_files().at(0), foreign);
   const LoadedWeights loaded = load(backend);
@@ -188,9 +189,9 @@ TEST_F(PreparedCacheTest, AFolderOrLinkUnderTheNameIsNoCatastrophe) {
 TEST_F(PreparedCacheTest, ADiskThatCannotBeWrittenIsNoFailure) {
   FakeBackend backend;
   write_file(cache_ / "file", "x");
-  EXPECT_EQ(load(backend, plan_, cache_ / "file").source, LoadSource::kCheckpoint);
-  EXPECT_EQ(load(backend, plan_, cache_ / "file" / "below").source, LoadSource::kCheckpoint);
-  EXPECT_EQ(load(backend, plan_, "/proc/moesaic-cache").source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend, layout_, cache_ / "file").source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend, layout_, cache_ / "file" / "below").source, LoadSource::kCheckpoint);
+  EXPECT_EQ(load(backend, layout_, "/proc/moesaic-cache").source, LoadSource::kCheckpoint);
 }
 
 TEST_F(PreparedCacheTest, AWriteThatFailsMidwayLeavesNothing) {
@@ -250,7 +251,7 @@ TEST_F(PreparedCacheTest, EachRankHasItsFileAndLeavesTheOthersAlone) {
   FakeBackend backend;
   const fs::path folder = cache_ / "weights";
   const auto source = [&](const Shard& shard) {
-    return load(backend, testing::small_plan(DType::kBF16, shard), folder).source;
+    return load(backend, testing::small_layout(DType::kBF16, shard), folder).source;
   };
   for (int64_t rank = 0; rank < 2; ++rank) {
     EXPECT_EQ(source({2, rank, false}), LoadSource::kCheckpoint);
@@ -269,7 +270,7 @@ TEST_F(PreparedCacheTest, EachRankHasItsFileAndLeavesTheOthersAlone) {
 
 TEST_F(PreparedCacheTest, ManyProcessesAtOnceAgree) {
   FakeBackend backend;
-  const std::string good = bytes_of(backend, load(backend, plan_, {}).buffer);
+  const std::string good = bytes_of(backend, load(backend, layout_, {}).buffer);
   for (int round = 0; round < 5; ++round) {
     fs::remove_all(cache_ / "weights");
     std::vector<pid_t> children;
@@ -301,7 +302,8 @@ TEST(PreparedCache, ManyChunksKeepTheirPlaces) {
   for (const bool opaque : {false, true}) {
     TempFolder folder;
     const PreparedCache cache(
-        folder.path(), {.folder = "f", .checkpoint = "c", .layout = "l", .plan = 1, .shard = {}});
+        folder.path(),
+        {.folder = "f", .checkpoint = "c", .packing = "l", .layout = 1, .shard = {}});
     std::string bytes((size_t{20} << 20) + 4321, 0);
     std::mt19937 random(3);
     for (char& byte : bytes) byte = static_cast<char>(random());
@@ -325,29 +327,29 @@ TEST(PreparedCache, ManyChunksKeepTheirPlaces) {
   }
 }
 
-TEST(PreparedCache, PlanDigestSeesEveryChange) {
-  const WeightPlan plan = testing::small_plan(DType::kBF16);
-  EXPECT_EQ(plan_digest(plan), plan_digest(testing::small_plan(DType::kBF16)));
-  const std::vector<std::function<void(WeightPlan&)>> changes = {
-      [](WeightPlan& p) { p.bytes += 64; },
-      [](WeightPlan& p) { p.embed.offset += 64; },
-      [](WeightPlan& p) { p.embed.item.desc.format = DType::kF16; },
-      [](WeightPlan& p) { p.embed.item.desc.k += 1; },
-      [](WeightPlan& p) {
+TEST(PreparedCache, LayoutDigestSeesEveryChange) {
+  const WeightLayout layout = testing::small_layout(DType::kBF16);
+  EXPECT_EQ(layout_digest(layout), layout_digest(testing::small_layout(DType::kBF16)));
+  const std::vector<std::function<void(WeightLayout&)>> changes = {
+      [](WeightLayout& p) { p.bytes += 64; },
+      [](WeightLayout& p) { p.embed.offset += 64; },
+      [](WeightLayout& p) { p.embed.item.desc.format = DType::kF16; },
+      [](WeightLayout& p) { p.embed.item.desc.k += 1; },
+      [](WeightLayout& p) {
         std::swap(p.layers[0].qkv.item.slices[1], p.layers[0].qkv.item.slices[2]);
       },
-      [](WeightPlan& p) { p.layers[0].experts.item.desc.width += 1; },
-      [](WeightPlan& p) { p.layers[0].experts.item.down[2].name += "x"; },
-      [](WeightPlan& p) { p.final_norm.item.slices[0].rows += 1; },
-      [](WeightPlan& p) { p.embed.item.slices[0].row += 1; },
-      [](WeightPlan& p) { p.layers[0].o.item.slices[0].col += 1; },
-      [](WeightPlan& p) { p.layers.pop_back(); },
-      [](WeightPlan& p) { p.lm_head = {}; },
+      [](WeightLayout& p) { p.layers[0].experts.item.desc.width += 1; },
+      [](WeightLayout& p) { p.layers[0].experts.item.down[2].name += "x"; },
+      [](WeightLayout& p) { p.final_norm.item.slices[0].rows += 1; },
+      [](WeightLayout& p) { p.embed.item.slices[0].row += 1; },
+      [](WeightLayout& p) { p.layers[0].o.item.slices[0].col += 1; },
+      [](WeightLayout& p) { p.layers.pop_back(); },
+      [](WeightLayout& p) { p.lm_head = {}; },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
-    WeightPlan changed = plan;
+    WeightLayout changed = layout;
     changes[i](changed);
-    EXPECT_NE(plan_digest(changed), plan_digest(plan)) << i;
+    EXPECT_NE(layout_digest(changed), layout_digest(layout)) << i;
   }
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // A model's weights as shapes, from the spec alone: what counts parameters and what the planner
-// divides over devices. Names and packing are weight_plan.cpp's business.
+// divides over devices. Names and packing are weight_layout.cpp's business.
 
 #include <cstdint>
 #include <vector>

@@ -1,8 +1,8 @@
 #pragma once
 
-// From a spec to packed weights in memory: plan_weights() lists every packed item of one rank with
-// the slices of checkpoint tensors it comes from and its place in one buffer; load_weights() fills
-// the buffer from a checkpoint, from a prepared cache file, or with dummy values.
+// From a spec to packed weights in memory: lay_out_weights() lists every packed item of one rank
+// with the slices of checkpoint tensors it comes from and its place in one buffer; load_weights()
+// fills the buffer from a checkpoint, from a prepared cache file, or with dummy values.
 
 #include <cstdint>
 #include <filesystem>
@@ -60,7 +60,7 @@ struct Placed {
 };
 
 /// A rank that holds no heads of a layer has neither qkv nor o, one without experts no experts.
-struct LayerPlan {
+struct LayerLayout {
   Placed<VectorItem> input_norm, post_attention_norm, q_norm, k_norm, qkv_bias, o_bias;
   Placed<MatrixItem> qkv, o;
   bool moe = false;
@@ -70,12 +70,12 @@ struct LayerPlan {
   Placed<ExpertsItem> shared;
 };
 
-struct WeightPlan {
+struct WeightLayout {
   Shard shard;
   Placed<MatrixItem> embed;
   Placed<MatrixItem> lm_head;  ///< absent when tied: embed serves both
   Placed<VectorItem> final_norm;
-  std::vector<LayerPlan> layers;
+  std::vector<LayerLayout> layers;
   size_t bytes = 0;                           ///< size of the buffer
   std::vector<std::string> ignored_suffixes;  ///< tensors that are known and not used
   std::unordered_set<std::string> elsewhere;  ///< tensors that other ranks hold alone
@@ -89,15 +89,15 @@ enum class WeightPart : uint8_t {
   kEmbeddings,
 };
 
-/// Calls visit(placed, part, index) for every item that a plan has a place for, absent ones too, in
-/// the order in which they lie in the buffer: embedding, layers, final norm, head. `index` is the
-/// same on every rank. Plan is WeightPlan or const WeightPlan.
-template <typename Plan, typename Visit>
-void for_each_item(Plan& plan, const Visit& visit) {
+/// Calls visit(placed, part, index) for every item that a layout has a place for, absent ones too,
+/// in the order in which they lie in the buffer: embedding, layers, final norm, head. `index` is
+/// the same on every rank. Layout is WeightLayout or const WeightLayout.
+template <typename Layout, typename Visit>
+void for_each_item(Layout& layout, const Visit& visit) {
   size_t index = 0;
   const auto give = [&](auto& placed, WeightPart part) { visit(placed, part, index++); };
-  give(plan.embed, WeightPart::kEmbeddings);
-  for (auto& layer : plan.layers) {
+  give(layout.embed, WeightPart::kEmbeddings);
+  for (auto& layer : layout.layers) {
     give(layer.input_norm, WeightPart::kAttention);
     give(layer.qkv, WeightPart::kAttention);
     give(layer.qkv_bias, WeightPart::kAttention);
@@ -111,8 +111,8 @@ void for_each_item(Plan& plan, const Visit& visit) {
     give(layer.shared, WeightPart::kShared);
     give(layer.shared_gate, WeightPart::kShared);
   }
-  give(plan.final_norm, WeightPart::kAttention);
-  give(plan.lm_head, WeightPart::kEmbeddings);
+  give(layout.final_norm, WeightPart::kAttention);
+  give(layout.lm_head, WeightPart::kEmbeddings);
 }
 
 /// Bytes of an item in a backend's layout.
@@ -120,15 +120,15 @@ size_t packed_bytes(const backend::Backend& backend, const MatrixItem& item);
 size_t packed_bytes(const backend::Backend& backend, const ExpertsItem& item);
 size_t packed_bytes(const backend::Backend& backend, const VectorItem& item);
 
-/// Pure: the same spec, backend, format and shard give the same plan.
-WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
-                        const tensor::WeightFormat& format, const Shard& shard = {});
+/// Pure: the same spec, backend, format and shard give the same layout.
+WeightLayout lay_out_weights(const ModelSpec& spec, const backend::Backend& backend,
+                             const tensor::WeightFormat& format, const Shard& shard = {});
 
-/// Bytes of a plan's buffer by part; they sum to `bytes`.
+/// Bytes of a layout's buffer by part; they sum to `bytes`.
 struct WeightParts {
   uint64_t attention = 0, experts = 0, shared = 0, embeddings = 0;
 };
-WeightParts weight_parts(const WeightPlan& plan);
+WeightParts weight_parts(const WeightLayout& layout);
 
 /// Progress of loading: called often, from one thread at a time.
 using LoadProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
@@ -142,7 +142,7 @@ struct LoadOptions {
 enum class LoadSource { kCheckpoint, kPreparedCache, kDummy };
 
 struct LoadedWeights {
-  WeightPlan plan;
+  WeightLayout layout;
   backend::Buffer buffer;
   LoadSource source = LoadSource::kDummy;
   std::vector<std::string> ignored;  ///< checkpoint tensors that were not used, by rule
@@ -155,11 +155,11 @@ struct LoadedWeights {
 
 /// Packs on the threads of `pool`. Throws ModelFileError for a missing, misshapen or unexpected
 /// tensor, naming it.
-LoadedWeights load_weights(const WeightPlan& plan, backend::Backend& backend,
+LoadedWeights load_weights(const WeightLayout& layout, backend::Backend& backend,
                            base::ThreadPool& pool, const checkpoint::Checkpoint& checkpoint,
                            const LoadOptions& options);
 /// Every shard of a model gets its part of the same values.
-LoadedWeights make_dummy_weights(const WeightPlan& plan, backend::Backend& backend,
+LoadedWeights make_dummy_weights(const WeightLayout& layout, backend::Backend& backend,
                                  base::ThreadPool& pool, uint64_t seed, const LoadOptions& options);
 
 }  // namespace moesaic::model

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "model/memory_plan.h"
+#include "model/memory_needs.h"
 #include "model/weights.h"
 #include "plan/plan.h"
 
@@ -45,7 +45,7 @@ Candidate plan_host(const Setting& setting) {
   candidate.price_date = candidate.price_source = "not rented";
   candidate.reason = refusal(setting);
   if (!candidate.reason.empty()) return candidate;
-  model::MemoryPlanInputs wanted;
+  model::MemoryInputs wanted;
   wanted.format = weight_type(inputs);
   wanted.kv_dtype = setting.kv_element_bytes > 2 ? tensor::DType::kF32 : wanted.format.base;
   wanted.max_rows = inputs.step_rows;
@@ -54,14 +54,14 @@ Candidate plan_host(const Setting& setting) {
   wanted.device_bytes = host.memory_bytes;
   wanted.utilization = setting.utilization;
   const model::WeightParts parts =
-      weight_parts(model::plan_weights(spec, *host.backend, wanted.format));
+      weight_parts(model::lay_out_weights(spec, *host.backend, wanted.format));
   MemoryTerms& terms = candidate.per_device;
   terms.attention = parts.attention;
   terms.experts = parts.experts;
   terms.shared_experts = parts.shared;
   terms.embeddings = parts.embeddings;
   try {
-    const model::MemoryPlan plan = plan_memory(spec, *host.backend, wanted);
+    const model::MemoryNeeds plan = memory_needs(spec, *host.backend, wanted);
     terms.kv_cache = plan.kv_cache;
     terms.activations = plan.activations;
     terms.runtime = plan.requests + plan.runtime;

@@ -132,7 +132,7 @@ TEST(ServerAgreement, WeightsAndCacheAreWithin2Percent) {
         std::string("allenai/OLMoE-1B-7B-0924"), std::string("Qwen/Qwen1.5-MoE-A2.7B")}) {
     SCOPED_TRACE(name);
     const ModelSpec spec = spec_of(name);
-    const model::WeightPlan server = plan_weights(spec, *backend, tensor::DType::kBF16);
+    const model::WeightLayout server = lay_out_weights(spec, *backend, tensor::DType::kBF16);
     const auto planned = static_cast<double>(weight_bytes(spec, find_format("none")));
     EXPECT_NEAR(planned, static_cast<double>(server.bytes), 0.02 * planned);
     const model::WeightParts parts = weight_parts(server);

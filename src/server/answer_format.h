@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "server/generation_plan.h"
+#include "server/generation_request.h"
 
 namespace moesaic::server {
 
@@ -24,23 +24,23 @@ class AnswerFormat {
                             const Usage& usage, ByteShare& held) = 0;
 };
 
-/// `plan` outlives the format.
-std::unique_ptr<AnswerFormat> completion_format(const GenerationPlan& plan,
+/// `accepted` outlives the format.
+std::unique_ptr<AnswerFormat> completion_format(const GenerationRequest& accepted,
                                                 const text::Tokenizer* tokenizer);
-std::unique_ptr<AnswerFormat> chat_format(const GenerationPlan& plan,
+std::unique_ptr<AnswerFormat> chat_format(const GenerationRequest& accepted,
                                           const text::Tokenizer* tokenizer);
 
-/// Of a plan's choice: its usage so far, for continuous_usage_stats.
-Usage usage_of(const GenerationPlan& plan, const ChoiceState& choice);
+/// Of an accepted request's choice: its usage so far, for continuous_usage_stats.
+Usage usage_of(const GenerationRequest& accepted, const ChoiceState& choice);
 
 /// Unicode characters of UTF-8 text.
 int64_t count_characters(std::string_view text);
 
 /// The last members of an event: usage when asked for at every event, the fingerprint on the last.
-void write_event_tail(JsonWriter& json, const GenerationPlan& plan, const ChoiceState& choice,
-                      bool last);
+void write_event_tail(JsonWriter& json, const GenerationRequest& accepted,
+                      const ChoiceState& choice, bool last);
 /// The usage event, when asked for, and [DONE].
-std::string write_stream_end(const GenerationPlan& plan, std::string_view object,
+std::string write_stream_end(const GenerationRequest& accepted, std::string_view object,
                              const Usage& usage);
 
 }  // namespace moesaic::server

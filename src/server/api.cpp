@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/memory_claim.h"
 #include "server/fields.h"
 #include "server/json_writer.h"
 #include "server/metrics_glue.h"
@@ -44,17 +45,13 @@ json::object template_kwargs(const base::Settings& settings) {
 /// the queues (measured: 11 KiB for a stream of one choice, with its connection).
 constexpr size_t kRequestBytes = 16 << 10;
 
-size_t longest_token(const text::Tokenizer& tokenizer) {
-  size_t longest = 1;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    longest = std::max(longest, tokenizer.token_bytes(id).size());
-  }
-  return longest;
-}
-
-/// Bytes that `tokens` tokens can stand for at most: as many times the longest token. 0 when the
-/// tokenizer is seen to make fewer tokens of some text, by dropping or joining characters.
-int64_t most_text_bytes(const text::Tokenizer& tokenizer, int64_t tokens, size_t longest) {
+/// Bytes that `tokens` tokens can stand for at most: as many times the longest token. 0, which is
+/// no bound, when the tokenizer is seen to make fewer tokens of some text, by dropping or joining
+/// characters, and when its longest token is too long to tell.
+int64_t most_text_bytes(const text::Tokenizer& tokenizer, int64_t tokens) {
+  constexpr size_t kLongest = 1024;
+  const size_t longest = std::max<size_t>(tokenizer.longest_token(), 1);
+  if (longest > kLongest) return 0;
   for (const char* piece : {" ", "\n", "a", "\xCC\x81", "\xF4\x8F\xBF\xBD"}) {
     std::string probe;
     while (probe.size() < 64 * longest) probe += piece;
@@ -118,8 +115,8 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
       large_pool_(1, true),
       output_pool_(static_cast<int>(settings.get_int("text-threads"))) {
   if (model_.tokenizer) {
-    longest_token_ = longest_token(*model_.tokenizer);
-    most_text_bytes_ = most_text_bytes(*model_.tokenizer, model_.max_model_len, longest_token_);
+    longest_token_ = std::max<size_t>(model_.tokenizer->longest_token(), 1);
+    most_text_bytes_ = most_text_bytes(*model_.tokenizer, model_.max_model_len);
   }
   json_limits_.max_depth = static_cast<size_t>(settings.get_int("max-json-depth"));
   json_limits_.max_nodes = settings.get_int("max-json-nodes");
@@ -209,23 +206,25 @@ void Api::intake(Intake& intake, const std::weak_ptr<Exchange>& exchange) {
   std::shared_ptr<Generation> generation;
   Response error = guarded([&] {
     const size_t size = intake.body.size();
+    const base::MemoryClaim claim(body_memory(size), "reading this request");
     const json::object body = parse_body(intake.body, intake.held);
     intake.body = {};  // its share goes on, for the texts and ids that are now copied out of it
-    GenerationPlan plan;
+    GenerationRequest accepted;
     if (intake.chat) {
       ChatRequest request = parse_chat(body, limits_, defaults_, content_format_);
       check_model(request.model);
       if (request.request_id.empty()) request.request_id = intake.request_id;
       intake.held.resize(kRequestBytes);
-      plan = plan_chat(request, size, std::move(intake.held));
+      accepted = accept_chat(request, size, std::move(intake.held));
     } else {
       CompletionRequest request = parse_completion(body, limits_, defaults_);
       check_model(request.model);
       if (request.request_id.empty()) request.request_id = intake.request_id;
       intake.held.resize(kRequestBytes);
-      plan = plan_completion(request, std::move(intake.held), &intake.cancelled);
+      accepted = accept_completion(request, std::move(intake.held), &intake.cancelled);
     }
-    generation = std::make_shared<Generation>(context_, std::move(plan), exchange, waiting, active);
+    generation =
+        std::make_shared<Generation>(context_, std::move(accepted), exchange, waiting, active);
     return Response{};
   });
   if (!generation) {
@@ -250,13 +249,26 @@ Response Api::guarded(const std::function<Response()>& body) const {
     return body();
   } catch (const base::RequestError& error) {
     return error_response(error.status(), error.type(), error.what(), error.param());
+  } catch (const base::UnavailableError& error) {
+    return unavailable_response(error.what());
+  } catch (const base::OsError& error) {
+    spdlog::error("a request failed: {}", error.what());
+    return unavailable_response("the system has no thread for this request now");
   } catch (const std::bad_alloc&) {
-    spdlog::error("a request could not get its memory");
-    return error_response(503, "ServiceUnavailableError", "out of memory");
+    return unavailable_response("there is not enough memory for this request now");
   } catch (const std::exception& error) {
     spdlog::error("a request failed: {}", error.what());
     return error_response(500, "InternalServerError", "this request failed; the log says more");
   }
+}
+
+uint64_t Api::body_memory(size_t bytes) const {
+  // Arrays of one-digit ids take the most: 24 bytes for each of them, once while they are collected
+  // and once when they are, for two bytes of text. Objects take more, but their number is bounded.
+  constexpr uint64_t kPerByte = 30;
+  constexpr uint64_t kPerObject = 200;
+  const auto objects = std::min<uint64_t>(bytes / 8, static_cast<uint64_t>(json_limits_.max_nodes));
+  return kPerByte * bytes + kPerObject * objects;
 }
 
 json::object Api::parse_body(const std::string& body, const ByteShare& held) const {
@@ -291,7 +303,10 @@ void Api::answer_later(Request request, const std::shared_ptr<Exchange>& exchang
   const auto held = std::make_shared<ByteShare>(std::move(request.held));
   post_intake(size, [this, body = std::move(request.body), held, handler = std::move(handler),
                      weak = std::weak_ptr<Exchange>(exchange)] {
-    Response response = guarded([&] { return handler(parse_body(body, *held), *held); });
+    Response response = guarded([&] {
+      const base::MemoryClaim claim(body_memory(body.size()), "reading this request");
+      return handler(parse_body(body, *held), *held);
+    });
     if (const auto open = weak.lock()) open->reply(std::move(response));
   });
 }
@@ -335,11 +350,19 @@ Response Api::health() const {
     problem = "the server is shutting down";
   } else if (!stats.alive) {
     problem = "the engine has failed";
-  } else if (stats.seconds_since_progress > stall_seconds_) {
+  } else if (stats.seconds_since_progress > stall_seconds_ && awake_for() > stall_seconds_) {
     problem = "the engine has work but makes no progress";
   }
-  if (problem == nullptr) return {};
-  return error_response(503, "ServiceUnavailableError", problem);
+  return problem == nullptr ? Response{} : unavailable_response(problem);
+}
+
+/// Seconds for which the process has been running without a break. One that was stopped, or whose
+/// machine was, has made no progress in that time and is none the worse for it.
+double Api::awake_for() const {
+  constexpr std::chrono::seconds kBreak{2};  // between ticks, which come twice a second
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_tick_.load() > kBreak) return 0;
+  return std::chrono::duration<double>(now - awake_since_.load()).count();
 }
 
 Response Api::load() const {
@@ -378,6 +401,8 @@ void Api::abort_all() {
 
 void Api::tick() {
   const auto now = std::chrono::steady_clock::now();
+  if (awake_for() == 0) awake_since_ = now;
+  last_tick_ = now;
   const engine::EngineStats stats = engine_->stats();
   expert_load_.sample(stats, now);
   if (log_stats_ && now - last_log_ >= std::chrono::seconds(10)) log_stats(stats, now);

@@ -66,15 +66,17 @@ class Api {
   void answer_later(Request request, const std::shared_ptr<Exchange>& exchange, Handler handler);
   Response guarded(const std::function<Response()>& body) const;
   boost::json::object parse_body(const std::string& body, const ByteShare& held) const;
+  /// Bytes of memory that reading a body of so many bytes may take.
+  uint64_t body_memory(size_t bytes) const;
   void check_model(const std::string& name) const;
   std::shared_ptr<void> count(std::atomic<int64_t>& counter);
 
-  GenerationPlan plan_completion(CompletionRequest& request, ByteShare held,
-                                 const std::atomic<bool>* cancel) const;
-  GenerationPlan plan_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const;
-  GenerationPlan plan_common(const CommonRequest& request, ByteShare held, bool chat) const;
-  void finish_prompt(const CommonRequest& request, GenerationPlan& plan,
-                     GenerationPlan::Prompt prompt, const char* field) const;
+  GenerationRequest accept_completion(CompletionRequest& request, ByteShare held,
+                                      const std::atomic<bool>* cancel) const;
+  GenerationRequest accept_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const;
+  GenerationRequest accept_common(const CommonRequest& request, ByteShare held, bool chat) const;
+  void finish_prompt(const CommonRequest& request, GenerationRequest& accepted,
+                     GenerationRequest::Prompt prompt, const char* field) const;
   std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& words) const;
   /// The rendered chat template, guard marks included.
   std::string render(ChatInput& chat) const;
@@ -82,6 +84,7 @@ class Api {
   /// Refuses text that cannot fit the context whatever its tokens are, before they are computed.
   void check_text_size(size_t bytes, const CommonRequest& request) const;
   void post_intake(size_t body_bytes, std::function<void()> task);
+  double awake_for() const;
   Response tokenize_now(const boost::json::object& body, ByteShare& held) const;
   Response detokenize_now(const boost::json::object& body, ByteShare& held) const;
   std::string decode(const std::vector<int32_t>& ids, bool skip_special,
@@ -118,6 +121,8 @@ class Api {
   std::mutex registry_mutex_;
   std::map<uint64_t, std::weak_ptr<Generation>> registry_;
   uint64_t next_entry_ = 0;
+  std::atomic<ExpertLoad::TimePoint> last_tick_ = std::chrono::steady_clock::now();
+  std::atomic<ExpertLoad::TimePoint> awake_since_ = std::chrono::steady_clock::now();
   ExpertLoad::TimePoint last_log_ = std::chrono::steady_clock::now();
   engine::EngineStats last_stats_;
 };

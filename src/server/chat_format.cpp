@@ -7,13 +7,13 @@ namespace {
 
 class ChatFormat : public AnswerFormat {
  public:
-  ChatFormat(const GenerationPlan& plan, const text::Tokenizer* tokenizer)
-      : plan_(plan), names_(tokenizer, plan.tokens_as_ids) {}
+  ChatFormat(const GenerationRequest& accepted, const text::Tokenizer* tokenizer)
+      : accepted_(accepted), names_(tokenizer, accepted.tokens_as_ids) {}
 
   std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
                      bool last, ByteShare& held) override;
   std::string stream_end(const Usage& usage) override {
-    return write_stream_end(plan_, "chat.completion.chunk", usage);
+    return write_stream_end(accepted_, "chat.completion.chunk", usage);
   }
   std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
                     const Usage& usage, ByteShare& held) override;
@@ -30,20 +30,20 @@ class ChatFormat : public AnswerFormat {
   void write_choice(JsonWriter& json, ChoiceState& choice) const;
   void write_prompt(JsonWriter& json, bool whole) const;
 
-  const GenerationPlan& plan_;
+  const GenerationRequest& accepted_;
   TokenNames names_;
 };
 
 ToolCallParser::Pieces ChatFormat::split(ChoiceState& choice, const std::string& text,
                                          bool end) const {
-  if (!plan_.parse_tool_calls) return {text, {}};
+  if (!accepted_.parse_tool_calls) return {text, {}};
   ToolCallParser::Pieces pieces = choice.tools.add(text);
   if (end) {
     ToolCallParser::Pieces rest = choice.tools.end();
     pieces.content += rest.content;
     std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(pieces.calls));
   }
-  if (!plan_.parallel_tool_calls) {
+  if (!accepted_.parallel_tool_calls) {
     const size_t room = choice.shown_calls > 0 ? 0 : 1;
     if (pieces.calls.size() > room) pieces.calls.resize(room);
   }
@@ -52,22 +52,22 @@ ToolCallParser::Pieces ChatFormat::split(ChoiceState& choice, const std::string&
 
 void ChatFormat::open_event(JsonWriter& json, const ChoiceState& choice) const {
   json.begin_object();
-  write_identity(json, plan_.identity, "chat.completion.chunk");
+  write_identity(json, accepted_.identity, "chat.completion.chunk");
   json.key("choices").begin_array().begin_object();
   json.member("index", int64_t{choice.index}).key("delta").begin_object();
 }
 
 /// prompt_token_ids and prompt_text.
 void ChatFormat::write_prompt(JsonWriter& json, bool whole) const {
-  const GenerationPlan::Prompt& prompt = plan_.prompts.front();
+  const GenerationRequest::Prompt& prompt = accepted_.prompts.front();
   json.key("prompt_token_ids");
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     json.integers(prompt.ids);
   } else {
     json.null();
   }
   json.key("prompt_text");
-  if (plan_.return_prompt_text) {
+  if (accepted_.return_prompt_text) {
     json.string(prompt.text);
   } else {
     json.null();
@@ -80,12 +80,12 @@ void ChatFormat::write_prompt(JsonWriter& json, bool whole) const {
 std::string ChatFormat::role_event(const ChoiceState& choice) const {
   JsonWriter json;
   open_event(json, choice);
-  json.member("role", plan_.role).member("content", "").end_object();
+  json.member("role", accepted_.role).member("content", "").end_object();
   json.member_null("logprobs").member_null("finish_reason").end_object().end_array();
   write_prompt(json, false);
   ChoiceState none = {};
   none.prompt = choice.prompt;
-  write_event_tail(json, plan_, none, false);
+  write_event_tail(json, accepted_, none, false);
   return sse_event(json.take());
 }
 
@@ -94,7 +94,7 @@ std::string ChatFormat::content_event(const ChoiceState& choice, std::string_vie
   open_event(json, choice);
   json.member("content", content).end_object();
   json.member_null("logprobs").member_null("finish_reason").end_object().end_array();
-  write_event_tail(json, plan_, choice, false);
+  write_event_tail(json, accepted_, choice, false);
   return sse_event(json.take());
 }
 
@@ -111,7 +111,7 @@ std::string ChatFormat::call_events(ChoiceState& choice, std::span<const ToolCal
     write_tool_calls(json, std::span(&opening, 1), index);
     json.end_object().member_null("logprobs").member_null("finish_reason");
     json.end_object().end_array();
-    write_event_tail(json, plan_, choice, false);
+    write_event_tail(json, accepted_, choice, false);
     out += sse_event(json.take());
 
     JsonWriter rest;
@@ -121,7 +121,7 @@ std::string ChatFormat::call_events(ChoiceState& choice, std::span<const ToolCal
     rest.end_object().end_array();
     rest.end_object().member_null("logprobs").member_null("finish_reason");
     rest.end_object().end_array();
-    write_event_tail(rest, plan_, choice, false);
+    write_event_tail(rest, accepted_, choice, false);
     out += sse_event(rest.take());
   }
   return out;
@@ -130,10 +130,10 @@ std::string ChatFormat::call_events(ChoiceState& choice, std::span<const ToolCal
 void ChatFormat::write_logprobs(JsonWriter& json,
                                 std::span<const engine::PositionLogprobs> positions) const {
   json.key("logprobs");
-  if (plan_.sampling.logprobs < 0 || positions.empty()) {
+  if (accepted_.sampling.logprobs < 0 || positions.empty()) {
     json.null();
   } else {
-    write_chat_logprobs(json, names_, positions, plan_.sampling.logprobs);
+    write_chat_logprobs(json, names_, positions, accepted_.sampling.logprobs);
   }
 }
 
@@ -146,13 +146,13 @@ std::string ChatFormat::last_event(const ChoiceState& choice, std::string_view c
   write_logprobs(json, delta.logprobs);
   write_choice_end(json, choice.end, !choice.end.finish_reason.empty());
   json.key("token_ids");
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     json.integers(delta.tokens);
   } else {
     json.null();
   }
   json.end_object().end_array();
-  write_event_tail(json, plan_, choice, last);
+  write_event_tail(json, accepted_, choice, last);
   return sse_event(json.take());
 }
 
@@ -162,7 +162,8 @@ std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
   if (!choice.started) {
     choice.started = true;
     out += role_event(choice);
-    if (plan_.echo && !plan_.echo_text.empty()) out += content_event(choice, plan_.echo_text);
+    if (accepted_.echo && !accepted_.echo_text.empty())
+      out += content_event(choice, accepted_.echo_text);
   }
   const ToolCallParser::Pieces pieces = split(choice, delta.text, choice.done);
   // Content before a call stays before it.
@@ -174,7 +175,7 @@ std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
   }
   const std::string_view content = calls ? std::string_view() : std::string_view(pieces.content);
   const bool worth_saying = !content.empty() || choice.done || !delta.logprobs.empty() ||
-                            plan_.return_token_ids || plan_.continuous_usage;
+                            accepted_.return_token_ids || accepted_.continuous_usage;
   if (worth_saying) out += last_event(choice, content, delta, last);
   return out;
 }
@@ -184,9 +185,10 @@ void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
   if (!pieces.calls.empty() && choice.end.finish_reason == "stop") {
     choice.end.finish_reason = "tool_calls";
   }
-  const std::string content = plan_.echo ? plan_.echo_text + pieces.content : pieces.content;
+  const std::string content =
+      accepted_.echo ? accepted_.echo_text + pieces.content : pieces.content;
   json.begin_object().member("index", int64_t{choice.index});
-  json.key("message").begin_object().member("role", plan_.role).key("content");
+  json.key("message").begin_object().member("role", accepted_.role).key("content");
   if (content.empty() && !pieces.calls.empty()) {
     json.null();
   } else {
@@ -203,7 +205,7 @@ void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
   write_logprobs(json, choice.logprobs);
   write_choice_end(json, choice.end, true);
   json.key("token_ids");
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     json.integers(choice.tokens);
   } else {
     json.null();
@@ -215,7 +217,7 @@ std::string ChatFormat::whole(std::span<ChoiceState> choices, std::span<const Pr
                               const Usage& usage, ByteShare& held) {
   JsonWriter json(&held);
   json.begin_object();
-  write_identity(json, plan_.identity, "chat.completion");
+  write_identity(json, accepted_.identity, "chat.completion");
   json.key("choices").begin_array();
   for (ChoiceState& choice : choices) {
     write_choice(json, choice);
@@ -224,7 +226,7 @@ std::string ChatFormat::whole(std::span<ChoiceState> choices, std::span<const Pr
   json.end_array();
   write_tail(json, usage);
   json.key("prompt_logprobs");
-  if (plan_.sampling.prompt_logprobs >= 0) {
+  if (accepted_.sampling.prompt_logprobs >= 0) {
     write_prompt_logprobs(json, names_, prompts.front().logprobs);
   } else {
     json.null();
@@ -236,9 +238,9 @@ std::string ChatFormat::whole(std::span<ChoiceState> choices, std::span<const Pr
 
 }  // namespace
 
-std::unique_ptr<AnswerFormat> chat_format(const GenerationPlan& plan,
+std::unique_ptr<AnswerFormat> chat_format(const GenerationRequest& accepted,
                                           const text::Tokenizer* tokenizer) {
-  return std::make_unique<ChatFormat>(plan, tokenizer);
+  return std::make_unique<ChatFormat>(accepted, tokenizer);
 }
 
 }  // namespace moesaic::server

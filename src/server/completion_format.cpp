@@ -5,35 +5,35 @@ namespace {
 
 class CompletionFormat : public AnswerFormat {
  public:
-  CompletionFormat(const GenerationPlan& plan, const text::Tokenizer* tokenizer)
-      : plan_(plan), names_(tokenizer, plan.tokens_as_ids) {}
+  CompletionFormat(const GenerationRequest& accepted, const text::Tokenizer* tokenizer)
+      : accepted_(accepted), names_(tokenizer, accepted.tokens_as_ids) {}
 
   std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
                      bool last, ByteShare& held) override;
   std::string stream_end(const Usage& usage) override {
-    return write_stream_end(plan_, "text_completion", usage);
+    return write_stream_end(accepted_, "text_completion", usage);
   }
   std::string whole(std::span<ChoiceState> choices, std::span<const PromptState> prompts,
                     const Usage& usage, ByteShare& held) override;
 
  private:
-  void write_logprobs(JsonWriter& json, ByteShare& held, const GenerationPlan::Prompt& prompt,
+  void write_logprobs(JsonWriter& json, ByteShare& held, const GenerationRequest::Prompt& prompt,
                       const PromptState& state, bool echo,
                       std::span<const engine::PositionLogprobs> positions, int64_t offset);
   void write_choice(JsonWriter& json, ByteShare& held, const ChoiceState& choice,
                     const PromptState& state);
 
-  const GenerationPlan& plan_;
+  const GenerationRequest& accepted_;
   TokenNames names_;
 };
 
 void CompletionFormat::write_logprobs(JsonWriter& json, ByteShare& held,
-                                      const GenerationPlan::Prompt& prompt,
+                                      const GenerationRequest::Prompt& prompt,
                                       const PromptState& state, bool echo,
                                       std::span<const engine::PositionLogprobs> positions,
                                       int64_t offset) {
   json.key("logprobs");
-  if (plan_.sampling.logprobs < 0) {
+  if (accepted_.sampling.logprobs < 0) {
     json.null();
     return;
   }
@@ -48,57 +48,57 @@ void CompletionFormat::write_logprobs(JsonWriter& json, ByteShare& held,
 
 std::string CompletionFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
                                      const PromptState& state, bool last, ByteShare& held) {
-  const GenerationPlan::Prompt& prompt = plan_.prompts[static_cast<size_t>(choice.prompt)];
+  const GenerationRequest::Prompt& prompt = accepted_.prompts[static_cast<size_t>(choice.prompt)];
   const bool first = !choice.started;
-  const bool echo = first && plan_.echo;
+  const bool echo = first && accepted_.echo;
   choice.started = true;
   const std::string text = echo ? prompt.text + delta.text : delta.text;
   JsonWriter json(&held);
   json.begin_object();
-  write_identity(json, plan_.identity, "text_completion");
+  write_identity(json, accepted_.identity, "text_completion");
   json.key("choices").begin_array().begin_object();
   json.member("index", int64_t{choice.index}).member("text", text);
   write_logprobs(json, held, prompt, state, echo, delta.logprobs, choice.shown_characters);
   write_choice_end(json, choice.end, true);
   json.key("prompt_token_ids");
-  if (first && plan_.return_token_ids) {
+  if (first && accepted_.return_token_ids) {
     json.integers(prompt.ids);
   } else {
     json.null();
   }
   json.key("token_ids");
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     json.integers(delta.tokens);
   } else {
     json.null();
   }
   json.end_object().end_array();
-  write_event_tail(json, plan_, choice, last);
+  write_event_tail(json, accepted_, choice, last);
   choice.shown_characters += count_characters(text);
   return sse_event(json.take());
 }
 
 void CompletionFormat::write_choice(JsonWriter& json, ByteShare& held, const ChoiceState& choice,
                                     const PromptState& state) {
-  const GenerationPlan::Prompt& prompt = plan_.prompts[static_cast<size_t>(choice.prompt)];
+  const GenerationRequest::Prompt& prompt = accepted_.prompts[static_cast<size_t>(choice.prompt)];
   json.begin_object().member("index", int64_t{choice.index});
-  json.member("text", plan_.echo ? prompt.text + choice.text : choice.text);
-  write_logprobs(json, held, prompt, state, plan_.echo, choice.logprobs, 0);
+  json.member("text", accepted_.echo ? prompt.text + choice.text : choice.text);
+  write_logprobs(json, held, prompt, state, accepted_.echo, choice.logprobs, 0);
   write_choice_end(json, choice.end, true);
   json.key("token_ids");
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     json.integers(choice.tokens);
   } else {
     json.null();
   }
   json.key("prompt_logprobs");
-  if (plan_.sampling.prompt_logprobs >= 0) {
+  if (accepted_.sampling.prompt_logprobs >= 0) {
     write_prompt_logprobs(json, names_, state.logprobs);
   } else {
     json.null();
   }
   json.key("prompt_token_ids");
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     json.integers(prompt.ids);
   } else {
     json.null();
@@ -111,7 +111,7 @@ std::string CompletionFormat::whole(std::span<ChoiceState> choices,
                                     ByteShare& held) {
   JsonWriter json(&held);
   json.begin_object();
-  write_identity(json, plan_.identity, "text_completion");
+  write_identity(json, accepted_.identity, "text_completion");
   json.key("choices").begin_array();
   for (ChoiceState& choice : choices) {
     write_choice(json, held, choice, prompts[static_cast<size_t>(choice.prompt)]);
@@ -126,9 +126,9 @@ std::string CompletionFormat::whole(std::span<ChoiceState> choices,
 
 }  // namespace
 
-std::unique_ptr<AnswerFormat> completion_format(const GenerationPlan& plan,
+std::unique_ptr<AnswerFormat> completion_format(const GenerationRequest& accepted,
                                                 const text::Tokenizer* tokenizer) {
-  return std::make_unique<CompletionFormat>(plan, tokenizer);
+  return std::make_unique<CompletionFormat>(accepted, tokenizer);
 }
 
 int64_t count_characters(std::string_view text) {
@@ -137,28 +137,28 @@ int64_t count_characters(std::string_view text) {
   return count;
 }
 
-Usage usage_of(const GenerationPlan& plan, const ChoiceState& choice) {
-  const auto& ids = plan.prompts[static_cast<size_t>(choice.prompt)].ids;
+Usage usage_of(const GenerationRequest& accepted, const ChoiceState& choice) {
+  const auto& ids = accepted.prompts[static_cast<size_t>(choice.prompt)].ids;
   return {static_cast<int64_t>(ids.size()), choice.generated, std::nullopt};
 }
 
-void write_event_tail(JsonWriter& json, const GenerationPlan& plan, const ChoiceState& choice,
-                      bool last) {
-  if (plan.continuous_usage) {
+void write_event_tail(JsonWriter& json, const GenerationRequest& accepted,
+                      const ChoiceState& choice, bool last) {
+  if (accepted.continuous_usage) {
     json.key("usage");
-    write_usage(json, usage_of(plan, choice), false);
+    write_usage(json, usage_of(accepted, choice), false);
   }
-  if (last && !plan.include_usage) json.member("system_fingerprint", system_fingerprint());
+  if (last && !accepted.include_usage) json.member("system_fingerprint", system_fingerprint());
   json.end_object();
 }
 
-std::string write_stream_end(const GenerationPlan& plan, std::string_view object,
+std::string write_stream_end(const GenerationRequest& accepted, std::string_view object,
                              const Usage& usage) {
   std::string out;
-  if (plan.include_usage) {
+  if (accepted.include_usage) {
     JsonWriter json;
     json.begin_object();
-    write_identity(json, plan.identity, object);
+    write_identity(json, accepted.identity, object);
     json.key("choices").begin_array().end_array().key("usage");
     write_usage(json, usage, false);
     json.member("system_fingerprint", system_fingerprint()).end_object();

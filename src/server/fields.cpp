@@ -56,8 +56,9 @@ std::optional<int64_t> whole_number(const json::value& value) {
   if (value.is_int64()) return value.get_int64();
   if (!value.is_double()) return std::nullopt;
   const double number = value.get_double();
-  // 2^63 is the first double above the range; the comparison is false for NaN.
-  if (!(number >= -0x1p63 && number < 0x1p63) || number != std::floor(number)) return std::nullopt;
+  // 2^63 is the first double above the range. -2^63 is within it, but also what integers just below
+  // become when they are read as a double. The comparison is false for NaN.
+  if (!(number > -0x1p63 && number < 0x1p63) || number != std::floor(number)) return std::nullopt;
   return static_cast<int64_t>(number);
 }
 

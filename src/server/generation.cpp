@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "server/insist.h"
 
 namespace moesaic::server {
 namespace {
@@ -27,6 +28,8 @@ size_t bytes_of(const engine::SequenceOutput& output) {
   }
   return bytes;
 }
+
+constexpr const char* kNoMemory = "there is not enough memory to go on with this answer";
 
 /// The metric's word for a refusal.
 std::string refusal_label(engine::Refusal refusal) {
@@ -64,23 +67,25 @@ struct Generation::Voice {
   StopMatcher stops;
 };
 
-Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPlan plan,
+Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationRequest accepted,
                        std::weak_ptr<Exchange> exchange, std::shared_ptr<void> waiting_ticket,
                        std::shared_ptr<void> active_ticket)
     : context_(std::move(context)),
-      plan_(std::move(plan)),
+      accepted_(std::move(accepted)),
       exchange_(std::move(exchange)),
       waiting_ticket_(std::move(waiting_ticket)),
       active_ticket_(std::move(active_ticket)),
-      stops_(stop_strings(plan_.stop)),
-      answer_(plan_.held.for_answer()),
-      queued_(plan_.held.for_answer()) {
-  plan_.held.grow(plan_.prompts.size() * static_cast<size_t>(plan_.sampling.n) * kChoiceBytes);
+      stops_(stop_strings(accepted_.stop)),
+      answer_(accepted_.held.for_answer()),
+      queued_(accepted_.held.for_answer()) {
+  accepted_.held.grow(accepted_.prompts.size() * static_cast<size_t>(accepted_.sampling.n) *
+                      kChoiceBytes);
   const text::Tokenizer* tokenizer = context_->tokenizer.get();
-  format_ = plan_.chat ? chat_format(plan_, tokenizer) : completion_format(plan_, tokenizer);
-  prompts_.resize(plan_.prompts.size());
-  for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
-    for (int32_t k = 0; k < plan_.sampling.n; ++k) {
+  format_ =
+      accepted_.chat ? chat_format(accepted_, tokenizer) : completion_format(accepted_, tokenizer);
+  prompts_.resize(accepted_.prompts.size());
+  for (size_t prompt = 0; prompt < accepted_.prompts.size(); ++prompt) {
+    for (int32_t k = 0; k < accepted_.sampling.n; ++k) {
       ChoiceState choice;
       choice.index = static_cast<int32_t>(choices_.size());
       choice.prompt = static_cast<int32_t>(prompt);
@@ -91,31 +96,39 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationPla
   choices_left_ = choices_.size();
 }
 
-Generation::~Generation() = default;
+/// Nobody else is left who could tell the client.
+Generation::~Generation() {
+  try {
+    if (!over_) tell(unavailable_response("this request could not go on"));
+  } catch (const std::exception& error) {
+    spdlog::error("a client was not told that its request ended: {}", error.what());
+  }
+}
 
 Generation::Voice& Generation::voice(const ChoiceState& choice) {
   std::unique_ptr<Voice>& voice = voices_[static_cast<size_t>(choice.index)];
   if (!voice) {
-    voice = std::make_unique<Voice>(Voice{std::nullopt, StopMatcher(stops_, plan_.include_stop)});
+    voice =
+        std::make_unique<Voice>(Voice{std::nullopt, StopMatcher(stops_, accepted_.include_stop)});
     if (context_->tokenizer) {
-      const std::vector<int32_t>& ids = plan_.prompts[static_cast<size_t>(choice.prompt)].ids;
+      const std::vector<int32_t>& ids = accepted_.prompts[static_cast<size_t>(choice.prompt)].ids;
       voice->decoder.emplace(context_->tokenizer,
                              std::span(ids).last(std::min(ids.size(), kPromptTail)),
-                             plan_.skip_special);
+                             accepted_.skip_special);
     }
   }
   return *voice;
 }
 
 bool Generation::submit_all(Response& refusal) {
-  for (size_t prompt = 0; prompt < plan_.prompts.size(); ++prompt) {
+  for (size_t prompt = 0; prompt < accepted_.prompts.size(); ++prompt) {
     engine::Request request;
     request.id = context_->next_id++;
     request.group = ids_.empty() ? request.id : ids_.front();
-    request.prompt = plan_.prompts[prompt].ids;
-    request.sampling = plan_.sampling;
-    request.sampling.max_tokens = plan_.prompts[prompt].max_tokens;
-    request.priority = plan_.priority;
+    request.prompt = accepted_.prompts[prompt].ids;
+    request.sampling = accepted_.sampling;
+    request.sampling.max_tokens = accepted_.prompts[prompt].max_tokens;
+    request.priority = accepted_.priority;
     request.sink = std::make_shared<Sink>(shared_from_this(), static_cast<int32_t>(prompt));
     // Under the lock, so that a cancel sees either no id yet and the flag set, or the id.
     std::lock_guard lock(mutex_);
@@ -144,7 +157,7 @@ void Generation::start() {
     }
     return;
   }
-  if (plan_.stream) {
+  if (accepted_.stream) {
     if (const auto exchange = exchange_.lock()) {
       Response head;
       head.content_type = "text/event-stream; charset=utf-8";
@@ -177,10 +190,29 @@ void Generation::enqueue(int32_t prompt, engine::SequenceOutput&& output) {
     if (scheduled_ || !started_) return;
     scheduled_ = true;
   }
-  context_->pool.post([self = shared_from_this()] { self->drain(); });
+  try {
+    context_->pool.post([self = shared_from_this()] { self->drain(); });
+  } catch (const std::bad_alloc&) {
+    std::lock_guard lock(mutex_);
+    scheduled_ = false;
+    throw;
+  }
 }
 
 void Generation::drain() {
+  attempt([this] { work_off(); });
+  if (over_) active_ticket_.reset();
+  bool more = false;
+  {
+    std::lock_guard lock(mutex_);
+    more = !queue_.empty();
+    scheduled_ = more;
+  }
+  // Others get their turn before this one goes on.
+  if (more) insist([this] { context_->pool.post([self = shared_from_this()] { self->drain(); }); });
+}
+
+void Generation::work_off() {
   std::vector<std::pair<int32_t, engine::SequenceOutput>> batch;
   ByteShare held;
   std::optional<base::RequestError> overrun;
@@ -195,7 +227,7 @@ void Generation::drain() {
   waiting_ticket_.reset();
   if (!over_ && overrun) fail(overrun->status(), overrun->type(), overrun->what());
   for (auto& [prompt, output] : batch) {
-    if (!over_) attempt([&] { advance(prompt, std::move(output)); });
+    if (!over_) advance(prompt, std::move(output));
   }
   if (!over_ && choices_left_ == 0) {
     conclude();
@@ -204,15 +236,6 @@ void Generation::drain() {
     if (!exchange || !exchange->push(std::move(events_))) cancel();
     events_.clear();
   }
-  if (over_) active_ticket_.reset();
-  bool more = false;
-  {
-    std::lock_guard lock(mutex_);
-    more = !queue_.empty();
-    scheduled_ = more;
-  }
-  // Others get their turn before this one goes on.
-  if (more) context_->pool.post([self = shared_from_this()] { self->drain(); });
 }
 
 /// Runs a part of the work; what goes wrong in it ends this request alone.
@@ -220,13 +243,14 @@ void Generation::attempt(const std::function<void()>& work) {
   try {
     work();
   } catch (const base::RequestError& error) {
-    fail(error.status(), error.type(), error.what());
+    insist([&] { fail(error.status(), error.type(), error.what()); });
   } catch (const std::bad_alloc&) {
-    spdlog::error("{}: no memory for its answer", plan_.identity.id);
-    fail(503, "ServiceUnavailableError", "out of memory");
+    insist([this] { fail(503, "ServiceUnavailableError", kNoMemory); });
+  } catch (const base::UnavailableError& error) {
+    insist([&] { fail(503, "ServiceUnavailableError", error.what()); });
   } catch (const std::exception& error) {
-    spdlog::error("{}: {}", plan_.identity.id, error.what());
-    fail(500, "InternalServerError", "this request failed; the log says more");
+    spdlog::error("{}: {}", accepted_.identity.id, error.what());
+    insist([this] { fail(500, "InternalServerError", "this request failed; the log says more"); });
   }
 }
 
@@ -241,11 +265,12 @@ void Generation::add_token(ChoiceState& choice, ChoiceDelta& delta, engine::Sequ
   const bool last = position + 1 == output.tokens.size();
   // The engine's stop is always a token (EOS or a stop id), and the last one; its text is not part
   // of the answer.
-  const bool hidden = last && output.finish == engine::FinishReason::kStop && !plan_.include_stop;
+  const bool hidden =
+      last && output.finish == engine::FinishReason::kStop && !accepted_.include_stop;
   Voice& own = voice(choice);
   if (hidden || !own.decoder) return;
   const std::string text = own.decoder->push(id);
-  if (choice.generated <= plan_.sampling.min_tokens) {
+  if (choice.generated <= accepted_.sampling.min_tokens) {
     own.stops.pass(text);
   } else {
     own.stops.add(text);
@@ -263,7 +288,7 @@ void Generation::end_choice(ChoiceState& choice, ChoiceDelta& delta,
     choice.end.stop_string = own.stops.found();
     if (output.finish == engine::FinishReason::kNone) {
       context_->engine.finish(ids_[static_cast<size_t>(choice.prompt)],
-                              choice.index % plan_.sampling.n, engine::FinishReason::kStop);
+                              choice.index % accepted_.sampling.n, engine::FinishReason::kStop);
     }
   } else {
     choice.end.finish_reason = finish_name(output.finish);
@@ -274,7 +299,7 @@ void Generation::end_choice(ChoiceState& choice, ChoiceDelta& delta,
 void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
   PromptState& state = prompts_[static_cast<size_t>(prompt)];
   if (!output.prompt_logprobs.empty()) {
-    const auto count = plan_.sampling.prompt_logprobs;
+    const auto count = accepted_.sampling.prompt_logprobs;
     const size_t json = output.prompt_logprobs.size() * logprob_json_bytes(count);
     answer_.grow(json + output.prompt_logprobs.size() * logprob_bytes(count));
     json_ahead_ += json;
@@ -282,7 +307,7 @@ void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
   }
   state.cached_tokens = std::max<int64_t>(state.cached_tokens, output.cached_prompt_tokens);
   ChoiceState& choice =
-      choices_[static_cast<size_t>(prompt) * static_cast<size_t>(plan_.sampling.n) +
+      choices_[static_cast<size_t>(prompt) * static_cast<size_t>(accepted_.sampling.n) +
                static_cast<size_t>(output.index)];
   if (choice.done) return;
   if (output.finish == engine::FinishReason::kError) {
@@ -292,7 +317,7 @@ void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
     return fail(503, "ServiceUnavailableError", "the server is shutting down");
   }
   ChoiceDelta delta;
-  if (plan_.echo_only) {
+  if (accepted_.echo_only) {
     if (output.finish == engine::FinishReason::kNone) return;
     choice.done = true;
     choice.end.finish_reason = "length";
@@ -312,19 +337,19 @@ void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
 }
 
 void Generation::emit(ChoiceState& choice, ChoiceDelta& delta) {
-  if (plan_.stream) {
+  if (accepted_.stream) {
     ByteShare writing = answer_.another();
     events_ += format_->events(choice, delta, prompts_[static_cast<size_t>(choice.prompt)],
                                choice.done && choices_left_ == 0, writing);
     return;
   }
   const size_t json =
-      delta.text.size() + delta.logprobs.size() * logprob_json_bytes(plan_.sampling.logprobs);
+      delta.text.size() + delta.logprobs.size() * logprob_json_bytes(accepted_.sampling.logprobs);
   answer_.grow(json + delta.text.size() + delta.tokens.size() * sizeof(int32_t) +
-               delta.logprobs.size() * logprob_bytes(plan_.sampling.logprobs));
+               delta.logprobs.size() * logprob_bytes(accepted_.sampling.logprobs));
   json_ahead_ += json;
   choice.text += delta.text;
-  if (plan_.return_token_ids) {
+  if (accepted_.return_token_ids) {
     choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
   }
   std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(choice.logprobs));
@@ -332,9 +357,9 @@ void Generation::emit(ChoiceState& choice, ChoiceDelta& delta) {
 
 Usage Generation::usage() const {
   Usage usage;
-  usage.prompt_tokens = plan_.prompt_tokens();
+  usage.prompt_tokens = accepted_.prompt_tokens();
   for (const ChoiceState& choice : choices_) usage.completion_tokens += choice.generated;
-  if (plan_.prompt_details) {
+  if (accepted_.prompt_details) {
     int64_t cached = 0;
     for (const PromptState& prompt : prompts_) cached += prompt.cached_tokens;
     usage.cached_tokens = cached;
@@ -345,7 +370,7 @@ Usage Generation::usage() const {
 /// All choices have ended. A large answer is written in the lane of large work.
 void Generation::conclude() {
   over_ = true;
-  if (plan_.stream) {
+  if (accepted_.stream) {
     if (const auto exchange = exchange_.lock()) {
       exchange->end_stream(std::exchange(events_, {}) + format_->stream_end(usage()));
     }
@@ -374,7 +399,7 @@ void Generation::log_end() const {
   if (!context_->log_requests) return;
   const Usage total = usage();
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - arrival_;
-  spdlog::info("{}: {} prompt tokens, {} generated, {:.3f} s, {}", plan_.identity.id,
+  spdlog::info("{}: {} prompt tokens, {} generated, {:.3f} s, {}", accepted_.identity.id,
                total.prompt_tokens, total.completion_tokens, time.count(),
                choices_.front().end.finish_reason);
 }
@@ -382,15 +407,15 @@ void Generation::log_end() const {
 void Generation::fail(int status, std::string_view type, std::string_view message) {
   over_ = true;
   stop_everything();
+  tell(status == 503 ? unavailable_response(message) : error_response(status, type, message));
+}
+
+void Generation::tell(Response error) {
   const auto exchange = exchange_.lock();
   if (!exchange) return;
-  Response response = error_response(status, type, message);
-  if (!plan_.stream) {
-    exchange->reply(std::move(response));
-    return;
-  }
+  if (!accepted_.stream) return exchange->reply(std::move(error));
   // No [DONE]: a client must not take a broken answer for a whole one.
-  exchange->end_stream(std::exchange(events_, {}) + sse_event(response.body));
+  exchange->end_stream(std::exchange(events_, {}) + sse_event(error.body));
 }
 
 void Generation::abort() { stop_everything(); }

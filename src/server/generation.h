@@ -15,7 +15,7 @@
 #include "base/metrics.h"
 #include "engine/engine.h"
 #include "server/answer_format.h"
-#include "server/generation_plan.h"
+#include "server/generation_request.h"
 #include "server/http_types.h"
 #include "server/stop_strings.h"
 #include "server/text_pool.h"
@@ -38,7 +38,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
  public:
   /// `tickets` are released at the first output (first) and at the end (second); they count
   /// requests for admission and load.
-  Generation(std::shared_ptr<GenerationContext> context, GenerationPlan plan,
+  Generation(std::shared_ptr<GenerationContext> context, GenerationRequest accepted,
              std::weak_ptr<Exchange> exchange, std::shared_ptr<void> waiting_ticket,
              std::shared_ptr<void> active_ticket);
   ~Generation();
@@ -57,6 +57,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void enqueue(int32_t prompt, engine::SequenceOutput&& output);
   void drain();
   void attempt(const std::function<void()>& work);
+  void work_off();
   bool submit_all(Response& refusal);
   void advance(int32_t prompt, engine::SequenceOutput&& output);
   void add_token(ChoiceState& choice, ChoiceDelta& delta, engine::SequenceOutput& output,
@@ -67,12 +68,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void reply();
   void log_end() const;
   void fail(int status, std::string_view type, std::string_view message);
+  void tell(Response error);
   void stop_everything();
   Usage usage() const;
   Voice& voice(const ChoiceState& choice);
 
   std::shared_ptr<GenerationContext> context_;
-  GenerationPlan plan_;
+  GenerationRequest accepted_;
   std::weak_ptr<Exchange> exchange_;
   std::shared_ptr<void> waiting_ticket_;
   std::shared_ptr<void> active_ticket_;

@@ -37,6 +37,8 @@ constexpr size_t kMaxPipelined = 64 << 10;
 /// Bytes that a connection may hold without asking the byte budget, so that small requests, probes
 /// among them, are read however full it is.
 constexpr size_t kUncounted = 16 << 10;
+/// How long a connection beyond the limits may take to say what it wants.
+constexpr std::chrono::milliseconds kBeyond{500};
 /// What a refused client may still send before the connection is dropped under its feet.
 constexpr size_t kMaxLinger = 4 << 20;
 /// What the kernel may hold for a reader that does not read.
@@ -54,17 +56,24 @@ struct Incoming {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared)
+  Connection(asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared, bool beyond)
       : socket_(std::move(socket)),
         shared_(std::move(shared)),
         read_timer_(socket_.get_executor()),
         write_timer_(socket_.get_executor()),
+        beyond_(beyond),
         held_(shared_->options.budget) {
+    if (beyond_) ++shared_->beyond;
     shared_->handler.connections_changed(++shared_->open);
   }
-  ~Connection() { shared_->handler.connections_changed(--shared_->open); }
+  ~Connection() {
+    if (beyond_) --shared_->beyond;
+    shared_->handler.connections_changed(--shared_->open);
+  }
 
   asio::awaitable<void> run();
+  /// Closes the socket, which the timers would otherwise keep open.
+  void abandon();
 
  private:
   const HttpOptions& options() const { return shared_->options; }
@@ -82,6 +91,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<bool> write_stream_head(const RequestHead& head, Response response, bool keep);
   asio::awaitable<bool> write_bytes(std::string bytes, bool chunk);
   asio::awaitable<void> linger();
+  asio::awaitable<void> serve_requests();
 
   Incoming refuse(int status, std::string_view problem, std::string_view reason);
   std::optional<Incoming> refuse_size(uint64_t body);
@@ -89,7 +99,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void pass_on_share(Request& request);
   bool hold(size_t bytes) { return held_.try_resize(bytes <= kUncounted ? 0 : bytes); }
   bool keep_alive(const RequestHead& head) const {
-    return head.keep_alive && head.version == 11 && !shared_->closing.load();
+    return head.keep_alive && head.version == 11 && !beyond_ && !shared_->closing.load();
   }
   size_t receive(boost::system::error_code& error);
   void arm_write_timer();
@@ -98,12 +108,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::shared_ptr<ConnectionShared> shared_;
   asio::steady_timer read_timer_;
   asio::steady_timer write_timer_;
+  const bool beyond_;
   uint64_t read_turn_ = 0;
   uint64_t write_turn_ = 0;
   bool read_timed_out_ = false;
   std::string inbox_;  ///< bytes that have come and are not used yet
   ByteShare held_;     ///< for the inbox, and for a body being read
   bool served_one_ = false;
+  bool answering_ = false;  ///< bytes of an answer to the current request may have gone out
 };
 
 http::response_header<> response_head(const RequestHead* head, const Response& response) {
@@ -117,6 +129,22 @@ http::response_header<> response_head(const RequestHead* head, const Response& r
   if (!response.content_type.empty()) out.set(http::field::content_type, response.content_type);
   for (const Header& header : response.headers) out.insert(header.name, header.value);
   return out;
+}
+
+/// Says that there is no memory, in bytes that need none; what the kernel does not take at once is
+/// not waited for.
+void answer_without_memory(asio::ip::tcp::socket& socket) {
+  static constexpr std::string_view kHead =
+      "HTTP/1.1 503 Service Unavailable\r\nServer: moesaic\r\nContent-Type: application/json\r\n"
+      "Content-Length: 128\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+  static constexpr std::string_view kBody =
+      R"({"error":{"message":"there is not enough memory for this request now",)"
+      R"("type":"ServiceUnavailableError","param":null,"code":503}})";
+  static_assert(kBody.size() == 128);
+  boost::system::error_code error;
+  socket.non_blocking(true, error);
+  const std::array<asio::const_buffer, 2> buffers = {asio::buffer(kHead), asio::buffer(kBody)};
+  socket.write_some(buffers, error);
 }
 
 Incoming closed() {
@@ -193,8 +221,10 @@ std::optional<Incoming> Connection::refuse_size(uint64_t body) {
 
 asio::awaitable<Incoming> Connection::read_head(RequestHead& head) {
   HeadScanner scanner(options().limits);
-  const auto idle = served_one_ ? options().keep_alive_timeout : options().header_timeout;
-  Clock::time_point deadline = Clock::now() + (inbox_.empty() ? idle : options().header_timeout);
+  const auto header =
+      beyond_ ? std::min(options().header_timeout, kBeyond) : options().header_timeout;
+  const auto idle = served_one_ ? options().keep_alive_timeout : header;
+  Clock::time_point deadline = Clock::now() + (inbox_.empty() ? idle : header);
   for (;;) {
     if (!inbox_.empty()) {
       const auto state = scanner.scan(inbox_);
@@ -213,7 +243,7 @@ asio::awaitable<Incoming> Connection::read_head(RequestHead& head) {
         co_return refuse(408, "the request's header did not come within --header-timeout",
                          "timeout");
       case ReadResult::kData:
-        if (waiting) deadline = Clock::now() + options().header_timeout;
+        if (waiting && !beyond_) deadline = Clock::now() + header;
     }
   }
   const HeadError error = parse_head(std::string_view(inbox_).substr(0, scanner.head_size()), head);
@@ -226,6 +256,13 @@ asio::awaitable<Incoming> Connection::read_request(Request& request) {
   Incoming incoming = co_await read_head(request.head);
   if (incoming.closed || incoming.refusal) co_return incoming;
   const RequestHead& head = request.head;
+  if (beyond_ && !shared_->handler.is_probe(head)) {
+    shared_->handler.rejected("connections");
+    incoming.refusal = unavailable_response("all connections of this server are taken");
+    incoming.head_known = true;
+    incoming.must_close = true;
+    co_return incoming;
+  }
   if (auto refusal = shared_->handler.check(head)) {
     incoming.refusal = std::move(refusal);
     incoming.head_known = true;
@@ -342,6 +379,7 @@ asio::awaitable<bool> Connection::write_whole(const RequestHead* head, Response 
   message.content_length(response.body.size());
   if (head == nullptr || head->method != "HEAD") message.body() = std::move(response.body);
   http::response_serializer<http::string_body> serializer(message);
+  answering_ = true;
   while (!serializer.is_done()) {
     arm_write_timer();
     const auto [error, size] = co_await http::async_write_some(socket_, serializer, kAwait);
@@ -359,6 +397,7 @@ asio::awaitable<bool> Connection::write_stream_head(const RequestHead& head, Res
   message.keep_alive(keep);
   if (head.version == 11) message.chunked(true);
   http::response_serializer<http::empty_body> serializer(message);
+  answering_ = true;
   arm_write_timer();
   const auto [error, size] = co_await http::async_write_header(socket_, serializer, kAwait);
   ++write_turn_;
@@ -442,13 +481,39 @@ asio::awaitable<void> Connection::linger() {
   }
 }
 
+void Connection::abandon() {
+  boost::system::error_code error;
+  read_timer_.cancel();
+  write_timer_.cancel();
+  socket_.close(error);
+}
+
 asio::awaitable<void> Connection::run() {
   const auto self = shared_from_this();
   boost::system::error_code error;
   socket_.non_blocking(true, error);
   socket_.set_option(asio::ip::tcp::no_delay(true), error);
   socket_.set_option(asio::socket_base::send_buffer_size(kSendBuffer), error);
+  bool no_memory = false;
+  try {
+    co_await serve_requests();
+  } catch (const std::bad_alloc&) {
+    no_memory = true;
+  }
+  if (no_memory) {
+    // What has come of the request is the most that this connection can give back.
+    std::string().swap(inbox_);
+    if (!answering_) {
+      answer_without_memory(socket_);
+      co_await linger();
+    }
+  }
+  abandon();
+}
+
+asio::awaitable<void> Connection::serve_requests() {
   for (;;) {
+    answering_ = false;
     Request request;
     Incoming incoming = co_await read_request(request);
     if (incoming.closed) break;
@@ -464,24 +529,32 @@ asio::awaitable<void> Connection::run() {
     }
     if (!co_await serve(std::move(request))) break;
   }
-  read_timer_.cancel();
-  write_timer_.cancel();
-  socket_.close(error);
 }
 
 }  // namespace
 
-void start_connection(asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared) {
+void start_connection(asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared,
+                      bool beyond) {
   const auto executor = socket.get_executor();
-  const auto connection = std::make_shared<Connection>(std::move(socket), std::move(shared));
-  asio::co_spawn(executor, connection->run(), [connection](const std::exception_ptr& failure) {
-    if (!failure) return;
-    try {
-      std::rethrow_exception(failure);
-    } catch (const std::exception& error) {
-      spdlog::error("a connection failed: {}", error.what());
+  std::shared_ptr<Connection> connection;
+  try {
+    connection = std::make_shared<Connection>(std::move(socket), std::move(shared), beyond);
+    asio::co_spawn(executor, connection->run(), [connection](const std::exception_ptr& failure) {
+      if (!failure) return;
+      connection->abandon();
+      try {
+        std::rethrow_exception(failure);
+      } catch (const std::exception& error) {
+        spdlog::error("a connection failed: {}", error.what());
+      }
+    });
+  } catch (const std::bad_alloc&) {
+    if (connection) {
+      connection->abandon();
+    } else {
+      answer_without_memory(socket);
     }
-  });
+  }
 }
 
 }  // namespace moesaic::server

@@ -19,11 +19,13 @@ struct ConnectionShared {
   HttpHandler& handler;
   std::atomic<bool> closing{false};
   std::atomic<int64_t> open{0};
+  std::atomic<int64_t> beyond{0};  ///< of these, let in beyond the limits, for probes
   std::atomic<int64_t> exchanges{0};
 };
 
-/// Starts the connection's coroutine on the socket's executor, which must be a strand.
-void start_connection(boost::asio::ip::tcp::socket socket,
-                      std::shared_ptr<ConnectionShared> shared);
+/// Starts the connection's coroutine on the socket's executor, which must be a strand. One `beyond`
+/// the limits has half a second for one probe; anything else that it asks is refused.
+void start_connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared,
+                      bool beyond);
 
 }  // namespace moesaic::server

@@ -4,6 +4,8 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "server/insist.h"
+
 namespace moesaic::server {
 
 namespace asio = boost::asio;
@@ -135,10 +137,13 @@ void HttpExchange::finish() {
 
 void HttpExchange::wake() {
   if (wake_posted_.exchange(true)) return;
-  asio::post(executor_, [self = shared_from_this()] {
-    self->wake_posted_ = false;
-    self->event_.cancel();
+  const bool posted = insist([this] {
+    asio::post(executor_, [self = shared_from_this()] {
+      self->wake_posted_ = false;
+      self->event_.cancel();
+    });
   });
+  if (!posted) wake_posted_ = false;
 }
 
 }  // namespace moesaic::server

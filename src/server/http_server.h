@@ -38,6 +38,8 @@ class HttpHandler {
   /// Refuses a request by its head alone, before its body is read; nothing to go on.
   virtual std::optional<Response> check(const RequestHead& head) = 0;
   virtual void handle(Request request, std::shared_ptr<Exchange> exchange) = 0;
+  /// Whether the request asks how the server is, and is answered when connections are used up.
+  virtual bool is_probe(const RequestHead& head) = 0;
   /// Adds what every answer carries; `head` is null when the request's head could not be read.
   virtual void decorate(const RequestHead* head, Response& response) = 0;
   /// An answer's status went out.

@@ -32,6 +32,12 @@ Response error_response(int status, std::string_view type, std::string_view mess
   return response;
 }
 
+Response unavailable_response(std::string_view message) {
+  Response response = error_response(503, "ServiceUnavailableError", message);
+  response.headers.push_back({"retry-after", "1"});
+  return response;
+}
+
 std::string_view reason_phrase(int status) {
   switch (status) {
     case 200:

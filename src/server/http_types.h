@@ -57,6 +57,9 @@ Response json_response(int status, std::string body);
 Response error_response(int status, std::string_view type, std::string_view message,
                         std::string_view param = {});
 
+/// 503 with Retry-After: what cannot be served now and may be later.
+Response unavailable_response(std::string_view message);
+
 /// The reason phrase of a status ("Not Found"); "" when it is not one the server uses.
 std::string_view reason_phrase(int status);
 

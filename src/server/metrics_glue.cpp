@@ -153,7 +153,8 @@ void publish_facts(base::Metrics& metrics, const base::Settings& settings,
   for (const char* reason : {"queue_full", "draining", "too_long"}) {
     metrics.raise_to("vllm:admission_rejections_total", 0, {{"reason", reason}});
   }
-  for (const char* reason : {"header", "body", "json", "timeout", "auth", "media", "memory"}) {
+  for (const char* reason :
+       {"header", "body", "json", "timeout", "auth", "media", "memory", "connections"}) {
     metrics.raise_to("moesaic:http_rejections_total", 0, {{"reason", reason}});
   }
 }

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "checkpoint/checkpoint.h"
 #include "server/fields.h"
 
 namespace moesaic::server {
@@ -45,8 +46,8 @@ void parse_temperatures(const Fields& fields, const SamplingDefaults& defaults,
   out.min_p = static_cast<float>(
       checked("min_p", pick("min_p", defaults.min_p, 0), 0, 1, false, "from 0 to 1"));
   out.repetition_penalty = static_cast<float>(
-      checked("repetition_penalty", pick("repetition_penalty", defaults.repetition_penalty, 1), 0,
-              1e4, true, "above 0 and at most 10000"));
+      checked("repetition_penalty", pick("repetition_penalty", defaults.repetition_penalty, 1),
+              1e-4, 1e4, false, "from 0.0001 to 10000"));
   out.presence_penalty = static_cast<float>(
       checked("presence_penalty", pick("presence_penalty", {}, 0), -2, 2, false, "from -2 to 2"));
   out.frequency_penalty = static_cast<float>(
@@ -377,10 +378,10 @@ RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
 }
 
 SamplingDefaults sampling_defaults(const std::string& text, const std::string& overrides) {
-  json::object config = object_of(text, "generation_config.json");
-  for (auto& [key, value] : object_of(overrides, "--override-generation-config")) {
-    config[key] = value;
-  }
+  const std::string file = "generation_config.json";
+  json::object config = text.empty() ? json::object() : checkpoint::parse_json_file(text, file);
+  const json::object own = object_of(overrides, "--override-generation-config");
+  for (const auto& [key, value] : own) config[key] = value;
   SamplingDefaults defaults;
   try {
     const Fields fields(config);
@@ -393,10 +394,15 @@ SamplingDefaults sampling_defaults(const std::string& text, const std::string& o
     engine::SamplingParams unused;
     parse_temperatures(Fields(json::object{}), defaults, unused);
   } catch (const base::RequestError& error) {
-    throw base::UsageError(fmt::format(
-        "the model's generation config: {}; correct it with --override-generation-config, or "
-        "ignore it with --generation-config vllm",
-        error.what()));
+    std::string key = error.param();
+    if (key.starts_with("body.")) key.erase(0, 5);
+    if (own.contains(key)) {
+      throw base::UsageError(fmt::format("--override-generation-config: {}", error.what()));
+    }
+    throw base::ModelFileError(
+        file, fmt::format("{}; correct it with --override-generation-config, or ignore it with "
+                          "--generation-config vllm",
+                          error.what()));
   }
   return defaults;
 }

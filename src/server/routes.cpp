@@ -284,6 +284,11 @@ void Router::handle(Request request, std::shared_ptr<Exchange> exchange) {
   exchange->reply(at_once(path));
 }
 
+bool Router::is_probe(const RequestHead& head) {
+  const Route* route = find_route(head.method, route_path(head));
+  return route != nullptr && route->kind == Kind::kAtOnce && !head.has_body();
+}
+
 void Router::decorate(const RequestHead* head, Response& response) {
   response.headers.push_back({"server", "moesaic"});
   response.headers.push_back({"vary", "Origin"});
@@ -314,7 +319,11 @@ void Router::rejected(std::string_view reason) {
 }
 
 void Router::connections_changed(int64_t open) {
-  metrics_->set("moesaic:http_connections", static_cast<double>(open));
+  try {
+    metrics_->set("moesaic:http_connections", static_cast<double>(open));
+  } catch (const std::bad_alloc&) {
+    // The next connection sets it right. Connections end here, where nothing may be thrown.
+  }
 }
 
 }  // namespace moesaic::server

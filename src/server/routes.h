@@ -22,6 +22,7 @@ class Router : public HttpHandler {
 
   std::optional<Response> check(const RequestHead& head) override;
   void handle(Request request, std::shared_ptr<Exchange> exchange) override;
+  bool is_probe(const RequestHead& head) override;
   void decorate(const RequestHead* head, Response& response) override;
   void answered(const RequestHead& head, int status) override;
   void rejected(std::string_view reason) override;

@@ -5,6 +5,8 @@
 #include <malloc.h>
 #endif
 
+#include "base/log.h"
+
 namespace moesaic::server {
 namespace {
 
@@ -18,7 +20,12 @@ void give_memory_back() {
 }  // namespace
 
 TextPool::TextPool(int threads, bool tidy) : tidy_(tidy) {
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  try {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 TextPool::~TextPool() { stop(); }
@@ -55,7 +62,11 @@ void TextPool::work() {
       task = std::move(tasks_.front());
       tasks_.pop_front();
     }
-    task();
+    try {
+      task();
+    } catch (const std::exception& error) {
+      spdlog::error("work on a text ended: {}", error.what());
+    }
     task = nullptr;  // what it holds is free now
     if (tidy_) give_memory_back();
   }

@@ -24,8 +24,8 @@ class TextPool {
   TextPool(const TextPool&) = delete;
   TextPool& operator=(const TextPool&) = delete;
 
-  /// Runs `task` on some thread, in order of posting per thread count of one. The task must not
-  /// throw. Dropped after stop().
+  /// Runs `task` on some thread, in order of posting per thread count of one. What it throws is
+  /// logged; whom it was for it must tell itself. Dropped after stop().
   void post(std::function<void()> task);
   /// Drops what waits and joins the threads. Not from a task.
   void stop();

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/memory_claim.h"
 #include "base/printable.h"
 #include "text/model_files.h"
 #include "text/rust_error.h"
@@ -57,6 +58,9 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::pa
   MoesaicTextError error = no_error();
   const bool replaced = !override_text_or_file.empty();
   ModelFiles files(folder, !replaced);
+  const uint64_t memory = loading_memory(files.bytes());
+  const base::MemoryClaim claim(memory, memory, moesaic_template_stack(),
+                                "loading the chat template");
   Replacement replacement;
   if (replaced) replacement = replacement_of(override_text_or_file);
   const MoesaicFile view = file_view(replacement.name, replacement.text);
@@ -69,10 +73,15 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::pa
 }
 
 std::string ChatTemplate::render(std::string_view context_json) const {
+  uint64_t least = 0;
+  uint64_t most = 0;
+  moesaic_template_memory(context_json.size(), &least, &most);
+  const base::MemoryClaim claim(least, most, moesaic_template_stack(),
+                                "the chat template of this conversation");
   MoesaicTextError error = no_error();
   MoesaicBytes text{};
   if (!moesaic_template_render(impl_->chat_template, bytes_of(context_json), context_json.size(),
-                               &text, &error)) {
+                               claim.bytes(), &text, &error)) {
     raise(error);
   }
   return take(text);

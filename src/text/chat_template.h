@@ -21,7 +21,8 @@ class ChatTemplate {
   /// Renders. `context_json` is a JSON object with messages, and optionally tools, documents,
   /// add_generation_prompt and template kwargs. Special-token text inside message content is
   /// guarded (see Tokenizer::encode_chat). Throws RequestError(400) when the template refuses the
-  /// messages (raise_exception) or a budget runs out.
+  /// messages (raise_exception) or a budget runs out, UnavailableError when there is not enough
+  /// memory.
   std::string render(std::string_view context_json) const;
 
   /// The rendered text with guard marks removed, as a person would read it.

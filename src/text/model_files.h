@@ -21,6 +21,9 @@ class ModelFiles {
   /// For one call; points into this object.
   MoesaicFolder view();
 
+  /// Bytes of all files.
+  size_t bytes() const;
+
  private:
   struct File {
     std::string name;
@@ -30,6 +33,9 @@ class ModelFiles {
   std::vector<File> files_;
   std::vector<MoesaicFile> views_;
 };
+
+/// Bytes of memory that the Rust library may take to make something of files of so many bytes.
+uint64_t loading_memory(size_t bytes);
 
 /// Largest chat template.
 inline constexpr size_t kMaxTemplateBytes = size_t{1} << 20;

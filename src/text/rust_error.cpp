@@ -1,5 +1,6 @@
 #include "text/rust_error.h"
 
+#include <cerrno>
 #include <stdexcept>
 
 #include "base/error.h"
@@ -29,6 +30,10 @@ void raise(const MoesaicTextError& error) {
     case MOESAIC_TEXT_REQUEST:
     case MOESAIC_TEXT_CANCELLED:
       throw base::RequestError(400, "BadRequestError", message);
+    case MOESAIC_TEXT_MEMORY:
+      throw base::UnavailableError(message);
+    case MOESAIC_TEXT_THREAD:
+      throw base::OsError(message, EAGAIN);
     default:
       throw std::runtime_error(message);
   }

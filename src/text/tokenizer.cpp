@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include "base/memory_claim.h"
 #include "text/model_files.h"
 #include "text/rust_error.h"
 
@@ -40,6 +41,9 @@ std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, bool add_bos
                                              const std::atomic<bool>* cancel) const {
   static_assert(sizeof(std::atomic<bool>) == 1 && std::atomic<bool>::is_always_lock_free,
                 "the Rust side reads the flag as an atomic byte");
+  const base::MemoryClaim claim(
+      moesaic_tokenizer_encode_memory(tokenizer, bytes_of(text), text.size()),
+      "tokenising this text");
   MoesaicTextError error = no_error();
   MoesaicIds ids{};
   if (!moesaic_tokenizer_encode(tokenizer, bytes_of(text), text.size(), add_bos, specials, cancel,
@@ -55,6 +59,7 @@ Tokenizer::~Tokenizer() = default;
 std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
   MoesaicTextError error = no_error();
   ModelFiles files(folder, false);
+  const base::MemoryClaim claim(loading_memory(files.bytes()), "loading the tokenizer");
   MoesaicTokenizer* handle = moesaic_tokenizer_load(files.view(), &error);
   if (handle == nullptr) raise(error);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::make_unique<Impl>(handle)));
@@ -72,6 +77,9 @@ std::vector<int32_t> Tokenizer::encode_chat(std::string_view rendered, bool add_
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  const base::MemoryClaim claim(
+      moesaic_tokenizer_decode_memory(impl_->tokenizer, ids.data(), ids.size()),
+      "the text of these tokens");
   MoesaicTextError error = no_error();
   MoesaicBytes text{};
   if (!moesaic_tokenizer_decode(impl_->tokenizer, ids.data(), ids.size(), skip_special, &text,
@@ -93,6 +101,10 @@ std::string Tokenizer::token_bytes(int32_t id) const {
   MoesaicBytes bytes{};
   if (!moesaic_tokenizer_token_bytes(impl_->tokenizer, id, &bytes, &error)) raise(error);
   return text::take(bytes);
+}
+
+size_t Tokenizer::longest_token() const {
+  return moesaic_tokenizer_longest_token(impl_->tokenizer);
 }
 
 int64_t Tokenizer::vocab_size() const { return moesaic_tokenizer_vocab_size(impl_->tokenizer); }

@@ -27,7 +27,8 @@ class Tokenizer {
   enum class Specials { kParse, kAsText };
 
   /// Token ids of UTF-8 text; `add_bos` adds what the tokenizer's post-processor adds. Linear in
-  /// the text's length. Stops early and throws RequestError(400) when `cancel` becomes true.
+  /// the text's length. Stops early and throws RequestError(400) when `cancel` becomes true, and
+  /// UnavailableError when there is not enough memory, as all methods here do.
   std::vector<int32_t> encode(std::string_view text, bool add_bos, Specials specials,
                               const std::atomic<bool>* cancel = nullptr) const;
 
@@ -42,7 +43,8 @@ class Tokenizer {
   std::string token_text(int32_t id) const;
   std::string token_bytes(int32_t id) const;
 
-  int64_t vocab_size() const;  ///< largest id + 1
+  size_t longest_token() const;  ///< bytes of the longest token as it stands in a text
+  int64_t vocab_size() const;    ///< largest id + 1
   bool is_special(int32_t id) const;
   std::optional<int32_t> token_to_id(std::string_view token) const;
   std::optional<int32_t> bos_id() const;

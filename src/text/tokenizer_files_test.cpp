@@ -158,15 +158,16 @@ TEST(TokenizerFiles, PostProcessorsAreChecked) {
 TEST(TokenizerFiles, ConfigsAreChecked) {
   const TempFolder folder;
   folder.write("tokenizer.json", json::serialize(good_tokenizer()));
-  for (const char* text : {"{", "[]", "3", R"({"added_tokens_decoder": {"x": {"content": "a"}}})",
-                           R"({"added_tokens_decoder": {"-1": {"content": "a"}}})",
-                           R"({"added_tokens_decoder": {"1": {}}})"}) {
+  for (const char* text :
+       {"{", "[]", "3", R"({"added_tokens_decoder": {"x": {"content": "a"}}})",
+        R"({"added_tokens_decoder": {"-1": {"content": "a"}}})",
+        R"({"added_tokens_decoder": {"1": {}}})", R"({"bos_token": 3})", R"({"x": 1, "x": 2})"}) {
     SCOPED_TRACE(text);
     folder.write("tokenizer_config.json", text);
     refusal(folder, "tokenizer_config.json");
   }
   // Odd values that no token comes from are not a reason to refuse a model.
-  folder.write("tokenizer_config.json", R"({"bos_token": 3, "eos_token": null, "x": [1]})");
+  folder.write("tokenizer_config.json", R"({"eos_token": null, "x": [1]})");
   EXPECT_EQ(Tokenizer::load(folder.path())->eos_id(), std::nullopt);
 }
 

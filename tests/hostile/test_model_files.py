@@ -328,6 +328,46 @@ def test_start_is_refused(tmp_path, damage, code, words):
     check(start(folder), code, words)
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize("command", ["serve", "inspect", "plan"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        config(model_type=LONG),
+        config(torch_dtype=LONG),
+        config(hidden_act=LONG),
+        config(architectures=[LONG]),
+        config(rope_scaling={"rope_type": LONG, "factor": 2.0}),
+        config(rope_parameters={LONG: 3}),
+        config(quantization_config={"quant_method": LONG}),
+        config(num_hidden_layers=LONG),
+        config(model_type="mixtral\x1b[31m"),
+    ],
+    ids=lambda damage: "",
+)
+def test_no_long_text_of_a_file_comes_back(tmp_path, command, damage):
+    folder = Folder(tmp_path)
+    damage(folder)
+    command = [str(BINARY), command, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == BAD, result.stderr
+    assert len(result.stdout + result.stderr) < 1000
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "inspect", "bench latency"])
+@pytest.mark.parametrize("name", ["config.json", SINGLE, "generation_config.json"])
+def test_a_file_that_links_to_itself(tmp_path, command, name):
+    folder = Folder(tmp_path)
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).symlink_to(name)
+    command = [str(BINARY), *command.split(), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    check(result, BAD, [name, "back to itself"])
+
+
 def test_the_undamaged_folders_serve(tmp_path, serve):
     """The rows prove nothing unless the folder they start from is good."""
     folder = Folder(tmp_path)
@@ -357,12 +397,27 @@ def test_truncated_at_every_16_kilobytes(tmp_path):
         check(start(folder), BAD, [SINGLE])
 
 
+def write_nan(folder, name):
+    """Not a number in every place of a tensor."""
+    header, data = split(folder.read())
+    begin, end = header[name]["data_offsets"]
+    nan = {"F32": b"\x00\x00\xc0\x7f", "BF16": b"\xc0\x7f", "F16": b"\x00\x7e"}
+    value = nan[header[name]["dtype"]]
+    values = value * ((end - begin) // len(value))
+    folder.write(join(header, data[:begin] + values + data[end:]))
+
+
+def test_a_bench_of_numbers_that_are_none(tmp_path):
+    folder = Folder(tmp_path)
+    write_nan(folder, NORM)
+    command = [str(BINARY), "bench", "throughput", str(tmp_path), "--requests", "2"]
+    command += ["--input-len", "4", "--output-len", "4", "--prepared-cache", "off"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    check(result, BAD, ["2 of 2 requests failed", "NaN"])
+
+
 def test_not_a_number_in_the_router_is_told(tmp_path, serve):
     folder = Folder(tmp_path)
-    header, data = split(folder.read())
-    begin = header[ROUTER]["data_offsets"][0]
-    nan = {"F32": b"\x00\x00\xc0\x7f", "BF16": b"\xc0\x7f", "F16": b"\x00\x7e"}
-    value = nan[header[ROUTER]["dtype"]]
-    folder.write(join(header, data[:begin] + value + data[begin + len(value) :]))
+    write_nan(folder, ROUTER)
     served = serve(folder.path, "--skip-tokenizer-init", "--kv-cache-memory-bytes", "10000000")
     assert any(ROUTER in line and "NaN" in line for line in served.lines)

@@ -32,7 +32,7 @@ TEST(HostRanks, AddsUpInRankOrder) {
       }
       on_every_rank(ranks, [&](int64_t rank) {
         group.communicator(rank).all_reduce(
-            RawAddress::of(values[static_cast<size_t>(rank)].data()), count, DType::kF32);
+            RawAddress::of(values[static_cast<size_t>(rank)].data()), count, tensor::DType::kF32);
       });
       for (const std::vector<float>& sums : values) EXPECT_EQ(sums, expected);
     }
@@ -50,7 +50,7 @@ TEST(HostRanks, WhoWaitsForALostRankIsToldAndTheGroupGoesOn) {
         return;
       }
       try {
-        group.communicator(rank).all_reduce(RawAddress::of(values.data()), 10, DType::kF32);
+        group.communicator(rank).all_reduce(RawAddress::of(values.data()), 10, tensor::DType::kF32);
       } catch (const RankLost&) {
         ++told;
       }
@@ -59,7 +59,7 @@ TEST(HostRanks, WhoWaitsForALostRankIsToldAndTheGroupGoesOn) {
     group.reset();
     on_every_rank(3, [&](int64_t rank) {
       std::vector<float> values(10, 1.0f);
-      group.communicator(rank).all_reduce(RawAddress::of(values.data()), 10, DType::kF32);
+      group.communicator(rank).all_reduce(RawAddress::of(values.data()), 10, tensor::DType::kF32);
       EXPECT_EQ(values, std::vector<float>(10, 3.0f));
     });
   }

@@ -38,6 +38,9 @@ enum {
   MOESAIC_TEXT_REQUEST = 3,
   MOESAIC_TEXT_CANCELLED = 4,
   MOESAIC_TEXT_INTERNAL = 5,
+  /// Memory, or a thread, that cannot be had now.
+  MOESAIC_TEXT_MEMORY = 6,
+  MOESAIC_TEXT_THREAD = 7,
 };
 
 /// Filled by a failing call; `file` only with MOESAIC_TEXT_MODEL_FILE. Free both texts.
@@ -79,6 +82,13 @@ enum {
   MOESAIC_SPECIALS_GUARDED = 2,
 };
 
+/// Bytes of memory that encoding the text, or decoding the ids, may take: what a caller makes sure
+/// of first, because a failed allocation in this library cannot be told from inside.
+uint64_t moesaic_tokenizer_encode_memory(const MoesaicTokenizer* tokenizer, const uint8_t* text,
+                                         size_t size);
+uint64_t moesaic_tokenizer_decode_memory(const MoesaicTokenizer* tokenizer, const int32_t* ids,
+                                         size_t count);
+
 /// `cancel` points to one byte, read with relaxed order, or is null.
 bool moesaic_tokenizer_encode(const MoesaicTokenizer* tokenizer, const uint8_t* text, size_t size,
                               bool add_special, int32_t specials, const void* cancel,
@@ -91,6 +101,8 @@ bool moesaic_tokenizer_token_text(const MoesaicTokenizer* tokenizer, int32_t id,
 bool moesaic_tokenizer_token_bytes(const MoesaicTokenizer* tokenizer, int32_t id,
                                    MoesaicBytes* bytes, MoesaicTextError* error);
 int64_t moesaic_tokenizer_vocab_size(const MoesaicTokenizer* tokenizer);
+/// Bytes of the longest token as it stands in a text.
+uint64_t moesaic_tokenizer_longest_token(const MoesaicTokenizer* tokenizer);
 bool moesaic_tokenizer_is_special(const MoesaicTokenizer* tokenizer, int32_t id);
 /// -1 when there is none.
 int32_t moesaic_tokenizer_token_to_id(const MoesaicTokenizer* tokenizer, const uint8_t* token,
@@ -110,8 +122,14 @@ void moesaic_stream_free(MoesaicStream* stream);
 /// null when there is none. Null with a zero error kind when the model has no template.
 MoesaicTemplate* moesaic_template_load(MoesaicFolder folder, const MoesaicFile* replacement,
                                        MoesaicTextError* error);
+/// Bytes of memory that rendering a context of so many bytes takes: at least, and at most.
+void moesaic_template_memory(size_t context_size, uint64_t* least, uint64_t* most);
+/// Bytes of address space for a rendering's thread, of which few are touched.
+uint64_t moesaic_template_stack(void);
+/// Renders in at most `memory` bytes, which are no fewer than `least`.
 bool moesaic_template_render(const MoesaicTemplate* chat_template, const uint8_t* context,
-                             size_t context_size, MoesaicBytes* text, MoesaicTextError* error);
+                             size_t context_size, uint64_t memory, MoesaicBytes* text,
+                             MoesaicTextError* error);
 void moesaic_template_free(MoesaicTemplate* chat_template);
 bool moesaic_without_guards(const uint8_t* text, size_t size, MoesaicBytes* plain,
                             MoesaicTextError* error);

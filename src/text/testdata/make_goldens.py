@@ -313,6 +313,11 @@ def decoder_cases():
 
 
 # Template text, context. What the template makes of it is the golden.
+EVERY_SLICE = (
+    "{% for a in limits %}{% for b in limits %}{% for c in [none, 1, -1, 2, -2, 3, -3] %}"
+    "{{ xs[a:b:c] | join }}{% if s %},{{ s[a:b:c] }}{% endif %};{% endfor %}{% endfor %}{% endfor %}"
+)
+
 SNIPPETS = [
     # Printing
     ("{{ none }} {{ true }} {{ false }} {{ missing }}|", {}),
@@ -387,6 +392,63 @@ SNIPPETS = [
         "{{ s[1:] }}|{{ s[:2] }}|{{ s[-1] }}|{{ s[::-1] }}|{{ s[10:] }}|{{ s[-3:-1] }}",
         {"s": "héllo"},
     ),
+    ("{% for m in messages[1:][::-1] %}{{ m.role }}{% endfor %}x", {"messages": [{"role": "u"}]}),
+    (
+        "{{ xs[:0:-1] | join(' ') }}|{{ xs[::-1] }}|{{ s[:0:-1] }}|{{ s[3:0:-2] }}",
+        {"xs": list("abc"), "s": "abcd"},
+    ),
+    (
+        "{{ [][::-1] }}{{ ''[::-1] }}{{ [][:0:-1] }}{{ ''[1:0:-1] }}{{ [1][:0:-1] }}{{ 'a'[5:-9:-1] }}",
+        {},
+    ),
+    (
+        "{{ xs[1:][0] }}{{ xs[1:] + [4] }}{{ xs[1:] == [2, 3] }}{{ xs[1:] | length }}{{ 2 in xs[1:] }}",
+        {"xs": [1, 2, 3]},
+    ),
+    (
+        "{{ xs[true:] }}{{ xs[:10**30] }}{{ xs[-10**30:] }}{{ xs[10**30::-1] }}{{ xs[none:none:none] }}",
+        {"xs": [1, 2, 3]},
+    ),
+    *(
+        (template, {"xs": [1], "d": {}, "n": None, "i": 5})
+        for template in (
+            "{{ xs[1.0:] }}",
+            "{{ xs['a':] }}",
+            "{{ xs[missing:] }}",
+            "{{ n[1:] }}",
+            "{{ i[1:] }}",
+            "{{ d[1:] }}",
+            "{{ xs[:[]] }}",
+            "{{ xs[::0] }}",
+        )
+    ),
+    ("{{ missing[1:] }}", {}),
+    ("{{ range(9)[7:2:-2] | list }}{{ (xs | map('upper') | list)[::-1] }}", {"xs": ["a", "b"]}),
+    *(
+        (EVERY_SLICE, {"xs": list(text), "s": text, "limits": [None, *range(-4, 5)]})
+        for text in ("", "a", "ab", "äbc")
+    ),
+    *(
+        (
+            EVERY_SLICE.replace("xs[", "(" + tuple_ + ")["),
+            {"s": "", "limits": [None, *range(-4, 5)]},
+        )
+        for tuple_ in ("", "'a',", "'a', 'b', 'c'")
+    ),
+    # Line ends of the source are all the same; those of what it is given are as they are.
+    ("a\r\nb\rc\nd\r\n", {}),
+    ("{% if true %}\r\n  a\r\n  {% endif %}\r\nb\r\n\r\n", {}),
+    ("{% if true %}\r  a\r  {%- endif %}\rb\r", {}),
+    (
+        "{{ 'a\r\nb' }}{{ 'a\\r\\nb' }}{{ 'a\rb' | length }}{{ 'a\r\nb' | length }}{{ s }}",
+        {"s": "x\r\ny\rz"},
+    ),
+    ("{# a\r\nb #}\r\nc{# d\r #}{% raw %}e{{\r\n{% endraw %}\r\n", {}),
+    (
+        "{%- for m in ms %}\r\n{{- m }}\r\n{%- endfor %}\r\n{{ '\r\n' }}\n\r\r\n",
+        {"ms": ["a\r\n", "b"]},
+    ),
+    ("{% generation %}\r\na\r\n{% endgeneration %}\r\n", {}),
     ("{{ d.a.b }}{{ d['a']['b'] }}{{ d.missing }}{{ d['missing'] }}", {"d": {"a": {"b": "x"}}}),
     ("{{ missing.attribute }}", {}),
     ("{{ none.attribute }}|", {}),

@@ -70,14 +70,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// From the decoder's JSON in tokenizer.json and what the crate made of it.
-    pub fn new(json: &str, decoder: Option<&DecoderWrapper>) -> Chain {
+    /// From the decoder in tokenizer.json and what the crate made of it.
+    pub fn new(parsed: Value, decoder: Option<&DecoderWrapper>) -> Chain {
         let Some(decoder) = decoder else {
             return Chain {
                 steps: vec![Step::Join { first: true }],
             };
         };
-        let parsed: Value = serde_json::from_str(json).unwrap_or_default();
         let listed;
         let parts = match parsed.get("type").and_then(Value::as_str) {
             Some("Sequence") => match parsed.get("decoders").and_then(Value::as_array) {
@@ -105,6 +104,13 @@ impl Chain {
             }
         }
         Chain { steps }
+    }
+
+    /// Whether tokens are kept until the end.
+    pub fn keeps_tokens(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::Whole { .. }))
     }
 
     /// Adds a token; text that became certain is appended to `out`.

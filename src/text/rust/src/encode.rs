@@ -12,6 +12,7 @@ use tokenizers::{
 
 use crate::error::{Error, Result};
 use crate::long_word;
+use crate::memory;
 use crate::tokenizer::Tokenizer;
 
 /// Which occurrences of special tokens are only text.
@@ -40,7 +41,9 @@ impl TextOnly<'_> {
 pub struct Cancel<'a>(pub Option<&'a AtomicBool>);
 
 impl Cancel<'_> {
+    /// Whether to go on: nobody cancelled, and there is memory.
     pub fn check(&self) -> Result<()> {
+        memory::check()?;
         match self.0 {
             Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::cancelled()),
             _ => Ok(()),
@@ -89,6 +92,8 @@ fn encode_part(
     cancel: Cancel,
     ids: &mut Vec<u32>,
 ) -> Result<()> {
+    let part = &text.as_bytes()[place.clone()];
+    memory::room_for(tokenizer.estimate.encoding(part))?;
     let mut pieces: PreTokenizedString = part_string(text, place.clone())?.into();
     pieces
         .split(|_, mut part| {

@@ -16,6 +16,10 @@ pub enum Kind {
     Cancelled = 4,
     /// A bug, such as a panic in a dependency.
     Internal = 5,
+    /// Memory that cannot be had now.
+    Memory = 6,
+    /// A thread that cannot be had now.
+    Thread = 7,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +36,7 @@ impl Error {
         Error {
             kind: Kind::ModelFile,
             file: file.display().to_string(),
-            message: problem.into(),
+            message: shortened(problem.into()),
         }
     }
 
@@ -48,6 +52,14 @@ impl Error {
         Error::new(Kind::Cancelled, "the request was cancelled")
     }
 
+    pub fn memory(message: impl Into<String>) -> Self {
+        Error::new(Kind::Memory, message)
+    }
+
+    pub fn thread(message: impl Into<String>) -> Self {
+        Error::new(Kind::Thread, message)
+    }
+
     pub fn internal(message: impl Into<String>) -> Self {
         Error::new(Kind::Internal, message)
     }
@@ -56,7 +68,27 @@ impl Error {
         Error {
             kind,
             file: String::new(),
-            message: message.into(),
+            message: shortened(message.into()),
         }
     }
+}
+
+/// Other crates' messages quote what they found, however long it is.
+fn shortened(message: String) -> String {
+    const MOST: usize = 600;
+    const END: usize = 100;
+    if message.len() <= MOST {
+        return message;
+    }
+    let (head, tail) = (MOST - END, message.len() - END);
+    let (head, tail) = (floor(&message, head), floor(&message, tail));
+    format!("{} [...] {}", &message[..head], &message[tail..])
+}
+
+/// The character boundary at `at` or before it.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0)
 }

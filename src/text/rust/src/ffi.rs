@@ -9,7 +9,8 @@ use crate::encode::{self, Cancel, TextOnly};
 use crate::error::{Error, Result};
 use crate::files::{File, Folder};
 use crate::guard;
-use crate::template::Template;
+use crate::memory;
+use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
 
 #[repr(C)]
@@ -122,6 +123,7 @@ impl FolderView {
 
 /// Runs `work`; a failure or a panic fills `error`.
 fn guarded<T>(error: *mut TextError, work: impl FnOnce() -> Result<T>) -> Option<T> {
+    memory::begin();
     let failure = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => return Some(value),
         Ok(Err(failure)) => failure,
@@ -188,7 +190,10 @@ pub unsafe extern "C" fn moesaic_tokenizer_load(
     folder: FolderView,
     error: *mut TextError,
 ) -> *mut Tokenizer {
-    boxed(guarded(error, || Tokenizer::load(&folder.folder()?)))
+    boxed(guarded(error, || {
+        memory::prepare()?;
+        Tokenizer::load(&folder.folder()?)
+    }))
 }
 
 /// # Safety
@@ -198,6 +203,29 @@ pub unsafe extern "C" fn moesaic_tokenizer_free(tokenizer: *mut Tokenizer) {
     if !tokenizer.is_null() {
         drop(Box::from_raw(tokenizer));
     }
+}
+
+/// # Safety
+/// Pointers are valid for their sizes.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_tokenizer_encode_memory(
+    tokenizer: *const Tokenizer,
+    text: *const u8,
+    size: usize,
+) -> u64 {
+    let text = slice_of(text, size);
+    (*tokenizer).estimate.encoding(text) as u64
+}
+
+/// # Safety
+/// Pointers are valid for their sizes.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_tokenizer_decode_memory(
+    tokenizer: *const Tokenizer,
+    ids: *const i32,
+    count: usize,
+) -> u64 {
+    (*tokenizer).decoding_memory(slice_of(ids, count)) as u64
 }
 
 /// # Safety
@@ -246,7 +274,7 @@ pub unsafe extern "C" fn moesaic_tokenizer_decode(
     error: *mut TextError,
 ) -> bool {
     let (tokenizer, ids) = (&*tokenizer, slice_of(ids, count));
-    let decoded = guarded(error, || Ok(tokenizer.decode(ids, skip_special)));
+    let decoded = guarded(error, || tokenizer.decode(ids, skip_special));
     give(text, decoded.map(|text| Bytes::of(text.into_bytes())))
 }
 
@@ -287,6 +315,13 @@ pub unsafe extern "C" fn moesaic_tokenizer_token_bytes(
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_tokenizer_vocab_size(tokenizer: *const Tokenizer) -> i64 {
     (*tokenizer).vocab_size.into()
+}
+
+/// # Safety
+/// `tokenizer` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_tokenizer_longest_token(tokenizer: *const Tokenizer) -> u64 {
+    (*tokenizer).longest_token as u64
 }
 
 /// # Safety
@@ -407,10 +442,27 @@ pub unsafe extern "C" fn moesaic_template_load(
     error: *mut TextError,
 ) -> *mut Template {
     let loaded = guarded(error, || {
+        memory::prepare()?;
         let replacement = replacement.as_ref().map(|view| view.file()).transpose()?;
         Template::load(&folder.folder()?, replacement)
     });
     boxed(loaded.flatten())
+}
+
+/// # Safety
+/// `least` and `most` are writable.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_template_memory(
+    context_size: usize,
+    least: *mut u64,
+    most: *mut u64,
+) {
+    (*least, *most) = template::memory_of(context_size);
+}
+
+#[no_mangle]
+pub extern "C" fn moesaic_template_stack() -> u64 {
+    template::ADDRESSES as u64
 }
 
 /// # Safety
@@ -420,12 +472,13 @@ pub unsafe extern "C" fn moesaic_template_render(
     chat_template: *const Template,
     context: *const u8,
     context_size: usize,
+    memory: u64,
     text: *mut Bytes,
     error: *mut TextError,
 ) -> bool {
     let chat_template = &*chat_template;
     let context = slice_of(context, context_size);
-    let rendered = guarded(error, || chat_template.render(utf8(context)?));
+    let rendered = guarded(error, || chat_template.render(utf8(context)?, memory));
     give(text, rendered.map(|text| Bytes::of(text.into_bytes())))
 }
 

@@ -1,7 +1,10 @@
 //! The files of a model's folder, which the C++ side has found, checked and read.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -40,12 +43,13 @@ impl<'a> Folder<'a> {
         bytes.map(|bytes| text(&self.path(name), bytes)).transpose()
     }
 
-    /// A JSON object file, or None when there is none.
+    /// A JSON object file, or None when there is none. A key that stands twice in an object is an
+    /// error: readers differ in which one they take.
     pub fn object(&self, name: &str) -> Result<Option<Map<String, Value>>> {
         let Some(bytes) = self.bytes(name) else {
             return Ok(None);
         };
-        match serde_json::from_slice::<Value>(bytes) {
+        match parse_strict(bytes) {
             Ok(Value::Object(map)) => Ok(Some(map)),
             Ok(_) => Err(Error::model_file(
                 &self.path(name),
@@ -56,6 +60,72 @@ impl<'a> Folder<'a> {
                 format!("is not JSON: {e}"),
             )),
         }
+    }
+}
+
+/// A JSON value in which no object has a key twice.
+pub fn parse_strict(bytes: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice::<Strict>(bytes).map(|Strict(value)| value)
+}
+
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct StrictVisitor;
+
+        impl<'de> Visitor<'de> for StrictVisitor {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> std::result::Result<Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Strict(item)) = seq.next_element()? {
+                    list.push(item);
+                }
+                Ok(Value::Array(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Value, A::Error> {
+                let mut object = Map::new();
+                while let Some((key, Strict(value))) = map.next_entry::<String, Strict>()? {
+                    if object.contains_key(&key) {
+                        return Err(serde::de::Error::custom(format!(
+                            "the key {key:?} appears twice in one object"
+                        )));
+                    }
+                    object.insert(key, value);
+                }
+                Ok(Value::Object(object))
+            }
+        }
+
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
     }
 }
 

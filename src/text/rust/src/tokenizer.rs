@@ -1,5 +1,6 @@
 //! Loading a tokenizer and asking for its tokens.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use tokenizers::{AddedToken, Encoding, ModelWrapper, Token};
@@ -8,8 +9,10 @@ use crate::added_tokens::AddedTokens;
 use crate::config::TokenizerConfig;
 use crate::decode::Chain;
 use crate::error::{Error, Result};
+use crate::estimate::{self, Estimate};
 use crate::files::Folder;
 use crate::long_word::LongWords;
+use crate::memory;
 use crate::tokenizer_json::{self, AddedEntry};
 
 pub struct Tokenizer {
@@ -22,6 +25,13 @@ pub struct Tokenizer {
     pub chain: Chain,
     /// Merging of long words; None for models that need the crate for them.
     pub long_words: Option<LongWords>,
+    /// What encoding takes.
+    pub estimate: Estimate,
+    /// Bytes of each id's token in the vocabulary, and what a decoder can make of one.
+    token_sizes: HashMap<u32, usize>,
+    decoded_growth: f64,
+    /// Bytes of the longest token as a text has it.
+    pub longest_token: usize,
     pub vocab_size: u32,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
@@ -38,33 +48,51 @@ impl Tokenizer {
             ))
         })?;
         let outline = tokenizer_json::check(&path, bytes)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::model_file(&path, format!("is not a tokenizer: {e}")))?;
-        check_added_ids(&path, &inner, &outline.added)?;
-        // Both are switches of a call in transformers, whatever the file says.
-        inner
-            .with_truncation(None)
-            .map_err(|e| Error::internal(e.to_string()))?;
-        inner.with_padding(None);
+        // Before anything is made of its parts.
+        let bad = |problem| Error::model_file(&path, problem);
+        let long_words = outline.bpe.and_then(LongWords::new);
+        let (normalizer, pre_tokenizer) = (&outline.normalizer, &outline.pre_tokenizer);
+        let estimate =
+            Estimate::new(normalizer, pre_tokenizer, long_words.is_some()).map_err(bad)?;
+        let decoded = estimate::checked(&outline.decoder, "decoder").map_err(bad)?;
 
         let config = TokenizerConfig::load(folder)?;
+        let texts = outline.added.iter().map(|token| &token.content);
+        let texts = texts.chain(config.texts()).map(String::len).sum();
+        estimate::check_added(normalizer, texts).map_err(bad)?;
+
+        let mut inner = parse(&path, bytes, &outline.added)?;
         add_declared(&mut inner, &config)?;
         let added = AddedTokens::new(inner.get_added_tokens_decoder(), inner.get_normalizer())?;
         let largest_added = inner.get_added_tokens_decoder().keys().copied().max();
-        let vocab_size = largest_added.map_or(0, |id| id + 1).max(outline.vocab_size);
         let (prefix, suffix) = added_around(&path, &inner, &config)?;
         let find = |name| config.special_text(name).and_then(|t| inner.token_to_id(t));
-        Ok(Tokenizer {
+        let mut tokenizer = Tokenizer {
             bos: find("bos_token"),
             eos: find("eos_token"),
-            chain: Chain::new(&outline.decoder, inner.get_decoder()),
-            long_words: outline.bpe.and_then(LongWords::new),
+            chain: Chain::new(outline.decoder, inner.get_decoder()),
+            long_words,
+            estimate,
+            token_sizes: HashMap::new(),
+            // Without a decoder tokens are joined by spaces.
+            decoded_growth: decoded.most() + 1.0,
             inner,
             added,
             prefix,
             suffix,
-            vocab_size,
-        })
+            vocab_size: largest_added.map_or(0, |id| id + 1).max(outline.vocab_size),
+            longest_token: 0,
+        };
+        tokenizer.measure();
+        Ok(tokenizer)
+    }
+
+    /// Finds the sizes of all tokens.
+    fn measure(&mut self) {
+        let vocab = self.inner.get_vocab(true);
+        let texts = vocab.values().map(|id| self.token_bytes(*id as i32).len());
+        self.longest_token = texts.max().unwrap_or(0);
+        self.token_sizes = vocab.iter().map(|(token, id)| (*id, token.len())).collect();
     }
 
     /// Whether a word that is a token is taken whole, whatever its merges.
@@ -98,14 +126,32 @@ impl Tokenizer {
         }
     }
 
-    pub fn decode(&self, ids: &[i32], skip_special: bool) -> String {
+    pub fn decode(&self, ids: &[i32], skip_special: bool) -> Result<String> {
+        memory::room_for(self.decoding_memory(ids))?;
         let mut chain = self.chain.clone();
         let mut text = String::new();
         for id in ids {
+            memory::check()?;
             self.push_token(&mut chain, *id, skip_special, &mut text);
         }
         chain.finish(&mut text);
-        text
+        Ok(text)
+    }
+
+    /// Bytes of memory that decoding the ids may take: the text while it grows, its copies in the
+    /// answer and, with a decoder that needs all tokens at once, those.
+    pub fn decoding_memory(&self, ids: &[i32]) -> usize {
+        const COPIES: usize = 6;
+        const TOKEN: usize = 64;
+        let token = if self.chain.keeps_tokens() { TOKEN } else { 0 };
+        let sizes = ids.iter().map(|id| {
+            let size = u32::try_from(*id)
+                .ok()
+                .and_then(|id| self.token_sizes.get(&id));
+            size.map_or(0, |size| *size) + token
+        });
+        let text = sizes.sum::<usize>() as f64 * self.decoded_growth;
+        (text as usize).saturating_mul(COPIES)
     }
 
     /// The bytes that the token stands for inside a text; none for an id without a token.
@@ -116,6 +162,19 @@ impl Tokenizer {
             None => Vec::new(),
         }
     }
+}
+
+/// What the crate makes of a checked tokenizer.json.
+fn parse(path: &Path, bytes: &[u8], added: &[AddedEntry]) -> Result<tokenizers::Tokenizer> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        .map_err(|e| Error::model_file(path, format!("is not a tokenizer: {e}")))?;
+    check_added_ids(path, &inner, added)?;
+    // Both are switches of a call in transformers, whatever the file says.
+    inner
+        .with_truncation(None)
+        .map_err(|e| Error::internal(e.to_string()))?;
+    inner.with_padding(None);
+    Ok(inner)
 }
 
 /// The crate numbers added tokens itself; a file whose ids it does not reproduce (because ids are

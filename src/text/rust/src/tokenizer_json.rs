@@ -9,18 +9,28 @@ use std::path::Path;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Largest JSON text of the normalizer, the pre-tokenizer, the post-processor and the decoder. The
 /// longest published ones are SentencePiece's character maps, below 1 MB.
 const MAX_PART_BYTES: usize = 8 << 20;
 
+/// Longest token. Published ones have some hundred bytes; a model can say any token again and again.
+const MAX_TOKEN_BYTES: usize = 16 << 10;
+/// Longest added token, and all of them together. Automata of many times their size are made of them.
+const MAX_ADDED_TOKEN_BYTES: usize = 1 << 10;
+const MAX_ADDED_BYTES: usize = 1 << 20;
+
 /// What later steps need of the file beyond what the `tokenizers` crate gives.
 pub struct Outline {
     pub added: Vec<AddedEntry>,
-    /// The decoder's JSON, "null" when there is none.
-    pub decoder: String,
+    /// The parts' JSON, null when there is none.
+    pub normalizer: Value,
+    pub pre_tokenizer: Value,
+    pub decoder: Value,
     /// Largest id + 1.
     pub vocab_size: u32,
     /// Merges and alphabet of a BPE model.
@@ -225,11 +235,17 @@ pub fn check(path: &Path, bytes: &[u8]) -> Result<Outline> {
     if vocab.is_empty() && file.added_tokens.as_ref().is_none_or(Vec::is_empty) {
         return Err(bad("has no tokens".into()));
     }
-    let decoder = file.decoder.map_or("null".into(), |d| d.get().to_owned());
+    let decoder = file.decoder.as_ref().map_or("", |part| part.get());
     if file.model.byte_fallback == Some(true) || decoder.contains("\"ByteFallback\"") {
         check_byte_tokens(vocab).map_err(bad)?;
     }
     let added = file.added_tokens.unwrap_or_default();
+    if let Some(long) = vocab.keys().find(|text| text.len() > MAX_TOKEN_BYTES) {
+        return Err(bad(too_long("token", long, MAX_TOKEN_BYTES)));
+    }
+    if let Some(problem) = added_problem(added.iter().map(|token| &token.content)) {
+        return Err(bad(problem));
+    }
     check_added(&added, vocab).map_err(bad)?;
     if let (Some(unk), false) = (&file.model.unk_token, file.model.vocab.listed) {
         if !vocab.contains_key(unk) && !added.iter().any(|a| a.content == *unk) {
@@ -241,9 +257,17 @@ pub fn check(path: &Path, bytes: &[u8]) -> Result<Outline> {
     let largest = vocab.values().copied().max();
     let largest = largest.max(added.iter().map(|a| a.id as u32).max());
     let bpe = bpe_outline(&file.model).map_err(bad)?;
+    let parsed = |part: Option<Box<RawValue>>| {
+        let part = part.map_or(Ok(Value::Null), |part| {
+            files::parse_strict(part.get().as_bytes())
+        });
+        part.map_err(|e| bad(format!("is not a tokenizer: {e}")))
+    };
     Ok(Outline {
         added,
-        decoder,
+        normalizer: parsed(file.normalizer)?,
+        pre_tokenizer: parsed(file.pre_tokenizer)?,
+        decoder: parsed(file.decoder)?,
         vocab_size: largest.map_or(0, |id| id + 1),
         bpe,
     })
@@ -308,6 +332,26 @@ fn check_byte_tokens(vocab: &HashMap<String, u32>) -> std::result::Result<(), St
         }
     }
     Ok(())
+}
+
+/// The problem with the lengths of added tokens, if there is one.
+pub fn added_problem<'a>(texts: impl Iterator<Item = &'a String> + Clone) -> Option<String> {
+    if let Some(long) = texts
+        .clone()
+        .find(|text| text.len() > MAX_ADDED_TOKEN_BYTES)
+    {
+        return Some(too_long("added token", long, MAX_ADDED_TOKEN_BYTES));
+    }
+    let all: usize = texts.map(String::len).sum();
+    (all > MAX_ADDED_BYTES).then(|| {
+        format!("its added tokens have {all} bytes together; at most {MAX_ADDED_BYTES} are allowed")
+    })
+}
+
+fn too_long(what: &str, text: &str, most: usize) -> String {
+    let start: String = text.chars().take(40).collect();
+    let size = text.len();
+    format!("{what} {start:?}... has {size} bytes; at most {most} are allowed")
 }
 
 fn check_added(

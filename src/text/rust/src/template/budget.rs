@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use minijinja::{Error, ErrorKind, Value};
 
+use crate::memory;
+
 /// Instructions of one rendering. A conversation of 10,000 messages takes about 2 million.
 pub const STEPS: u64 = 5_000_000;
 /// Bytes of all strings and lists that a rendering makes, kept or not.
@@ -17,6 +19,12 @@ const OUTPUT_BYTES: u64 = 8 << 20;
 const OUTPUT_PER_CONTEXT_BYTE: u64 = 8;
 /// Longest list that an operator may make.
 pub const MAX_ITEMS: usize = 1_000_000;
+/// Bytes of memory of a rendering, and further ones for each byte of context. With many small
+/// messages most of it is the lists and dicts that hold them.
+const MEMORY_BYTES: u64 = 4 << 20;
+const MEMORY_PER_CONTEXT_BYTE: u64 = 160;
+/// What a template may take beyond that, where the machine has it.
+const MORE_MEMORY_BYTES: u64 = 1 << 30;
 /// Wall time, against single operations that are slow. Steps are the limit that real loops meet.
 const TIME: Duration = Duration::from_secs(5);
 /// Nesting of values that may be written out.
@@ -26,36 +34,60 @@ thread_local! {
     static WORK: Cell<u64> = const { Cell::new(0) };
     static OUTPUT: Cell<u64> = const { Cell::new(0) };
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
-    static REFUSAL: RefCell<Option<String>> = const { RefCell::new(None) };
+    static MEMORY: Cell<isize> = const { Cell::new(isize::MAX) };
+    /// Whether the machine, not the template, is why it gets no more.
+    static LIMITED: Cell<bool> = const { Cell::new(false) };
+    static REFUSAL: RefCell<Option<crate::error::Error>> = const { RefCell::new(None) };
 }
 
-/// Starts the thread's rendering of a context of so many bytes.
-pub fn start(context_bytes: usize) {
+/// Bytes of memory that rendering a context of so many bytes takes: at least, and at most.
+pub fn memory_of(context_bytes: usize) -> (u64, u64) {
+    let least = MEMORY_BYTES + MEMORY_PER_CONTEXT_BYTE * context_bytes as u64;
+    (least, least + MORE_MEMORY_BYTES)
+}
+
+/// Starts the thread's rendering of a context of so many bytes, in so much memory.
+pub fn start(context_bytes: usize, memory: u64) {
     let context = context_bytes as u64;
     WORK.set(WORK_BYTES + WORK_PER_CONTEXT_BYTE * context);
     OUTPUT.set(OUTPUT_BYTES + OUTPUT_PER_CONTEXT_BYTE * context);
+    MEMORY.set(isize::try_from(memory).unwrap_or(isize::MAX));
+    LIMITED.set(memory < memory_of(context_bytes).1);
     DEADLINE.set(Some(Instant::now() + TIME));
     REFUSAL.set(None);
 }
 
 /// What raise_exception or an exhausted budget said, which is all that a client needs to read.
-pub fn refusal() -> Option<String> {
+pub fn refusal() -> Option<crate::error::Error> {
     REFUSAL.take()
 }
 
 /// An error whose message reaches the client as it is.
 pub fn refuse(message: impl Into<String>) -> Error {
-    let message = message.into();
-    REFUSAL.set(Some(message.clone()));
-    Error::new(ErrorKind::InvalidOperation, message)
+    refuse_with(crate::error::Error::request(message))
+}
+
+fn refuse_with(refusal: crate::error::Error) -> Error {
+    let error = Error::new(ErrorKind::InvalidOperation, refusal.message.clone());
+    REFUSAL.set(Some(refusal));
+    error
 }
 
 pub fn error(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// Checks the clock. Called before every operation whose time depends on its operands.
+/// Checks the clock and the memory. Called before every operation whose time depends on its
+/// operands.
 pub fn tick() -> Result<(), Error> {
+    memory::check().map_err(refuse_with)?;
+    if memory::held() > MEMORY.get() {
+        let message = "the chat template takes more memory for this conversation than it may";
+        return Err(refuse_with(match LIMITED.get() {
+            true => crate::error::Error::memory(message),
+            false => crate::error::Error::request(message),
+        }));
+    }
     match DEADLINE.get() {
         Some(deadline) if Instant::now() > deadline => Err(refuse(
             "the chat template takes too long for this conversation",
@@ -67,6 +99,7 @@ pub fn tick() -> Result<(), Error> {
 /// Takes bytes of work off the budget, before they are allocated.
 pub fn charge(bytes: usize) -> Result<(), Error> {
     tick()?;
+    memory::room_for(bytes).map_err(refuse_with)?;
     match WORK.get().checked_sub(bytes as u64) {
         Some(left) => {
             WORK.set(left);

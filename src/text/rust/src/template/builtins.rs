@@ -6,6 +6,7 @@ use minijinja::{filters, format_filter, Environment, Error, FormatStyle, State, 
 
 use super::budget::{self, charge, charge_values};
 use super::clock;
+use super::program;
 use super::python::{self, JsonStyle};
 
 pub fn add_to(env: &mut Environment) {
@@ -154,6 +155,7 @@ fn add_tests(env: &mut Environment) {
     env.add_test("number", |value: Value| {
         matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
     });
+    env.add_test("divisibleby", program::is_divisible);
     env.add_test("callable", |value: Value| {
         matches!(value.kind(), ValueKind::Plain)
     });

@@ -4,21 +4,30 @@ mod budget;
 mod builtins;
 mod clock;
 mod methods;
+#[cfg(test)]
+mod panics_test;
 mod program;
 mod provenance;
 mod python;
+mod slices;
 mod source;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
 use serde_json::Map;
 
 use crate::config::TokenizerConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::files::{File, Folder};
 use crate::guard;
 use crate::tokenizer_json;
+pub use budget::memory_of;
 use program::Program;
 use provenance::SpecialTexts;
+
+/// Stack of a rendering's thread.
+const STACK_BYTES: usize = 512 << 20;
+/// Address space of it: the stack, and what the C library maps for a new thread's allocations.
+pub const ADDRESSES: usize = STACK_BYTES + (128 << 20);
 
 pub struct Template {
     env: Environment<'static>,
@@ -37,8 +46,11 @@ impl Template {
             return Ok(None);
         };
         let compile = |text: &str| {
-            on_large_stack(|| Ok(Program::compile(text)))?
-                .map_err(|e| Error::model_file(&found.file, format!("is not a template: {e}")))
+            let bad = |problem| Error::model_file(&found.file, problem);
+            match on_large_stack(|| Program::compile(text))? {
+                Some(compiled) => compiled.map_err(|e| bad(format!("is not a template: {e}"))),
+                None => Err(bad("is a template that the engine fails on".into())),
+            }
         };
         Ok(Some(Template {
             env: program::environment(),
@@ -49,12 +61,13 @@ impl Template {
         }))
     }
 
-    /// The text of a conversation, with guard marks around special tokens of the user's.
-    pub fn render(&self, context: &str) -> Result<String> {
+    /// The text of a conversation, with guard marks around special tokens of the user's, rendered
+    /// in at most so many bytes of memory.
+    pub fn render(&self, context: &str, memory: u64) -> Result<String> {
         let context: Map<String, serde_json::Value> = serde_json::from_str(context)
             .map_err(|e| Error::request(format!("the conversation is not a JSON object: {e}")))?;
         let bytes = context_size(&context);
-        let plain = self.render_once(&context, bytes)?;
+        let plain = self.render_once(&context, bytes, memory)?;
         let Some(marked) = self.special_texts.mark_context(&context) else {
             return Ok(if guard::may_hold_marks(&plain) {
                 guard::mark(&plain, &[])
@@ -63,8 +76,9 @@ impl Template {
             });
         };
         // A template that refuses the marked conversation alone says nothing about its own tokens.
-        let places = match self.render_once(&marked, bytes) {
+        let places = match self.render_once(&marked, bytes, memory) {
             Ok(marked) => self.special_texts.places_of_user(&plain, &marked),
+            Err(error) if error.kind != Kind::Request => return Err(error),
             Err(_) => self.special_texts.all_places(&plain),
         };
         Ok(guard::mark(&plain, &places))
@@ -75,10 +89,16 @@ impl Template {
         &self,
         context: &Map<String, serde_json::Value>,
         context_bytes: usize,
+        memory: u64,
     ) -> Result<String> {
-        on_large_stack(|| {
-            budget::start(context_bytes);
+        let rendered = on_large_stack(|| {
+            budget::start(context_bytes, memory);
             self.run(context)
+        });
+        rendered?.unwrap_or_else(|| {
+            Err(Error::request(
+                "the chat template's engine fails on this conversation",
+            ))
         })
     }
 
@@ -99,24 +119,32 @@ impl Template {
 }
 
 /// Runs on a thread of its own, for a budget of its own and for its stack: expressions are nested
-/// as deep as a template is long, and values as deep as its steps go. Only touched pages cost.
-fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    const STACK_BYTES: usize = 512 << 20;
+/// as deep as a template is long, and values as deep as its steps go. Only touched pages cost. None
+/// when the work panics.
+fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<Option<T>> {
     std::thread::scope(|scope| {
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("template".into())
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, work)
-            .map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?
-            .join()
-            .unwrap_or_else(|_| Err(Error::internal("the chat template's thread failed")))
+            .map_err(|_| no_thread())?;
+        Ok(thread.join().ok())
     })
+}
+
+/// Whether there are no threads at all, or only no room for a large stack: the system says the same.
+fn no_thread() -> Error {
+    let small = std::thread::Builder::new().stack_size(64 << 10);
+    match small.spawn(|| ()).map(std::thread::JoinHandle::join) {
+        Ok(_) => Error::memory("there is no address space for the chat template's thread"),
+        Err(_) => Error::thread("cannot start a thread for the chat template"),
+    }
 }
 
 /// A budget's or raise_exception's own message, or minijinja's with the line.
 fn request_error(error: JinjaError) -> Error {
-    if let Some(message) = budget::refusal() {
-        return Error::request(message);
+    if let Some(refusal) = budget::refusal() {
+        return refusal;
     }
     if error.kind() == ErrorKind::OutOfFuel {
         return Error::request("the chat template takes too many steps for this conversation");

@@ -17,14 +17,14 @@ use minijinja::value::{Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, FormatStyle, UndefinedBehavior, Value};
 
 use super::budget::{self, charge};
-use super::{builtins, methods, python};
+use super::{builtins, methods, python, slices};
 
 /// Names that no template can write.
 const CONCAT: &str = "+concat";
 const CHECK_ADD: &str = "+add";
 const CHECK_MUL: &str = "+mul";
 const CHECK_IN: &str = "+in";
-const CHECK_SLICE: &str = "+slice";
+const SLICE: &str = "+slice";
 const TICK: &str = "+tick";
 
 const REMAINDER: &str = "+remainder";
@@ -55,7 +55,9 @@ pub struct Program {
 impl Program {
     /// Compiles with the options of transformers: trim_blocks and lstrip_blocks.
     pub fn compile(text: &str) -> Result<Program, Error> {
-        let source: Box<str> = unfolded(&without_generation_tags(text))?.into();
+        // Jinja2 has one line end, whatever the file has.
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let source: Box<str> = unfolded(&without_generation_tags(&text))?.into();
         // SAFETY: the box's text stays where it is, unchanged, until the Program is dropped, and
         // the fields that borrow from it are private and dropped before it.
         let text: &'static str = unsafe { &*std::ptr::from_ref::<str>(&source) };
@@ -121,7 +123,7 @@ pub fn environment() -> Environment<'static> {
     env.add_function(CHECK_ADD, |operands: Value| check(operands, sum_size));
     env.add_function(CHECK_MUL, |operands: Value| check(operands, product_size));
     env.add_function(CHECK_IN, |operands: Value| check(operands, search_size));
-    env.add_function(CHECK_SLICE, |operands: Value| check(operands, slice_size));
+    env.add_function(SLICE, slices::slice);
     env.add_function(REMAINDER, remainder);
     env.add_function(FLOOR_DIVIDE, floor_divide);
     env.add_global(ONE, 1);
@@ -171,7 +173,8 @@ fn product_size(operands: &[Value]) -> Result<usize, Error> {
             return Ok(text.len().saturating_mul(factor));
         }
         if is_list(operand) {
-            return limited_list(operand.len().unwrap_or(0).saturating_mul(factor));
+            // An empty list is gone through as often, too.
+            return limited_list(operand.len().unwrap_or(0).max(1).saturating_mul(factor));
         }
     }
     Ok(0)
@@ -183,10 +186,12 @@ fn search_size(operands: &[Value]) -> Result<usize, Error> {
     Ok(operands.iter().map(budget::size).sum::<usize>() / BYTES_PER_CHARGE)
 }
 
-fn slice_size(operands: &[Value]) -> Result<usize, Error> {
-    // A step backwards goes through a list of characters.
-    let text = operands.first().and_then(Value::as_str);
-    Ok(text.map_or(0, |text| text.len().saturating_mul(5)))
+/// What `is divisibleby` asks.
+pub fn is_divisible(number: Value, by: Value) -> Result<bool, Error> {
+    Ok(match numbers(&number, &by)? {
+        Numbers::Whole(a, b) => a.checked_rem(b).unwrap_or(0) == 0,
+        Numbers::Real(a, b) => a % b == 0.0,
+    })
 }
 
 enum Numbers {
@@ -269,7 +274,7 @@ fn expand<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
         Instruction::IntDiv => vec![Instruction::CallFunction(FLOOR_DIVIDE, Some(2))],
         Instruction::Add => checked(2, CHECK_ADD),
         Instruction::Mul => checked(2, CHECK_MUL),
-        Instruction::Slice => checked(4, CHECK_SLICE),
+        Instruction::Slice => vec![Instruction::CallFunction(SLICE, Some(4))],
         Instruction::In => checked(2, CHECK_IN),
         Instruction::Eq
         | Instruction::Ne

@@ -7,7 +7,6 @@
 //! change what the template writes, whatever it does with strings. Where the two cannot be
 //! aligned, a token counts as the user's.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -44,8 +43,8 @@ struct Occurrence {
 /// The texts of a model's special tokens.
 pub struct SpecialTexts {
     finder: Option<AhoCorasick>,
-    /// All proper starts of special tokens, and the longest one's bytes.
-    starts: HashSet<String>,
+    /// The texts in order, and the longest one's bytes.
+    texts: Vec<String>,
     longest: usize,
 }
 
@@ -54,22 +53,14 @@ impl SpecialTexts {
         texts.retain(|text| !text.is_empty());
         texts.sort();
         texts.dedup();
-        let mut starts = HashSet::new();
-        for text in &texts {
-            starts.extend(
-                text.char_indices()
-                    .skip(1)
-                    .map(|(i, _)| text[..i].to_owned()),
-            );
-        }
         SpecialTexts {
             finder: AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
                 .build(&texts)
                 .ok()
                 .filter(|_| !texts.is_empty()),
-            starts,
             longest: texts.iter().map(String::len).max().unwrap_or(0),
+            texts,
         }
     }
 
@@ -87,12 +78,20 @@ impl SpecialTexts {
             .collect()
     }
 
-    /// Whether the text ends like the start of a special token.
+    /// Whether the text ends like the start of a special token, short of its end.
     fn ends_open(&self, text: &str) -> bool {
         let first = text.len().saturating_sub(self.longest);
         (first..text.len())
             .filter(|at| text.is_char_boundary(*at))
-            .any(|at| self.starts.contains(&text[at..]))
+            .any(|at| self.begins_one(&text[at..]))
+    }
+
+    fn begins_one(&self, start: &str) -> bool {
+        // In order, the tokens that begin so come right after the text itself.
+        let after = self.texts.partition_point(|text| text.as_str() <= start);
+        self.texts
+            .get(after)
+            .is_some_and(|text| text.starts_with(start))
     }
 
     /// The text with marks; None when it needs none.

@@ -1,4 +1,5 @@
-// From a parsed request to a plan: templates, token ids, and what depends on the prompt's length.
+// From a parsed request to an accepted one: templates, token ids, and what depends on the prompt's
+// length.
 
 #include <fmt/format.h>
 
@@ -88,33 +89,34 @@ void Api::check_text_size(size_t bytes, const CommonRequest& request) const {
                           context_length_is(limits_), most_text_bytes_, bytes));
 }
 
-GenerationPlan Api::plan_common(const CommonRequest& request, ByteShare held, bool chat) const {
-  GenerationPlan plan;
-  plan.held = std::move(held);
-  plan.chat = chat;
-  plan.identity.id = (chat ? "chatcmpl-" : "cmpl-") +
-                     (usable_id(request.request_id) ? request.request_id : random_hex());
-  plan.identity.model = model_.names.front();
-  plan.identity.created = std::chrono::duration_cast<std::chrono::seconds>(
-                              std::chrono::system_clock::now().time_since_epoch())
-                              .count();
-  plan.sampling = request.sampling;
+GenerationRequest Api::accept_common(const CommonRequest& request, ByteShare held,
+                                     bool chat) const {
+  GenerationRequest accepted;
+  accepted.held = std::move(held);
+  accepted.chat = chat;
+  accepted.identity.id = (chat ? "chatcmpl-" : "cmpl-") +
+                         (usable_id(request.request_id) ? request.request_id : random_hex());
+  accepted.identity.model = model_.names.front();
+  accepted.identity.created = std::chrono::duration_cast<std::chrono::seconds>(
+                                  std::chrono::system_clock::now().time_since_epoch())
+                                  .count();
+  accepted.sampling = request.sampling;
   engine::TokenRules rules = request.rules;
   rules.bad_words = bad_word_ids(request.bad_words);
-  plan.sampling.rules = engine::token_rules(std::move(rules));
-  plan.priority = request.priority;
-  plan.stop = request.stop;
-  plan.include_stop = request.include_stop;
-  plan.skip_special = request.skip_special;
-  plan.stream = request.stream;
-  plan.include_usage = request.include_usage;
-  plan.continuous_usage = request.continuous_usage;
-  plan.echo = request.echo;
-  plan.return_token_ids = request.return_token_ids;
-  plan.tokens_as_ids = request.tokens_as_ids;
-  plan.prompt_details = prompt_details_;
+  accepted.sampling.rules = engine::token_rules(std::move(rules));
+  accepted.priority = request.priority;
+  accepted.stop = request.stop;
+  accepted.include_stop = request.include_stop;
+  accepted.skip_special = request.skip_special;
+  accepted.stream = request.stream;
+  accepted.include_usage = request.include_usage;
+  accepted.continuous_usage = request.continuous_usage;
+  accepted.echo = request.echo;
+  accepted.return_token_ids = request.return_token_ids;
+  accepted.tokens_as_ids = request.tokens_as_ids;
+  accepted.prompt_details = prompt_details_;
   if (!request.stop.empty() && !model_.tokenizer) tokenizer("stop");
-  return plan;
+  return accepted;
 }
 
 /// The shape a banned word can have in the text: at its beginning, or after a space.
@@ -139,29 +141,29 @@ std::vector<std::vector<int32_t>> Api::bad_word_ids(const std::vector<std::strin
   return out;
 }
 
-void Api::finish_prompt(const CommonRequest& request, GenerationPlan& plan,
-                        GenerationPlan::Prompt prompt, const char* field) const {
+void Api::finish_prompt(const CommonRequest& request, GenerationRequest& accepted,
+                        GenerationRequest::Prompt prompt, const char* field) const {
   truncate(request, limits_.max_model_len, prompt.ids);
   if (prompt.ids.empty()) value_error(field, fmt::format("{} has no tokens", field));
   check_token_ids(prompt.ids, field, limits_.vocab_size);
   const auto size = static_cast<int64_t>(prompt.ids.size());
   check_prompt_size(size, limits_);
   const int64_t room = limits_.max_model_len - size;
-  plan.echo_only = request.echo && request.max_tokens == 0;
+  accepted.echo_only = request.echo && request.max_tokens == 0;
   // More than the context alone has been refused; what the prompt leaves of it is given, as in
   // vLLM.
-  int64_t most = std::min(room, request.max_tokens.value_or(plan.chat ? room : 16));
+  int64_t most = std::min(room, request.max_tokens.value_or(accepted.chat ? room : 16));
   if (defaults_.max_new_tokens && *defaults_.max_new_tokens > 0) {
     most = std::min(most, *defaults_.max_new_tokens);
   }
   prompt.max_tokens = static_cast<int32_t>(std::max<int64_t>(most, 1));
-  if (plan.sampling.min_tokens > prompt.max_tokens) {
+  if (accepted.sampling.min_tokens > prompt.max_tokens) {
     value_error("min_tokens", fmt::format("min_tokens is {}, more than the {} tokens at most",
-                                          plan.sampling.min_tokens, prompt.max_tokens));
+                                          accepted.sampling.min_tokens, prompt.max_tokens));
   }
   // The ids are here, with the engine, and once more there when they are made distinct.
-  plan.held.grow(prompt.ids.size() * 3 * sizeof(int32_t) + prompt.text.size());
-  plan.prompts.push_back(std::move(prompt));
+  accepted.held.grow(prompt.ids.size() * 3 * sizeof(int32_t) + prompt.text.size());
+  accepted.prompts.push_back(std::move(prompt));
 }
 
 std::string Api::decode(const std::vector<int32_t>& ids, bool skip_special,
@@ -170,32 +172,33 @@ std::string Api::decode(const std::vector<int32_t>& ids, bool skip_special,
   return model_.tokenizer->decode(ids, skip_special);
 }
 
-GenerationPlan Api::plan_completion(CompletionRequest& request, ByteShare held,
-                                    const std::atomic<bool>* cancel) const {
-  GenerationPlan plan = plan_common(request, std::move(held), false);
+GenerationRequest Api::accept_completion(CompletionRequest& request, ByteShare held,
+                                         const std::atomic<bool>* cancel) const {
+  GenerationRequest accepted = accept_common(request, std::move(held), false);
   if (request.echo && request.sampling.logprobs >= 0) {
     if (request.stream && request.sampling.n > 1) {
       not_yet("echo", "streaming an echo with logprobs for n above 1");
     }
-    plan.sampling.prompt_logprobs = std::max(plan.sampling.prompt_logprobs, plan.sampling.logprobs);
+    accepted.sampling.prompt_logprobs =
+        std::max(accepted.sampling.prompt_logprobs, accepted.sampling.logprobs);
   }
   for (CompletionRequest::Prompt& source : request.prompts) {
-    GenerationPlan::Prompt prompt;
+    GenerationRequest::Prompt prompt;
     if (auto* text = std::get_if<std::string>(&source)) {
       check_text_size(text->size(), request);
-      const ByteShare work = plan.held.another(text->size() * kTextWork);
+      const ByteShare work = accepted.held.another(text->size() * kTextWork);
       prompt.ids = tokenizer("prompt").encode(*text, request.add_special_tokens,
                                               text::Tokenizer::Specials::kParse, cancel);
       prompt.text = std::move(*text);
     } else {
       prompt.ids = std::move(std::get<std::vector<int32_t>>(source));
       if (request.echo && model_.tokenizer) {
-        prompt.text = decode(prompt.ids, request.skip_special, plan.held);
+        prompt.text = decode(prompt.ids, request.skip_special, accepted.held);
       }
     }
-    finish_prompt(request, plan, std::move(prompt), "prompt");
+    finish_prompt(request, accepted, std::move(prompt), "prompt");
   }
-  return plan;
+  return accepted;
 }
 
 std::string Api::render(ChatInput& chat) const {
@@ -226,30 +229,31 @@ std::string Api::render(ChatInput& chat) const {
   return rendered;
 }
 
-GenerationPlan Api::plan_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const {
-  GenerationPlan plan = plan_common(request, std::move(held), true);
+GenerationRequest Api::accept_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const {
+  GenerationRequest accepted = accept_common(request, std::move(held), true);
   const int64_t bytes = text_bytes(request.chat.messages);
   if (bytes > limits_.max_prompt_bytes) {
     value_error("messages", fmt::format("the messages have {} bytes; --max-prompt-bytes is {}",
                                         bytes, limits_.max_prompt_bytes));
   }
-  ByteShare work = plan.held.another(body_bytes * kRenderWork);
+  ByteShare work = accepted.held.another(body_bytes * kRenderWork);
   const std::string rendered = render(request.chat);
   check_text_size(rendered.size(), request);
   work.resize(rendered.size() * kTextWork);
-  GenerationPlan::Prompt prompt;
+  GenerationRequest::Prompt prompt;
   prompt.ids = model_.tokenizer->encode_chat(rendered, request.add_special_tokens);
   prompt.text = text::ChatTemplate::without_guards(rendered);
-  plan.role = request.chat.add_generation_prompt ? response_role_ : request.chat.last_role;
-  plan.echo_text = request.echo && request.chat.last_role == plan.role ? request.chat.last_content
-                                                                       : std::string();
-  plan.return_prompt_text = request.return_prompt_text;
-  plan.parse_tool_calls = request.parse_tool_calls;
-  plan.parallel_tool_calls = request.parallel_tool_calls;
+  accepted.role = request.chat.add_generation_prompt ? response_role_ : request.chat.last_role;
+  accepted.echo_text = request.echo && request.chat.last_role == accepted.role
+                           ? request.chat.last_content
+                           : std::string();
+  accepted.return_prompt_text = request.return_prompt_text;
+  accepted.parse_tool_calls = request.parse_tool_calls;
+  accepted.parallel_tool_calls = request.parallel_tool_calls;
   // The marks of a call may be special tokens; without them there would be nothing to parse.
-  if (plan.parse_tool_calls) plan.skip_special = false;
-  finish_prompt(request, plan, std::move(prompt), "messages");
-  return plan;
+  if (accepted.parse_tool_calls) accepted.skip_special = false;
+  finish_prompt(request, accepted, std::move(prompt), "messages");
+  return accepted;
 }
 
 Response Api::tokenize_now(const json::object& body, ByteShare& held) const {

@@ -25,15 +25,15 @@ std::vector<std::filesystem::path> published_configs() {
   return files;
 }
 
-/// What a plan holds, item by item.
+/// What a layout holds, item by item.
 struct Inventory {
   std::map<std::string, int64_t> tensors;          ///< name and elements
   std::set<std::string> fused;                     ///< other spellings
   std::vector<std::pair<int64_t, size_t>> places;  ///< offset and bytes
   int64_t elements = 0;
 
-  Inventory(const WeightPlan& plan, const backend::Backend& backend) : backend_(backend) {
-    for_each_item(plan, [&](const auto& placed, WeightPart, size_t) {
+  Inventory(const WeightLayout& layout, const backend::Backend& backend) : backend_(backend) {
+    for_each_item(layout, [&](const auto& placed, WeightPart, size_t) {
       if (placed.present()) add(placed);
     });
     std::sort(places.begin(), places.end());
@@ -72,47 +72,48 @@ struct Inventory {
   const backend::Backend& backend_;
 };
 
-class WeightPlanTest : public testing::Test {
+class WeightLayoutTest : public testing::Test {
  protected:
   std::unique_ptr<backend::Backend> backend_ = backend::make_reference_backend();
 };
 
-TEST_F(WeightPlanTest, HoldsExactlyTheParametersOfTheSpec) {
+TEST_F(WeightLayoutTest, HoldsExactlyTheParametersOfTheSpec) {
   for (const std::filesystem::path& file : published_configs()) {
     SCOPED_TRACE(file.string());
     const ModelSpec spec = load_spec(file);
-    const Inventory inventory(plan_weights(spec, *backend_, tensor::DType::kBF16), *backend_);
+    const Inventory inventory(lay_out_weights(spec, *backend_, tensor::DType::kBF16), *backend_);
     EXPECT_EQ(inventory.elements, count_parameters(spec).total);
   }
 }
 
-TEST_F(WeightPlanTest, PlacesAreAlignedAndApart) {
+TEST_F(WeightLayoutTest, PlacesAreAlignedAndApart) {
   for (const std::filesystem::path& file : published_configs()) {
     SCOPED_TRACE(file.string());
-    const WeightPlan plan = plan_weights(load_spec(file), *backend_, tensor::DType::kBF16);
+    const WeightLayout layout = lay_out_weights(load_spec(file), *backend_, tensor::DType::kBF16);
     int64_t end = 0;
-    for (const auto& [offset, bytes] : Inventory(plan, *backend_).places) {
+    for (const auto& [offset, bytes] : Inventory(layout, *backend_).places) {
       EXPECT_EQ(offset % 64, 0);
       EXPECT_GE(offset, end);
       end = offset + static_cast<int64_t>(bytes);
     }
-    EXPECT_LE(static_cast<size_t>(end), plan.bytes);
-    EXPECT_LT(plan.bytes - static_cast<size_t>(end), 64u);
+    EXPECT_LE(static_cast<size_t>(end), layout.bytes);
+    EXPECT_LT(layout.bytes - static_cast<size_t>(end), 64u);
   }
 }
 
-TEST_F(WeightPlanTest, NamesTheTensorsOfEveryGoldenCheckpoint) {
+TEST_F(WeightLayoutTest, NamesTheTensorsOfEveryGoldenCheckpoint) {
   for (const auto& entry : std::filesystem::directory_iterator(golden() / "checkpoints")) {
     SCOPED_TRACE(entry.path().string());
-    const WeightPlan plan = plan_weights(load_spec(entry.path()), *backend_, tensor::DType::kF32);
-    Inventory inventory(plan, *backend_);
+    const WeightLayout layout =
+        lay_out_weights(load_spec(entry.path()), *backend_, tensor::DType::kF32);
+    Inventory inventory(layout, *backend_);
     const auto checkpoint = checkpoint::Checkpoint::open(entry.path());
     for (const checkpoint::TensorEntry& tensor : checkpoint.tensors()) {
       if (inventory.fused.contains(tensor.name)) continue;
       const auto planned = inventory.tensors.find(tensor.name);
       if (planned == inventory.tensors.end()) {
         const bool ignored =
-            std::any_of(plan.ignored_suffixes.begin(), plan.ignored_suffixes.end(),
+            std::any_of(layout.ignored_suffixes.begin(), layout.ignored_suffixes.end(),
                         [&](const std::string& suffix) { return tensor.name.ends_with(suffix); });
         EXPECT_TRUE(ignored) << tensor.name;
         continue;
@@ -128,32 +129,33 @@ TEST_F(WeightPlanTest, NamesTheTensorsOfEveryGoldenCheckpoint) {
   }
 }
 
-TEST_F(WeightPlanTest, IsAPureFunction) {
+TEST_F(WeightLayoutTest, IsAPureFunction) {
   const ModelSpec spec = load_spec(golden() / "configs/qwen1.5-moe-a2.7b.json");
-  const WeightPlan once = plan_weights(spec, *backend_, tensor::DType::kBF16);
-  const WeightPlan again = plan_weights(spec, *backend_, tensor::DType::kBF16);
+  const WeightLayout once = lay_out_weights(spec, *backend_, tensor::DType::kBF16);
+  const WeightLayout again = lay_out_weights(spec, *backend_, tensor::DType::kBF16);
   EXPECT_EQ(Inventory(once, *backend_).places, Inventory(again, *backend_).places);
   EXPECT_EQ(once.bytes, again.bytes);
 }
 
 /// What the ranks of a model hold together is the model: each element once, but for what every rank
 /// needs (norms, routers, the shared expert's gate) and the KV heads that several share.
-TEST_F(WeightPlanTest, RanksShareTheModel) {
+TEST_F(WeightLayoutTest, RanksShareTheModel) {
   for (const auto& entry : std::filesystem::directory_iterator(golden() / "checkpoints")) {
     const ModelSpec spec = load_spec(entry.path());
-    const Inventory whole(plan_weights(spec, *backend_, tensor::DType::kF32), *backend_);
+    const Inventory whole(lay_out_weights(spec, *backend_, tensor::DType::kF32), *backend_);
     for (const int64_t ranks : {2, 3, 4, 7}) {
       for (const bool expert_parallel : {false, true}) {
         SCOPED_TRACE(entry.path().string() + ", " + std::to_string(ranks) + " ranks");
         std::map<std::string, int64_t> held;
         for (int64_t rank = 0; rank < ranks; ++rank) {
           const Shard shard{ranks, rank, expert_parallel};
-          const WeightPlan plan = plan_weights(spec, *backend_, tensor::DType::kF32, shard);
-          for (const auto& [name, elements] : Inventory(plan, *backend_).tensors) {
+          const WeightLayout layout = lay_out_weights(spec, *backend_, tensor::DType::kF32, shard);
+          for (const auto& [name, elements] : Inventory(layout, *backend_).tensors) {
             held[name] += elements;
           }
-          const WeightParts parts = weight_parts(plan);
-          EXPECT_EQ(parts.attention + parts.experts + parts.shared + parts.embeddings, plan.bytes);
+          const WeightParts parts = weight_parts(layout);
+          EXPECT_EQ(parts.attention + parts.experts + parts.shared + parts.embeddings,
+                    layout.bytes);
         }
         for (const auto& [name, elements] : whole.tensors) {
           const bool everywhere = name.find("norm") != std::string::npos ||
@@ -174,32 +176,33 @@ TEST_F(WeightPlanTest, RanksShareTheModel) {
   }
 }
 
-TEST_F(WeightPlanTest, KeepsRoutersInFloat32) {
-  const WeightPlan plan = plan_weights(load_spec(golden() / "configs/qwen1.5-moe-a2.7b.json"),
-                                       *backend_, tensor::DType::kBF16);
-  EXPECT_EQ(plan.layers[0].router.item.desc.format.base, tensor::DType::kF32);
-  EXPECT_EQ(plan.layers[0].shared_gate.item.desc.format.base, tensor::DType::kF32);
-  EXPECT_EQ(plan.layers[0].qkv.item.desc.format.base, tensor::DType::kBF16);
+TEST_F(WeightLayoutTest, KeepsRoutersInFloat32) {
+  const WeightLayout layout = lay_out_weights(
+      load_spec(golden() / "configs/qwen1.5-moe-a2.7b.json"), *backend_, tensor::DType::kBF16);
+  EXPECT_EQ(layout.layers[0].router.item.desc.format.base, tensor::DType::kF32);
+  EXPECT_EQ(layout.layers[0].shared_gate.item.desc.format.base, tensor::DType::kF32);
+  EXPECT_EQ(layout.layers[0].qkv.item.desc.format.base, tensor::DType::kBF16);
 }
 
-TEST_F(WeightPlanTest, TiedModelsHaveNoHeadAndMayRepeatIt) {
-  const WeightPlan plan = plan_weights(load_spec(golden() / "configs/qwen3-0.6b.json"), *backend_,
-                                       tensor::DType::kBF16);
-  EXPECT_FALSE(plan.lm_head.present());
+TEST_F(WeightLayoutTest, TiedModelsHaveNoHeadAndMayRepeatIt) {
+  const WeightLayout layout = lay_out_weights(load_spec(golden() / "configs/qwen3-0.6b.json"),
+                                              *backend_, tensor::DType::kBF16);
+  EXPECT_FALSE(layout.lm_head.present());
   EXPECT_EQ(
-      std::count(plan.ignored_suffixes.begin(), plan.ignored_suffixes.end(), "lm_head.weight"), 1);
-  const WeightPlan untied = plan_weights(load_spec(golden() / "configs/llama-3.1-8b.json"),
-                                         *backend_, tensor::DType::kBF16);
+      std::count(layout.ignored_suffixes.begin(), layout.ignored_suffixes.end(), "lm_head.weight"),
+      1);
+  const WeightLayout untied = lay_out_weights(load_spec(golden() / "configs/llama-3.1-8b.json"),
+                                              *backend_, tensor::DType::kBF16);
   EXPECT_TRUE(untied.lm_head.present());
   EXPECT_EQ(
       std::count(untied.ignored_suffixes.begin(), untied.ignored_suffixes.end(), "lm_head.weight"),
       0);
 }
 
-TEST_F(WeightPlanTest, RefusesATypeTheBackendCannotCompute) {
-  EXPECT_THROW(
-      plan_weights(load_spec(golden() / "configs/qwen3-0.6b.json"), *backend_, tensor::DType::kI8),
-      base::ConfigError);
+TEST_F(WeightLayoutTest, RefusesATypeTheBackendCannotCompute) {
+  EXPECT_THROW(lay_out_weights(load_spec(golden() / "configs/qwen3-0.6b.json"), *backend_,
+                               tensor::DType::kI8),
+               base::ConfigError);
 }
 
 }  // namespace

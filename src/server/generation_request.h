@@ -19,7 +19,7 @@ inline size_t logprob_bytes(int32_t count) {
 }
 inline size_t logprob_json_bytes(int32_t count) { return 40 * (1 + static_cast<size_t>(count)); }
 
-struct GenerationPlan {
+struct GenerationRequest {
   ByteShare held;  ///< for all of it
   bool chat = false;
   ResponseIdentity identity;

@@ -13,7 +13,7 @@
 namespace moesaic::model {
 
 /// What a configuration needs, per device, in bytes.
-struct MemoryPlan {
+struct MemoryNeeds {
   uint64_t weights = 0;
   uint64_t kv_cache = 0;
   uint64_t activations = 0;  ///< of one step, logits and backend scratch included
@@ -27,7 +27,7 @@ struct MemoryPlan {
   int64_t kv_tokens = 0;
 };
 
-struct MemoryPlanInputs {
+struct MemoryInputs {
   tensor::WeightFormat format;
   tensor::DType kv_dtype = tensor::DType::kBF16;
   int64_t block_size = 16;
@@ -37,7 +37,7 @@ struct MemoryPlanInputs {
   uint64_t device_bytes = 0;   ///< memory of the device (host memory limit on CPU)
   uint64_t host_bytes = 0;     ///< memory of the host, where that is not the device's; else 0
   double utilization = 0.9;    ///< share of it this instance may use
-  uint64_t request_bytes = 0;  ///< fixed MemoryPlan::requests; 0 = a sixteenth, within bounds
+  uint64_t request_bytes = 0;  ///< fixed MemoryNeeds::requests; 0 = a sixteenth, within bounds
   uint64_t kv_bytes = 0;       ///< fixed KV size; 0 = what is left, at most what can be used
   int64_t kv_blocks = 0;       ///< fixed block count; wins over kv_bytes
 };
@@ -53,13 +53,13 @@ struct DeviceRank {
 ///
 /// Throws UnavailableError, naming each term and the remedies in order, when the weights do not fit
 /// or the KV cache left cannot hold one sequence of max_model_len.
-MemoryPlan plan_memory(const ModelSpec& spec, std::span<const DeviceRank> ranks,
-                       const MemoryPlanInputs& inputs);
+MemoryNeeds memory_needs(const ModelSpec& spec, std::span<const DeviceRank> ranks,
+                         const MemoryInputs& inputs);
 /// Of one rank alone.
-inline MemoryPlan plan_memory(const ModelSpec& spec, const backend::Backend& backend,
-                              const MemoryPlanInputs& inputs) {
+inline MemoryNeeds memory_needs(const ModelSpec& spec, const backend::Backend& backend,
+                                const MemoryInputs& inputs) {
   const DeviceRank solo{&backend, {}};
-  return plan_memory(spec, std::span(&solo, 1), inputs);
+  return memory_needs(spec, std::span(&solo, 1), inputs);
 }
 
 }  // namespace moesaic::model

@@ -47,25 +47,25 @@ class Planner {
           const tensor::WeightFormat& format, const Shard& shard, const TensorNames& names)
       : spec_(spec), backend_(backend), format_(format), shard_(shard), names_(names) {}
 
-  WeightPlan run() {
-    WeightPlan plan;
-    plan.shard = shard_;
+  WeightLayout run() {
+    WeightLayout layout;
+    layout.shard = shard_;
     const Share vocabulary = share_of(spec_.vocab_size, shard_);
     const auto table = [&](const std::string& name) {
       return matrix(format_, {rows_of(whole(name, spec_.vocab_size, spec_.hidden), vocabulary)});
     };
-    plan.embed = table(names_.embed);
+    layout.embed = table(names_.embed);
     for (size_t i = 0; i < spec_.layers.size(); ++i) {
       prefix_ = substitute(names_.layer, "{L}", static_cast<int64_t>(i));
-      plan.layers.push_back(layer(spec_.layers[i]));
+      layout.layers.push_back(layer(spec_.layers[i]));
     }
-    plan.final_norm = vector(1.0f, {whole(names_.final_norm, spec_.hidden)});
-    if (!spec_.tied_embeddings) plan.lm_head = table(names_.lm_head);
-    for_each_item(plan, [&](auto& placed, WeightPart, size_t) { place(placed, plan.bytes); });
-    plan.ignored_suffixes = names_.ignored_suffixes;
+    layout.final_norm = vector(1.0f, {whole(names_.final_norm, spec_.hidden)});
+    if (!spec_.tied_embeddings) layout.lm_head = table(names_.lm_head);
+    for_each_item(layout, [&](auto& placed, WeightPart, size_t) { place(placed, layout.bytes); });
+    layout.ignored_suffixes = names_.ignored_suffixes;
     // Files of tied models often repeat the embedding as the head.
-    if (spec_.tied_embeddings) plan.ignored_suffixes.push_back(names_.lm_head);
-    return plan;
+    if (spec_.tied_embeddings) layout.ignored_suffixes.push_back(names_.lm_head);
+    return layout;
   }
 
  private:
@@ -128,68 +128,70 @@ class Planner {
                    part + "down_proj.weight");
   }
 
-  void attention(const AttentionSpec& spec, const LayerShare& share, LayerPlan& plan) const {
+  void attention(const AttentionSpec& spec, const LayerShare& share, LayerLayout& layout) const {
     const std::string base = prefix_ + names_.attention;
     const int64_t q_width = spec.heads * spec.head_dim;
     const int64_t kv_width = spec.kv_heads * spec.head_dim;
     const Share q = elements(share.heads, spec.head_dim);
     const Share kv = elements(share.kv_heads, spec.head_dim);
     if (q.count > 0) {
-      plan.qkv =
+      layout.qkv =
           matrix(format_, {rows_of(whole(base + "q_proj.weight", q_width, spec_.hidden), q),
                            rows_of(whole(base + "k_proj.weight", kv_width, spec_.hidden), kv),
                            rows_of(whole(base + "v_proj.weight", kv_width, spec_.hidden), kv)});
-      plan.o = matrix(format_, {cols_of(whole(base + "o_proj.weight", spec_.hidden, q_width), q)});
+      layout.o =
+          matrix(format_, {cols_of(whole(base + "o_proj.weight", spec_.hidden, q_width), q)});
     }
     if (spec.qkv_bias) {
-      plan.qkv_bias = vector(0.0f, {rows_of(whole(base + "q_proj.bias", q_width), q),
-                                    rows_of(whole(base + "k_proj.bias", kv_width), kv),
-                                    rows_of(whole(base + "v_proj.bias", kv_width), kv)});
+      layout.qkv_bias = vector(0.0f, {rows_of(whole(base + "q_proj.bias", q_width), q),
+                                      rows_of(whole(base + "k_proj.bias", kv_width), kv),
+                                      rows_of(whole(base + "v_proj.bias", kv_width), kv)});
     }
     if (spec.qk_norm == backend::QkNorm::kPerHead) {
-      plan.q_norm = vector(1.0f, {whole(base + "q_norm.weight", spec.head_dim)});
-      plan.k_norm = vector(1.0f, {whole(base + "k_norm.weight", spec.head_dim)});
+      layout.q_norm = vector(1.0f, {whole(base + "q_norm.weight", spec.head_dim)});
+      layout.k_norm = vector(1.0f, {whole(base + "k_norm.weight", spec.head_dim)});
     } else if (spec.qk_norm == backend::QkNorm::kFull) {
-      plan.q_norm = vector(1.0f, {rows_of(whole(base + "q_norm.weight", q_width), q)});
-      plan.k_norm = vector(1.0f, {rows_of(whole(base + "k_norm.weight", kv_width), kv)});
+      layout.q_norm = vector(1.0f, {rows_of(whole(base + "q_norm.weight", q_width), q)});
+      layout.k_norm = vector(1.0f, {rows_of(whole(base + "k_norm.weight", kv_width), kv)});
     }
     // Added once: by a rank that has heads, and rank 0 has some if any rank has.
     if (spec.o_bias && shard_.rank == 0) {
-      plan.o_bias = vector(0.0f, {whole(base + "o_proj.bias", spec_.hidden)});
+      layout.o_bias = vector(0.0f, {whole(base + "o_proj.bias", spec_.hidden)});
     }
   }
 
-  void moe(const FfnSpec& spec, const LayerShare& share, LayerPlan& plan) const {
+  void moe(const FfnSpec& spec, const LayerShare& share, LayerLayout& layout) const {
     // Router and gate stay float32: they are small, and a choice of experts that rounding flips
     // changes the whole row. Every rank routes every row.
-    plan.router =
+    layout.router =
         matrix(tensor::DType::kF32, {whole(prefix_ + names_.router, spec.experts, spec_.hidden)});
-    plan.experts = experts(spec.experts, spec.width, share.experts, share.width, names_.expert_gate,
-                           names_.expert_up, names_.expert_down);
-    plan.experts.item.fused_gate_up = prefix_ + names_.fused_gate_up;
-    plan.experts.item.fused_down = prefix_ + names_.fused_down;
+    layout.experts = experts(spec.experts, spec.width, share.experts, share.width,
+                             names_.expert_gate, names_.expert_up, names_.expert_down);
+    layout.experts.item.fused_gate_up = prefix_ + names_.fused_gate_up;
+    layout.experts.item.fused_down = prefix_ + names_.fused_down;
     if (spec.shared_width == 0) return;
-    plan.shared = single(spec.shared_width, share.shared_width, names_.shared);
+    layout.shared = single(spec.shared_width, share.shared_width, names_.shared);
     if (spec.shared_gate) {
-      plan.shared_gate =
+      layout.shared_gate =
           matrix(tensor::DType::kF32, {whole(prefix_ + names_.shared_gate, 1, spec_.hidden)});
     }
   }
 
-  LayerPlan layer(const LayerSpec& spec) const {
+  LayerLayout layer(const LayerSpec& spec) const {
     const LayerShare share(spec, shard_);
-    LayerPlan plan;
-    plan.moe = spec.ffn.moe;
-    plan.input_norm = vector(kDummyBranchNorm, {whole(prefix_ + names_.input_norm, spec_.hidden)});
-    attention(spec.attention, share, plan);
-    plan.post_attention_norm =
+    LayerLayout layout;
+    layout.moe = spec.ffn.moe;
+    layout.input_norm =
+        vector(kDummyBranchNorm, {whole(prefix_ + names_.input_norm, spec_.hidden)});
+    attention(spec.attention, share, layout);
+    layout.post_attention_norm =
         vector(kDummyBranchNorm, {whole(prefix_ + names_.post_attention_norm, spec_.hidden)});
     if (spec.ffn.moe) {
-      moe(spec.ffn, share, plan);
+      moe(spec.ffn, share, layout);
     } else {
-      plan.experts = single(spec.ffn.width, share.width, names_.dense);
+      layout.experts = single(spec.ffn.width, share.width, names_.dense);
     }
-    return plan;
+    return layout;
   }
 
   const ModelSpec& spec_;
@@ -215,10 +217,10 @@ void add_names(const ExpertsItem& item, std::unordered_set<std::string>& names) 
   names.insert(item.fused_down);
 }
 
-/// Of every tensor that a plan's items are made of, in any spelling.
-std::unordered_set<std::string> tensor_names(const WeightPlan& plan) {
+/// Of every tensor that a layout's items are made of, in any spelling.
+std::unordered_set<std::string> tensor_names(const WeightLayout& layout) {
   std::unordered_set<std::string> names;
-  for_each_item(plan, [&](const auto& placed, WeightPart, size_t) {
+  for_each_item(layout, [&](const auto& placed, WeightPart, size_t) {
     if (placed.present()) add_names(placed.item, names);
   });
   return names;
@@ -242,33 +244,33 @@ size_t packed_bytes(const backend::Backend&, const VectorItem& item) {
   return static_cast<size_t>(item.size()) * sizeof(float);
 }
 
-WeightParts weight_parts(const WeightPlan& plan) {
+WeightParts weight_parts(const WeightLayout& layout) {
   WeightParts parts;
   uint64_t* const counts[] = {&parts.attention, &parts.experts, &parts.shared, &parts.embeddings};
   std::vector<std::pair<uint64_t, WeightPart>> starts;
-  for_each_item(plan, [&](const auto& placed, WeightPart part, size_t) {
+  for_each_item(layout, [&](const auto& placed, WeightPart part, size_t) {
     if (placed.present()) starts.emplace_back(placed.offset, part);
   });
   for (size_t i = 0; i < starts.size(); ++i) {
-    const uint64_t end = i + 1 < starts.size() ? starts[i + 1].first : plan.bytes;
+    const uint64_t end = i + 1 < starts.size() ? starts[i + 1].first : layout.bytes;
     *counts[static_cast<size_t>(starts[i].second)] += end - starts[i].first;
   }
   return parts;
 }
 
-WeightPlan plan_weights(const ModelSpec& spec, const backend::Backend& backend,
-                        const tensor::WeightFormat& format, const Shard& shard) {
+WeightLayout lay_out_weights(const ModelSpec& spec, const backend::Backend& backend,
+                             const tensor::WeightFormat& format, const Shard& shard) {
   MOESAIC_ASSERT(shard.ranks > 0 && shard.rank >= 0 && shard.rank < shard.ranks);
   const Family* family = find_family(spec.family);
   MOESAIC_ASSERT(family != nullptr && family->can_serve);
   const backend::Unsupported reason = backend.supports(format);
   if (!reason.empty()) throw base::ConfigError(reason);
-  WeightPlan plan = Planner(spec, backend, format, shard, family->names).run();
+  WeightLayout layout = Planner(spec, backend, format, shard, family->names).run();
   if (shard.ranks > 1) {
-    plan.elsewhere = tensor_names(Planner(spec, backend, format, {}, family->names).run());
-    for (const std::string& own : tensor_names(plan)) plan.elsewhere.erase(own);
+    layout.elsewhere = tensor_names(Planner(spec, backend, format, {}, family->names).run());
+    for (const std::string& own : tensor_names(layout)) layout.elsewhere.erase(own);
   }
-  return plan;
+  return layout;
 }
 
 }  // namespace moesaic::model

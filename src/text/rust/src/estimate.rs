@@ -1,0 +1,350 @@
+//! What the parts of a tokenizer can make of a text at most: the memory of a call, known before it
+//! starts.
+
+use serde_json::Value;
+
+/// More bytes than this of one byte are no use of a real tokenizer, only a way to take all memory.
+pub const MAX_GROWTH: f64 = 64.0;
+/// Longest text that a normalizer may put before every other.
+const MAX_PREPENDED: usize = 1024;
+
+/// Bytes that one byte can become: one of ASCII, and another.
+#[derive(Clone, Copy)]
+pub struct Growth {
+    ascii: f64,
+    other: f64,
+}
+
+/// Bytes that encoding takes, for each byte of a text.
+pub struct Estimate {
+    growth: Growth,
+    /// For each byte of the pre-tokenised text.
+    text: f64,
+    /// For each byte that can be a piece of its own.
+    piece: f64,
+}
+
+impl Estimate {
+    /// From the JSON of the parts. `merges_long_words`: long words go through `long_word`, not
+    /// through the crate. The problem is a part that makes too much of a text.
+    pub fn new(
+        normalizer: &Value,
+        pre_tokenizer: &Value,
+        merges_long_words: bool,
+    ) -> Result<Estimate, String> {
+        // Measured by the test below: original and result with 16 bytes of alignment for each byte
+        // of the result, twice while one becomes the other; then symbols and ids.
+        const TEXT: f64 = 72.0;
+        // A piece of one byte has strings, alignments and a list entry of its own. An expression
+        // that goes through a text takes less for each byte while it does.
+        const PIECE: f64 = 340.0;
+        // The crate's tokens carry their text.
+        const TOKEN: f64 = 64.0;
+        let normalized = checked(normalizer, "normalizer")?;
+        Ok(Estimate {
+            growth: normalized.then(checked(pre_tokenizer, "pre_tokenizer")?),
+            text: if merges_long_words {
+                TEXT
+            } else {
+                TEXT + TOKEN
+            },
+            piece: if splits(pre_tokenizer) || searches(normalizer) {
+                PIECE
+            } else {
+                0.0
+            },
+        })
+    }
+
+    /// Bytes of memory that encoding the text may take.
+    pub fn encoding(&self, text: &[u8]) -> usize {
+        const ALWAYS: usize = 64 << 10;
+        let other = text.iter().filter(|byte| !byte.is_ascii()).count() as f64;
+        let ascii = text.len() as f64 - other;
+        let grown = ascii * self.growth.ascii + other * self.growth.other;
+        ALWAYS.saturating_add((grown * self.text + text.len() as f64 * self.piece) as usize)
+    }
+}
+
+impl Growth {
+    const NONE: Growth = Growth::of(1.0, 1.0);
+
+    const fn of(ascii: f64, other: f64) -> Growth {
+        Growth { ascii, other }
+    }
+
+    const fn all(bytes: f64) -> Growth {
+        Growth::of(bytes, bytes)
+    }
+
+    pub fn most(self) -> f64 {
+        self.ascii.max(self.other)
+    }
+
+    /// Both, one after the other: the second may see other bytes than ASCII where the first saw it.
+    fn then(self, next: Growth) -> Growth {
+        let of_ascii = if self.ascii > 1.0 {
+            next.most()
+        } else {
+            next.ascii
+        };
+        Growth::of(self.ascii * of_ascii, self.other * next.most())
+    }
+}
+
+/// The growth of a part of tokenizer.json, or the problem that it is too large.
+pub fn checked(part: &Value, name: &str) -> Result<Growth, String> {
+    let growth = growth(part);
+    if growth.most() > MAX_GROWTH {
+        return Err(format!(
+            "its {name} can make {:.0} bytes of one; at most {MAX_GROWTH} are allowed",
+            growth.most()
+        ));
+    }
+    Ok(growth)
+}
+
+/// The problem with added tokens of so many bytes when the normalizer makes too much of them, for
+/// they are looked for in normalised text.
+pub fn check_added(normalizer: &Value, bytes: usize) -> Result<(), String> {
+    const MOST: f64 = (4 << 20) as f64;
+    let all = bytes as f64 * growth(normalizer).most();
+    if all > MOST {
+        return Err(format!(
+            "its normalizer can make {all:.0} bytes of its added tokens; at most {MOST} are allowed"
+        ));
+    }
+    Ok(())
+}
+
+/// Bytes that one byte can become in a normalizer, a pre-tokenizer or a decoder.
+fn growth(part: &Value) -> Growth {
+    let text = |name: &str| part.get(name).and_then(Value::as_str).unwrap_or("");
+    match text("type") {
+        "Sequence" => ["normalizers", "pretokenizers", "decoders"]
+            .iter()
+            .filter_map(|name| part.get(name)?.as_array())
+            .flatten()
+            .map(growth)
+            .fold(Growth::NONE, Growth::then),
+        "Replace" => {
+            let content = text("content").len() as f64;
+            match part.pointer("/pattern/String").and_then(Value::as_str) {
+                Some(pattern) => Growth::all((content / pattern.len().max(1) as f64).max(1.0)),
+                // An expression may match nothing, between any two bytes.
+                None => Growth::all(content + 1.0),
+            }
+        }
+        "Prepend" if text("prepend").len() > MAX_PREPENDED => Growth::all(f64::INFINITY),
+        "Precompiled" => Growth::all(longest_replacement(text("precompiled_charsmap"))),
+        "Metaspace" => Growth::all(text("replacement").len().max(1) as f64),
+        "NFC" | "NFD" => Growth::of(1.0, 3.0),
+        "NFKC" | "NFKD" => Growth::of(1.0, 11.0),
+        "BertNormalizer" => Growth::of(1.0, 8.0),
+        "Lowercase" => Growth::of(1.0, 2.0),
+        // In a decoder each wrong byte becomes U+FFFD.
+        "ByteLevel" | "ByteFallback" => Growth::all(3.0),
+        "WordPiece" => Growth::all(2.0),
+        _ => Growth::NONE,
+    }
+}
+
+/// SentencePiece's map of characters: the length of a table, the table, then all replacements, each
+/// ended by a zero.
+fn longest_replacement(base64: &str) -> f64 {
+    let bytes = decoded(base64);
+    let Some(size) = bytes.first_chunk::<4>() else {
+        return 1.0;
+    };
+    let table = u32::from_le_bytes(*size) as usize;
+    let replacements = bytes.get(table.saturating_add(4)..).unwrap_or_default();
+    let longest = replacements.split(|byte| *byte == 0).map(<[u8]>::len).max();
+    longest.unwrap_or(1).max(1) as f64
+}
+
+/// Base64 without its checks, which the crate makes.
+fn decoded(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let mut out = Vec::with_capacity(text.len() / 4 * 3 + 3);
+    let (mut bits, mut count) = (0u32, 0);
+    for value in text.bytes().filter_map(digit) {
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
+}
+
+/// Whether the part has a regular expression.
+fn searches(part: &Value) -> bool {
+    match part {
+        Value::Object(map) => map.contains_key("Regex") || map.values().any(searches),
+        Value::Array(list) => list.iter().any(searches),
+        _ => false,
+    }
+}
+
+/// Whether the pre-tokenizer cuts a text into pieces.
+fn splits(part: &Value) -> bool {
+    match part.get("type").and_then(Value::as_str) {
+        None => false,
+        Some("Metaspace") => part.get("split") != Some(&Value::Bool(false)),
+        Some("Sequence") => part
+            .get("pretokenizers")
+            .and_then(Value::as_array)
+            .is_some_and(|parts| parts.iter().any(splits)),
+        Some(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{self, Cancel, TextOnly};
+    use crate::files::{File, Folder};
+    use crate::memory;
+    use crate::tokenizer::Tokenizer;
+    use serde_json::json;
+    use std::path::Path;
+
+    fn tokenizer_of(file: &Value) -> Tokenizer {
+        let bytes = serde_json::to_vec(file).unwrap();
+        let files = vec![File {
+            name: "tokenizer.json",
+            bytes: &bytes,
+        }];
+        Tokenizer::load(&Folder::new(Path::new(""), files))
+            .unwrap_or_else(|e| panic!("{}", e.message))
+    }
+
+    /// A tokenizer whose tokens are single characters, the worst there is.
+    fn tokenizer(model: &str, normalizer: Value, pre_tokenizer: Value) -> Tokenizer {
+        let characters = "abc1?! \n\u{2581}\u{120}\u{10a}\u{e9}";
+        let vocab: Vec<(String, f64)> = std::iter::once("<unk>".to_owned())
+            .chain(characters.chars().map(String::from))
+            .map(|token| (token, -1.0))
+            .collect();
+        let ids: serde_json::Map<String, Value> = vocab
+            .iter()
+            .zip(0..)
+            .map(|((token, _), id)| (token.clone(), json!(id)))
+            .collect();
+        let model = match model {
+            "Unigram" => json!({"type": "Unigram", "unk_id": 0, "vocab": vocab}),
+            "WordLevel" => json!({"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}),
+            _ => json!({"type": "BPE", "vocab": ids, "merges": [], "unk_token": "<unk>"}),
+        };
+        tokenizer_of(&json!({
+            "model": model, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer
+        }))
+    }
+
+    #[test]
+    fn encoding_stays_within_its_estimate() {
+        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true,
+            "trim_offsets": false});
+        let digits = json!({"type": "Digits", "individual_digits": true});
+        let metaspace = json!({"type": "Metaspace", "replacement": "\u{2581}",
+            "prepend_scheme": "always", "split": true});
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+        let pieces = [
+            "a",
+            " ",
+            "\n",
+            "a b ",
+            "1a",
+            "1",
+            "?a",
+            "\u{e9}",
+            "\u{301}",
+            "e\u{301}",
+            "\u{fdfa}",
+            "\u{1d160}",
+            "\u{1f600}",
+            "\u{4e2d}",
+            "hello world, this is a text. ",
+            "a\n\n1 ?",
+        ];
+        let parts = [
+            (json!(null), json!(null)),
+            (json!({"type": "NFC"}), byte_level.clone()),
+            (json!({"type": "NFKD"}), json!(null)),
+            (json!({"type": "NFKD"}), json!({"type": "Whitespace"})),
+            (json!({"type": "Lowercase"}), metaspace),
+            (
+                json!({"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "\u{2581}"}, replace]}),
+                json!(null),
+            ),
+            (
+                json!(null),
+                json!({"type": "Sequence", "pretokenizers": [digits, byte_level]}),
+            ),
+            (
+                json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": true}),
+                json!({"type": "BertPreTokenizer"}),
+            ),
+        ];
+        for model in ["BPE", "Unigram", "WordLevel"] {
+            for (normalizer, pre_tokenizer) in &parts {
+                let tokenizer = tokenizer(model, normalizer.clone(), pre_tokenizer.clone());
+                for piece in pieces {
+                    let text = piece.repeat(60_000 / piece.len());
+                    let estimate = tokenizer.estimate.encoding(text.as_bytes());
+                    let (taken, ids) = memory::peak_of(|| {
+                        encode::encode(&tokenizer, &text, true, &TextOnly::None, Cancel(None))
+                    });
+                    assert!(ids.is_ok());
+                    let ratio = taken as f64 / estimate as f64;
+                    println!("{model:10} {piece:30?} {:6.1} a byte of {:6.1}  {normalizer} {pre_tokenizer}",
+                        taken as f64 / text.len() as f64, estimate as f64 / text.len() as f64);
+                    assert!(
+                        ratio <= 1.0,
+                        "{model} {piece:?} {ratio} {normalizer} {pre_tokenizer}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_that_make_too_much_of_a_text_are_refused() {
+        let replace = |pattern: Value, content: usize| json!({"type": "Replace", "pattern": pattern, "content": "x".repeat(content)});
+        let good = [
+            json!(null),
+            replace(json!({"String": "ab"}), 128),
+            replace(json!({"Regex": "a*"}), 63),
+            json!({"type": "Prepend", "prepend": "x".repeat(1024)}),
+        ];
+        let bad = [
+            replace(json!({"String": "ab"}), 130),
+            replace(json!({"String": ""}), 65),
+            replace(json!({"Regex": "a*"}), 64),
+            json!({"type": "Prepend", "prepend": "x".repeat(1025)}),
+            json!({"type": "Sequence", "normalizers": [
+                replace(json!({"String": "a"}), 9), replace(json!({"String": "x"}), 9)]}),
+            // A table of no bytes, then one replacement of 96.
+            json!({"type": "Precompiled",
+                "precompiled_charsmap": format!("AAAAAHh4{}AA==", "eHh4".repeat(31))}),
+        ];
+        assert!(check_added(&json!({"type": "NFKC"}), 300_000).is_ok());
+        assert!(check_added(&json!({"type": "NFKC"}), 400_000).is_err());
+        for part in good {
+            assert!(checked(&part, "part").is_ok(), "{part}");
+        }
+        for part in bad {
+            assert!(checked(&part, "part").is_err(), "{part}");
+        }
+    }
+}
