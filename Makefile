@@ -10,13 +10,14 @@ BUILD := build/cuda
 CMAKE_FLAGS += -DMOESAIC_CUDA=ON
 endif
 
-.PHONY: help setup build serve test test-sanitize lint layers docs format clean
+.PHONY: help setup build serve test test-sanitize test-threads lint layers docs format clean
 
 help:
 	@echo "make serve          install what is missing, build, serve the demo model on port $(PORT)"
 	@echo "make test           build and run every test"
 	@echo "make build          build/release/moesaic only"
 	@echo "make test-sanitize  the tests under AddressSanitizer and UBSan"
+	@echo "make test-threads   all built with clang; the tests with threads under ThreadSanitizer"
 	@echo "make lint           clang-format, clang-tidy, clippy, ruff, the layers"
 	@echo "make docs           rewrite docs/flags.md and docs/metrics.md from their tables"
 
@@ -39,7 +40,11 @@ test:
 
 test-sanitize:
 	@scripts/setup.sh test
-	@scripts/run_tests.sh build/sanitize Debug -DMOESAIC_SANITIZE=ON
+	@scripts/run_tests.sh build/sanitize Debug -DMOESAIC_SANITIZE=address,undefined
+
+test-threads:
+	@scripts/setup.sh lint
+	@scripts/run_thread_tests.sh
 
 lint:
 	@scripts/setup.sh lint

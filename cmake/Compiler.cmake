@@ -4,9 +4,9 @@ target_compile_options(moesaic_flags INTERFACE -Wall -Wextra -Wpedantic -Wno-unu
   -fno-omit-frame-pointer -ffp-contract=off)
 target_include_directories(moesaic_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(MOESAIC_SANITIZE)
-  target_compile_options(moesaic_flags INTERFACE -fsanitize=address,undefined
-    -fno-sanitize-recover=undefined)
-  target_link_options(moesaic_flags INTERFACE -fsanitize=address,undefined)
+  target_compile_options(moesaic_flags INTERFACE -fsanitize=${MOESAIC_SANITIZE}
+    -fno-sanitize-recover=all)
+  target_link_options(moesaic_flags INTERFACE -fsanitize=${MOESAIC_SANITIZE})
   target_compile_definitions(moesaic_flags INTERFACE MOESAIC_SANITIZE=1)
 endif()
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Layout, static checks and layers. clang-tidy looks at the rooms that changed since the commit named by
-# MOESAIC_LINT_BASE (default HEAD~1),
-# or at all of them when that commit is not there.
+# Layout, static checks and layers. clang-tidy looks at every room, or at those that changed since the
+# commit named by MOESAIC_LINT_BASE.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,13 +23,12 @@ else
 fi
 
 build=${MOESAIC_LINT_BUILD:-build/release}
-base=${MOESAIC_LINT_BASE:-HEAD~1}
-if git rev-parse --quiet --verify "$base" >/dev/null; then
-  rooms=$(git diff --name-only "$base" -- src | cut -d/ -f2 | sort -u)
+if [[ -n ${MOESAIC_LINT_BASE:-} ]]; then
+  rooms=$(git diff --name-only "$MOESAIC_LINT_BASE" -- src | cut -d/ -f2 | sort -u)
 else
   rooms=$(ls src)
 fi
-files=$(for room in $rooms; do git ls-files "src/$room/*.cpp" | grep -v '_test\.cpp$' || true; done)
+files=$(for room in $rooms; do git ls-files "src/$room/*.cpp" | grep -v '_test\.cpp$\|^src/backend/cuda/' || true; done)
 if [[ -n $files ]]; then
   echo "lint: clang-tidy on $(echo "$rooms" | tr '\n' ' ')"
   [[ -f $build/compile_commands.json ]] ||

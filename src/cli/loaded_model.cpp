@@ -426,7 +426,6 @@ std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Set
   options.max_rows = settings.get_int("max-num-batched-tokens");
   options.max_sequences = settings.get_int("max-num-seqs");
   options.max_model_len = model.max_model_len;
-  options.max_waiting = settings.get_int("max-num-queued-reqs");
   options.prefix_caching = settings.get_bool("enable-prefix-caching");
   options.priority_scheduling = settings.get_string("scheduling-policy") == "priority";
   options.eos_ids = model.spec.eos_ids;

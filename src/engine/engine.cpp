@@ -203,10 +203,6 @@ Refusal Engine::submit(Request request) {
     std::lock_guard lock(impl_->mutex);
     if (impl_->dead) return Refusal::kDead;
     if (impl_->draining || impl_->stopping) return Refusal::kDraining;
-    const int64_t waiting = impl_->published.waiting + impl_->queued_requests;
-    if (impl_->options.max_waiting > 0 && waiting >= impl_->options.max_waiting) {
-      return Refusal::kQueueFull;
-    }
     impl_->add_command(std::move(request));
     ++impl_->queued_requests;
   }

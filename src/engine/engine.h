@@ -20,7 +20,6 @@ struct EngineOptions {
   int64_t max_rows = 2048;      ///< token budget of one step
   int64_t max_sequences = 256;  ///< sequences running at once
   int64_t max_model_len = 0;    ///< prompt + output of one sequence
-  int64_t max_waiting = 0;      ///< requests in the queue; 0 = no bound
   bool prefix_caching = true;
   bool priority_scheduling = false;
   std::vector<int32_t> eos_ids;
@@ -32,7 +31,6 @@ enum class Refusal : uint8_t {
   kNone,
   kTooLong,       ///< can never fit max_model_len or the block pool
   kUnknownToken,  ///< a prompt token for which the model has no embedding
-  kQueueFull,
   kDraining,
   kDead,  ///< the engine thread has failed
 };

@@ -65,6 +65,7 @@ class Waiter : public OutputSink {
     std::lock_guard lock(mutex_);
     if (breaks && output.finish == FinishReason::kNone) throw std::runtime_error("no memory left");
     tokens_.insert(tokens_.end(), output.tokens.begin(), output.tokens.end());
+    cached_ = std::max(cached_, output.cached_prompt_tokens);
     if (output.finish != FinishReason::kNone) {
       ++ends_;
       reason_ = output.finish;
@@ -84,6 +85,10 @@ class Waiter : public OutputSink {
     std::lock_guard lock(mutex_);
     return ends_;
   }
+  int32_t cached_prompt_tokens() {
+    std::lock_guard lock(mutex_);
+    return cached_;
+  }
   std::atomic<bool> breaks{false};
 
  private:
@@ -91,6 +96,7 @@ class Waiter : public OutputSink {
   std::condition_variable ended_;
   std::vector<int32_t> tokens_;
   int ends_ = 0;
+  int32_t cached_ = 0;
   FinishReason reason_ = FinishReason::kNone;
 };
 
@@ -114,13 +120,12 @@ class Notes : public EngineObserver {
 
 class EngineTest : public testing::Test {
  protected:
-  void start(int64_t max_waiting = 0, int64_t max_sequences = 256) {
+  void start(int64_t max_sequences = 256) {
     EngineOptions options;
     options.max_sequences = max_sequences;
     options.num_blocks = 32;
     options.block_size = 4;
     options.max_model_len = 100;
-    options.max_waiting = max_waiting;
     options.eos_ids = {9};
     auto script = std::make_unique<Script>();
     script_ = script.get();
@@ -158,6 +163,21 @@ TEST_F(EngineTest, RunsARequest) {
   EXPECT_EQ(ask({7}, 50)->wait(), FinishReason::kStop);
 }
 
+TEST_F(EngineTest, SaysWhatWasCached) {
+  start();
+  const std::vector<int32_t> prompt{1, 2, 3, 4, 5, 6, 7, 1, 2, 3};
+  const auto first = ask(prompt), again = (first->wait(), wait_until_idle(), ask(prompt));
+  again->wait();
+  wait_until_idle();
+  EXPECT_EQ(first->cached_prompt_tokens(), 0);
+  EXPECT_EQ(again->cached_prompt_tokens(), 8);
+  EXPECT_EQ(engine_->stats().prefix_hits, 8u);
+  std::lock_guard lock(notes_->mutex);
+  ASSERT_EQ(notes_->finished.size(), 2u);
+  EXPECT_EQ(notes_->finished[0].cached_tokens, 0);
+  EXPECT_EQ(notes_->finished[1].cached_tokens, 8);
+}
+
 TEST_F(EngineTest, CountsWhatItDoes) {
   start();
   ask({1, 2, 3})->wait();
@@ -175,6 +195,8 @@ TEST_F(EngineTest, CountsWhatItDoes) {
   EXPECT_EQ(notes_->decode, 3);
   EXPECT_EQ(notes_->first_tokens, 1);
   EXPECT_EQ(notes_->tokens, 3);
+  EXPECT_EQ(stats.prefix_queries, 3u);
+  EXPECT_EQ(stats.prefix_hits, 0u);
   std::lock_guard lock(notes_->mutex);
   ASSERT_EQ(notes_->finished.size(), 1u);
   const EngineObserver::Finished& news = notes_->finished[0];
@@ -221,7 +243,7 @@ TEST_F(EngineTest, OneSequenceStopsAndTheOthersGoOn) {
 }
 
 TEST_F(EngineTest, ASmallRequestBesideAHugeOneIsSoonDone) {
-  start(0, 4);
+  start(4);
   script_->set_closed(true);
   std::vector<std::shared_ptr<Waiter>> huge;
   for (int i = 0; i < 20; ++i) huge.push_back(ask({1, 2}, 80, Refusal::kNone, 1, 1));
@@ -271,35 +293,17 @@ TEST_F(EngineTest, RefusesTokensWithoutAnEmbedding) {
   EXPECT_TRUE(engine_->stats().alive);
 }
 
-TEST_F(EngineTest, BoundsTheQueue) {
-  start(2);
-  script_->set_closed(true);
-  // The first may already run; two more may wait; of five, two or three must have been refused.
-  int refused = 0;
-  for (int i = 0; i < 5; ++i) {
-    Request request;
-    request.id = next_id_++;
-    request.prompt = {1};
-    request.sink = std::make_shared<Waiter>();
-    if (engine_->submit(std::move(request)) == Refusal::kQueueFull) ++refused;
-  }
-  EXPECT_GE(refused, 1);
-  EXPECT_LE(refused, 3);
-  script_->set_closed(false);
-}
-
-TEST_F(EngineTest, BoundsTheQueueDuringALongStepToo) {
-  start(2, 1);
+TEST_F(EngineTest, CountsWhoWaitsDuringALongStepToo) {
+  start(1);
   script_->set_closed(true);
   const auto running = ask({1}, 50);
   while (!script_->entered) std::this_thread::yield();
   const auto second = ask({1}), third = ask({1});
-  ask({1}, 4, Refusal::kQueueFull);
+  EXPECT_EQ(engine_->stats().waiting, 2);
   script_->allow(1);
   // The next step has taken both from the inbox; they still wait.
   while (running->tokens().empty()) std::this_thread::yield();
   for (int i = 0; i < 20; ++i) {
-    ask({1}, 4, Refusal::kQueueFull);
     EXPECT_EQ(engine_->stats().waiting, 2);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

@@ -264,6 +264,42 @@ TEST_F(SchedulerTest, TheYoungestGivesItsBlocksUpAndComesBackFirst) {
   EXPECT_FALSE(waiting->running);
 }
 
+TEST_F(SchedulerTest, TheEndOfAPromptIsEvictedBeforeItsBeginning) {
+  start(8);
+  Sequence* first = add(prompt(13));
+  step();
+  scheduler_->remove(first);
+  ASSERT_EQ(pool_->cached(), 3);
+  Sequence* other = add(prompt(22, 500));  // six blocks: one of the three is taken
+  step();
+  scheduler_->remove(other);
+  add(prompt(13));
+  EXPECT_EQ(step().prefix_hits, 8);
+}
+
+TEST_F(SchedulerTest, StartsOnlyWithRoomForOneMoreToken) {
+  for (const int64_t size : {11, 12}) {  // three blocks are free; 12 fill them, and want a 13th
+    start(4);
+    add(prompt(3));
+    step();
+    const Sequence* late = add(prompt(size, 100));
+    step();
+    EXPECT_EQ(late->running, size == 11);
+  }
+}
+
+TEST_F(SchedulerTest, WhatIsPromisedToAPromptUnderWayIsNotGivenAway) {
+  options_.max_rows = 8;
+  start(6);
+  Sequence* underway = add(prompt(16));
+  step();
+  EXPECT_EQ(underway->blocks.size(), 2u);
+  Sequence* large = add(prompt(8, 100));  // three blocks with its first token; four are free
+  EXPECT_EQ(rows(step()), Rows{8});
+  EXPECT_FALSE(large->running);
+  scheduler_->remove(large);
+}
+
 TEST_F(SchedulerTest, ReusesThePrefixButComputesTheLastToken) {
   start(64);
   Sequence* first = add(prompt(12));

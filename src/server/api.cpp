@@ -173,7 +173,9 @@ void Api::generate(Request request, const std::shared_ptr<Exchange>& exchange, b
                     (max_concurrent_ > 0 && active_ >= max_concurrent_);
   if (full) {
     metrics_->add("vllm:admission_rejections_total", 1, {{"reason", "queue_full"}});
-    exchange->reply(refusal_response(engine::Refusal::kQueueFull));
+    exchange->reply(error_response(503, "ServiceUnavailableError",
+                                   "the queue is full (--max-num-queued-reqs or "
+                                   "--max-concurrent-requests); try again later"));
     return;
   }
   if (!request.held.try_resize(request.held.bytes() + kRequestBytes)) {

@@ -97,7 +97,7 @@ class Api {
   std::shared_ptr<ByteBudget> budget_;
   RequestLimits limits_;
   SamplingDefaults defaults_;
-  JsonLimits json_limits_;
+  base::JsonLimits json_limits_;
   ContentFormat content_format_ = ContentFormat::kString;
   boost::json::object default_template_kwargs_;
   std::string response_role_;

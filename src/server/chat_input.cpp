@@ -87,7 +87,8 @@ json::value normalise_tool_calls(const json::array& calls, const std::string& wh
     json::value parsed = json::object{};
     if (arguments != nullptr && arguments->is_object()) parsed = *arguments;
     if (arguments != nullptr && arguments->is_string() && !arguments->get_string().empty()) {
-      parsed = parse_json(view(arguments->get_string()), {}, "body." + at + ".function.arguments");
+      parsed = parse_json(view(arguments->get_string()), kBodyLimits,
+                          "body." + at + ".function.arguments");
       if (!parsed.is_object()) schema_error(at + ".function.arguments", "must hold an object");
     }
     json::object named = *function;

@@ -45,6 +45,20 @@ TEST(Completions, TextAndTokenIdsOfItGiveTheSame) {
   EXPECT_EQ(text.at("usage").at("prompt_tokens"), 3);
 }
 
+TEST(Completions, UsageSaysWhatWasCached) {
+  Rig rig(TestSettings{{"enable-prompt-tokens-details", "true"}});
+  const std::string prompt(100, 'a');
+  const auto cached = [&](const json::value& value) {
+    return value.at("usage").at("prompt_tokens_details").at("cached_tokens").as_int64();
+  };
+  const json::object body{{"model", "toy"}, {"prompt", prompt}, {"max_tokens", 2}};
+  EXPECT_EQ(cached(complete(rig, body).value()), 0);
+  EXPECT_EQ(cached(complete(rig, body).value()), 96);
+  json::object two = body;
+  two["prompt"] = {prompt, prompt};
+  EXPECT_EQ(cached(complete(rig, two).value()), 192);
+}
+
 TEST(Completions, AStreamSaysTheSameAsTheWhole) {
   Rig rig;
   json::object body{{"model", "toy"}, {"prompt", "abc"}, {"max_tokens", 20}, {"logprobs", 1}};

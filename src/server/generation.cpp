@@ -36,8 +36,6 @@ std::string refusal_label(engine::Refusal refusal) {
   switch (refusal) {
     case engine::Refusal::kTooLong:
       return "too_long";
-    case engine::Refusal::kQueueFull:
-      return "queue_full";
     case engine::Refusal::kDraining:
       return "draining";
     default:
@@ -451,9 +449,6 @@ Response refusal_response(engine::Refusal refusal) {
     case engine::Refusal::kUnknownToken:
       return error_response(400, "BadRequestError",
                             "the prompt has a token for which the model has no embedding");
-    case engine::Refusal::kQueueFull:
-      return error_response(503, "ServiceUnavailableError",
-                            "the queue is full (--max-num-queued-reqs); try again later");
     case engine::Refusal::kDraining:
       return error_response(503, "ServiceUnavailableError", "the server is shutting down");
     case engine::Refusal::kDead:

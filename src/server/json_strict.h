@@ -1,30 +1,24 @@
 #pragma once
 
-// JSON of clients, read strictly (RFC 8259): what two parsers could understand differently is an
-// error here.
+// JSON of clients, read strictly and into memory that is counted.
 
 #include <boost/json/storage_ptr.hpp>
 #include <boost/json/value.hpp>
 #include <cstdint>
 #include <string_view>
 
+#include "base/strict_json.h"
 #include "server/byte_budget.h"
 
 namespace moesaic::server {
 
-struct JsonLimits {
-  size_t max_depth = 64;
-  /// Values in the document; numbers that are elements of an array do not count, so that a long
-  /// list of token ids is a legal prompt.
-  int64_t max_nodes = 250000;
-};
+/// Of a body; --max-json-depth and --max-json-nodes set others.
+inline constexpr base::JsonLimits kBodyLimits{.max_depth = 64, .max_nodes = 250000};
 
-/// Parses one document. Throws RequestError(400), whose message never quotes the input, for
-/// anything but exactly one JSON value in valid UTF-8: a byte order mark, trailing data, comments,
-/// NaN, numbers beyond double, lone surrogates, a name twice in an object, and more depth or values
-/// than `limits`. `param` names the place in the request ("body"). All memory that this takes comes
+/// base::parse_strict_json whose errors are RequestError(400), with a message that never quotes the
+/// input. `param` names the place in the request ("body"). All memory that this takes comes
 /// from `memory`, which may refuse it by an exception of its own.
-boost::json::value parse_json(std::string_view text, const JsonLimits& limits,
+boost::json::value parse_json(std::string_view text, const base::JsonLimits& limits,
                               std::string_view param, const boost::json::storage_ptr& memory = {});
 
 /// Memory that is counted in a share of its own, of the same budget as `like`; more than it may

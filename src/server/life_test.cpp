@@ -179,22 +179,30 @@ TEST(Life, SeveralThreadsOfEachKindAgree) {
 
 TEST(Life, AFullQueueAnswers503AndLosesNobody) {
   Rig rig(TestSettings{{"max-num-seqs", "1"}, {"max-num-queued-reqs", "2"}});
-  rig.knobs->step_microseconds = 2000;
+  rig.knobs->closed = true;
   std::vector<Client> clients;
   for (int i = 0; i < 12; ++i) {
     clients.emplace_back(rig.server->port());
     clients.back().send(long_request(40));
   }
+  // One may run and two may wait; all others know at once.
+  const auto turned_away = [&] {
+    return metric(rig, "vllm:admission_rejections_total", {"reason=\"queue_full\""});
+  };
+  const auto deadline = std::chrono::steady_clock::now() + 60s;
+  while (turned_away() < 9 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(1ms);
+  }
+  rig.knobs->closed = false;
   int done = 0, refused = 0;
   for (Client& client : clients) {
     const Answer answer = client.answer(false, 60s);
     done += answer.status == 200 && answer.body.ends_with("data: [DONE]\n\n");
     refused += answer.status == 503 && !answer.header("retry-after").empty();
   }
-  EXPECT_EQ(done + refused, 12);
-  EXPECT_GE(done, 2);
-  EXPECT_GE(refused, 1);
-  EXPECT_EQ(metric(rig, "vllm:admission_rejections_total", {"reason=\"queue_full\""}), refused);
+  EXPECT_EQ(done, 3);
+  EXPECT_EQ(refused, 9);
+  EXPECT_EQ(turned_away(), 9);
 }
 
 TEST(Life, TheQueueHasNoBoundButBytesUnlessOneIsGiven) {

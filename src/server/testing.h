@@ -45,6 +45,7 @@ class ToyExecutor : public engine::TestExecutor {
  public:
   struct Knobs {
     std::atomic<int> step_microseconds{200};
+    std::atomic<bool> closed{false};  ///< steps wait until it is false
     std::atomic<bool> broken{false};  ///< the next step throws
     std::mutex mutex;
     int64_t script_from = 0;      ///< position of the first scripted token
@@ -62,6 +63,7 @@ class ToyExecutor : public engine::TestExecutor {
 
   void compute(const engine::StepBatch& batch, const Choose& choose) override {
     std::this_thread::sleep_for(std::chrono::microseconds(knobs_->step_microseconds));
+    while (knobs_->closed) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (knobs_->broken) throw std::runtime_error("the toy is broken");
     for (const int32_t token : batch.token_ids) {
       for (const int64_t layer : {0, 1}) count(2, 4, layer, token & 3);
@@ -193,7 +195,6 @@ class Rig {
     options.max_rows = 512;
     options.max_sequences = settings.get_int("max-num-seqs");
     options.max_model_len = 4096;
-    options.max_waiting = settings.get_int("max-num-queued-reqs");
     options.eos_ids = {kEos};
     metrics = std::make_shared<base::Metrics>(
         base::Metrics::Labels{{"model_name", "toy"}, {"engine", "0"}}, 4096);

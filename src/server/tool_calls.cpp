@@ -16,7 +16,7 @@ constexpr std::string_view kClose = "</tool_call>";
 
 std::optional<ToolCall> read_call(std::string_view body) {
   try {
-    const boost::json::value value = parse_json(body, {}, "tool_call");
+    const boost::json::value value = parse_json(body, kBodyLimits, "tool_call");
     const boost::json::object* object = value.if_object();
     if (object == nullptr) return std::nullopt;
     const boost::json::value* name = object->if_contains("name");

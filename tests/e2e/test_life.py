@@ -139,10 +139,15 @@ def test_port_in_use(demo):
     assert answer.returncode == 69 and port in answer.stderr
 
 
-def test_chat_in_the_terminal():
+def test_chat_in_the_terminal(demo):
     answer = run("chat", DEMO, "--temperature", "0", input="Who are you?\n/exit\n")
     assert answer.returncode == 0, answer.stderr
-    assert len(answer.stdout.strip()) > 10
+    client = openai.OpenAI(base_url=demo.url + "/v1", api_key="none", max_retries=0)
+    served = client.chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "Who are you?"}], temperature=0
+    )
+    said = " ".join(served.choices[0].message.content.split())
+    assert said and said in " ".join(answer.stdout.split())
 
 
 def test_inspect_json():

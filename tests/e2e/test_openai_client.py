@@ -197,11 +197,11 @@ def test_tool_call_is_parsed(client):
         max_tokens=120,
     )
     choice = answer.choices[0]
-    if choice.message.tool_calls is None:
-        pytest.skip("the demo model answered in words: " + repr(choice.message.content))
-    call = choice.message.tool_calls[0]
+    assert choice.message.tool_calls, f"answered in words: {choice.message.content!r}"
+    (call,) = choice.message.tool_calls
     assert call.function.name == "get_weather"
-    assert isinstance(json.loads(call.function.arguments), dict)
+    assert json.loads(call.function.arguments) == {"town": "Ostra"}
+    assert not choice.message.content
     assert choice.finish_reason == "tool_calls"
 
 
@@ -224,6 +224,35 @@ def test_errors_are_those_the_client_expects(client, change, error):
         )
     assert 400 <= caught.value.status_code < 600
     assert caught.value.body["message"]
+
+
+def test_cached_tokens_reach_the_client(serve):
+    served = serve("models/demo", "--enable-prompt-tokens-details", "--served-model-name", "demo")
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+    cached = [
+        client.completions.create(
+            model="demo", prompt="The herring boats of Ostra " * 20, max_tokens=1
+        ).usage
+        for _ in range(2)
+    ]
+    assert cached[0].prompt_tokens_details.cached_tokens == 0
+    whole_blocks = (cached[1].prompt_tokens - 1) // 16 * 16
+    assert cached[1].prompt_tokens_details.cached_tokens == whole_blocks > 0
+
+
+@pytest.mark.parametrize("flags", [("-tp", "2"), ("-tp", "2", "--enable-expert-parallel")])
+def test_ranks_answer_like_one(client, serve, flags):
+    served = serve("models/demo", *flags, "--served-model-name", "demo", "--dtype", "float32")
+    alone = serve("models/demo", "--served-model-name", "demo", "--dtype", "float32")
+    answers = []
+    for url in (served.url, alone.url):
+        ranks = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
+        chat = ranks.chat.completions.create(model="demo", messages=QUESTION, temperature=0)
+        text = ranks.completions.create(
+            model="demo", prompt=["Ostra is", "The sea"], max_tokens=40, temperature=0
+        )
+        answers.append([chat.choices[0].message.content, *(c.text for c in text.choices)])
+    assert answers[0] == answers[1]
 
 
 def test_api_key(serve):

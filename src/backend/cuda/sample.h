@@ -1,13 +1,12 @@
 #pragma once
 
-// The sampler on the device: engine/sampler.h's choice of tokens, in its order of operations, from
+// The sampler on the device: backend/sampling's choice of tokens, in its order of operations, from
 // logits and from what a slot of state knows of the sequence. A row's choice depends on its logits,
 // its SampleRow and its slot alone, bit for bit.
 //
-// The order of the random walk over the tokens kept is, as in engine/sampler.cpp: ascending id
-// where neither top_k nor top_p is on; best first (ties by id) otherwise where at most 4096 tokens
-// are kept; ascending id again for more. (From 65 tokens on the CPU's order with top_p is that of
-// the standard library's partial sort: the same distribution, another token for the same seed.)
+// The order of the random walk over the tokens kept is, as in backend/sampling: ascending id where
+// neither top_k nor top_p is on; best first (ties by id) otherwise where at most 4096 tokens are
+// kept; ascending id again for more.
 
 #include <cuda_runtime.h>
 

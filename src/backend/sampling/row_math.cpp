@@ -144,6 +144,16 @@ double log_sum_exp(std::span<const float> row, float best) {
   return static_cast<double>(best) + std::log(RowWeights(row, best, 1.0f, kNever).total());
 }
 
+size_t find_above(std::span<const float> row, size_t from, float x) {
+  for (; from + kStride <= row.size(); from += kStride) {
+    Bits any{};
+    for (size_t k = 0; k < kSums; ++k) any |= load(row.data() + from + k * kLanes) > x;
+    if ((any[0] | any[1] | any[2] | any[3]) != 0) break;
+  }
+  while (from < row.size() && !(row[from] > x)) ++from;
+  return from;
+}
+
 size_t count_above(std::span<const float> row, float x) {
   Bits count{};
   size_t i = 0;

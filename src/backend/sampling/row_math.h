@@ -40,6 +40,9 @@ class RowWeights {
 /// log(sum(exp(row))), given its largest entry.
 double log_sum_exp(std::span<const float> row, float best);
 
+/// The first entry from index `from` on that is greater than `x`; the row's size when none is.
+size_t find_above(std::span<const float> row, size_t from, float x);
+
 /// How many entries are greater than `x`.
 size_t count_above(std::span<const float> row, float x);
 

@@ -101,9 +101,27 @@ TEST(RowMath, FindNeverTakesAMaskedEntry) {
   for (double share : {0.0, 0.5, std::nextafter(1.0, 0.0)}) EXPECT_EQ(weights.find(share), 1500u);
 }
 
-TEST(RowMath, CountsWhatIsAbove) {
+/// What is left of the last share after the blocks that weigh may be a rounding more than nothing.
+TEST(RowMath, FindDoesNotRunOnIntoBlocksThatWeighNothing) {
+  std::mt19937 random(23);
+  std::uniform_real_distribution<float> uniform(-9, 0);
+  for (int round = 0; round < 300; ++round) {
+    std::vector<float> row(24 * RowWeights::kBlock, -kInfinity);
+    const size_t weighty = row.size() - 2 * RowWeights::kBlock;
+    for (size_t i = 0; i < weighty; ++i) row[i] = uniform(random);
+    const RowWeights weights(row, *largest(row), 1, -kInfinity);
+    ASSERT_LT(weights.find(std::nextafter(1.0, 0.0)), weighty) << round;
+  }
+}
+
+TEST(RowMath, FindsAndCountsWhatIsAbove) {
   for (const std::vector<float>& row : rows()) {
     const float x = row[row.size() / 2];
+    const auto above = [x](float y) { return y > x; };
+    for (size_t from = 0; from <= row.size(); from += 1 + row.size() / 50) {
+      const auto first = std::find_if(row.begin() + static_cast<ptrdiff_t>(from), row.end(), above);
+      EXPECT_EQ(find_above(row, from, x), static_cast<size_t>(first - row.begin()));
+    }
     EXPECT_EQ(count_above(row, x), static_cast<size_t>(std::count_if(
                                        row.begin(), row.end(), [x](float y) { return y > x; })));
   }

@@ -16,6 +16,8 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 constexpr float kGreedyBelow = 1e-5f;
+/// The most tokens kept by top_p that are walked best first; the CUDA sampler has the same.
+constexpr size_t kWalkedBestFirst = 4096;
 
 /// Uniform in [0, 1), a pure function of seed and position.
 double uniform(uint64_t seed, uint64_t position) {
@@ -64,16 +66,15 @@ std::vector<Candidate> best_of(std::span<const float> logits, size_t k) {
     return all;
   }
   std::vector<Candidate> heap;
-  for (size_t i = 0; i < logits.size() && k > 0; ++i) {
-    const Candidate candidate{logits[i], static_cast<int32_t>(i)};
-    if (heap.size() < k) {
-      heap.push_back(candidate);
-      std::push_heap(heap.begin(), heap.end(), better);
-    } else if (better(candidate, heap.front())) {
-      std::pop_heap(heap.begin(), heap.end(), better);
-      heap.back() = candidate;
-      std::push_heap(heap.begin(), heap.end(), better);
-    }
+  k = std::min(k, logits.size());
+  for (size_t i = 0; i < k; ++i) heap.push_back({logits[i], static_cast<int32_t>(i)});
+  std::make_heap(heap.begin(), heap.end(), better);
+  // A later entry has a higher id, so only a greater one is better.
+  for (size_t i = k; k > 0 && (i = find_above(logits, i, heap.front().logit)) < logits.size();
+       ++i) {
+    std::pop_heap(heap.begin(), heap.end(), better);
+    heap.back() = {logits[i], static_cast<int32_t>(i)};
+    std::push_heap(heap.begin(), heap.end(), better);
   }
   std::sort_heap(heap.begin(), heap.end(), better);
   return heap;
@@ -165,47 +166,10 @@ void apply_penalties(std::span<float> logits, const SampleRow& row, const Sampli
   }
 }
 
-/// Entries of at least `least`, in the order of their ids.
-std::vector<Candidate> at_least(std::span<const float> logits, float least) {
-  std::vector<Candidate> kept;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] >= least) kept.push_back({logits[i], static_cast<int32_t>(i)});
-  }
-  return kept;
-}
-
 double sum_of(std::span<const Candidate> candidates, const RowWeights& weights) {
   double sum = 0;
   for (const Candidate& c : candidates) sum += static_cast<double>(weights.weight(c.logit));
   return sum;
-}
-
-/// Moves the fewest best candidates whose weight reaches `needed` to the front and returns how many
-/// they are: a search by halves, which costs a fraction of sorting them all.
-size_t fewest_reaching(std::span<Candidate> candidates, const RowWeights& weights, double needed) {
-  constexpr size_t kSortable = 64;
-  size_t low = 0;
-  size_t high = candidates.size();
-  while (high - low > kSortable) {
-    const size_t middle = low + (high - low) / 2;
-    const auto at = [&](size_t i) { return candidates.begin() + static_cast<ptrdiff_t>(i); };
-    std::nth_element(at(low), at(middle), at(high), better);
-    const double sum = sum_of(candidates.subspan(low, middle - low), weights);
-    if (sum >= needed) {
-      high = middle;
-    } else {
-      needed -= sum;
-      low = middle;
-    }
-  }
-  const std::span<Candidate> rest = candidates.subspan(low, high - low);
-  std::sort(rest.begin(), rest.end(), better);
-  for (const Candidate& c : rest) {
-    ++low;
-    needed -= static_cast<double>(weights.weight(c.logit));
-    if (needed <= 0) break;
-  }
-  return low;
 }
 
 /// The candidate at which the running sum of weights first exceeds `share` of their sum.
@@ -221,20 +185,95 @@ int32_t choose(std::span<const Candidate> candidates, const RowWeights& weights,
   return last;
 }
 
-/// top_p without top_k. The likely part is found by widening a band below the best entry, since
-/// most of a vocabulary has next to no probability.
-int32_t choose_top_p(std::span<const float> logits, const SampleRow& row, float best,
-                     const RowWeights& weights, float floor, double share) {
-  std::vector<Candidate> band;
-  for (float width = 3 * row.temperature;; width *= 1.5f) {
-    const float least = std::max({best - width, floor, std::numeric_limits<float>::lowest()});
-    band = at_least(logits, least);
-    const bool all = weights.weight(least) == 0 || least <= floor;
-    if (all || sum_of(band, weights) >= row.top_p * weights.total()) break;
+/// How many candidates, which are best first, it takes to weigh `needed`; at least one.
+size_t fewest_reaching(std::span<const Candidate> candidates, const RowWeights& weights,
+                       double needed) {
+  size_t count = 0;
+  while (count < candidates.size()) {
+    needed -= static_cast<double>(weights.weight(candidates[count++].logit));
+    if (needed <= 0) break;
   }
-  const size_t count = fewest_reaching(band, weights, row.top_p * weights.total());
-  return choose(std::span(band).first(count), weights, share);
+  return count;
 }
+
+/// What top_p keeps of a row, the fewest best entries that reach its share, and the choice among
+/// them. One pass weighs the entries in bins by their distance from the best; only the bin in which
+/// the share is reached is sorted.
+class TopP {
+ public:
+  TopP(std::span<const float> logits, const SampleRow& row, float best, float floor) {
+    const RowWeights weights(logits, best, row.temperature, floor);
+    // An entry so light that all that are no better weigh less than what top_p may leave out.
+    const double light =
+        (1.0 - static_cast<double>(row.top_p)) / static_cast<double>(logits.size());
+    const float least = std::max({best + row.temperature * static_cast<float>(std::log(light) - 1),
+                                  floor, std::numeric_limits<float>::lowest()});
+    const float below = std::nextafter(least, kNever);
+    for (size_t i = 0; (i = find_above(logits, i, below)) < logits.size(); ++i) {
+      entries_.push_back({{logits[i], static_cast<int32_t>(i)}, weights.weight(logits[i])});
+    }
+    keep(static_cast<double>(row.top_p) * weights.total(), best);
+  }
+
+  /// The one at which the running sum of weights first exceeds `share` of their sum: best first
+  /// where they are few, else in the order of their ids.
+  int32_t choose(double share) const {
+    double left = 0;
+    for (const Entry& e : entries_) left += static_cast<double>(e.weight);
+    left *= share;
+    for (const Entry& e : entries_) {
+      left -= static_cast<double>(e.weight);
+      if (left < 0) return e.token.id;
+    }
+    return entries_.back().token.id;
+  }
+
+ private:
+  static constexpr size_t kBins = 4096;
+  struct Entry {
+    Candidate token;
+    float weight;
+  };
+
+  /// Drops what is not needed to weigh `needed`.
+  void keep(double needed, float best) {
+    float worst = best;
+    for (const Entry& e : entries_) worst = std::min(worst, e.token.logit);
+    const float scale = worst < best ? static_cast<float>(kBins) / (best - worst) : 0.0f;
+    const auto bin_of = [&](const Entry& e) {
+      return std::min(static_cast<size_t>((best - e.token.logit) * scale), kBins - 1);
+    };
+    std::vector<double> bins(kBins);
+    for (const Entry& e : entries_) bins[bin_of(e)] += static_cast<double>(e.weight);
+    size_t last_weighty = 0;  // rounding may want a little more than there is
+    for (size_t b = 0; b < kBins; ++b) {
+      if (bins[b] > 0) last_weighty = b;
+    }
+    size_t bin = 0;
+    while (bin < last_weighty && needed > bins[bin]) needed -= bins[bin++];
+
+    const auto better_entry = [](const Entry& a, const Entry& b) {
+      return better(a.token, b.token);
+    };
+    std::vector<Entry> fringe;
+    for (const Entry& e : entries_) {
+      if (bin_of(e) == bin) fringe.push_back(e);
+    }
+    std::sort(fringe.begin(), fringe.end(), better_entry);
+    Entry last = fringe.front();
+    for (const Entry& e : fringe) {
+      last = e;
+      needed -= static_cast<double>(e.weight);
+      if (needed <= 0) break;
+    }
+    std::erase_if(entries_, [&](const Entry& e) { return better(last.token, e.token); });
+    if (entries_.size() <= kWalkedBestFirst) {
+      std::sort(entries_.begin(), entries_.end(), better_entry);
+    }
+  }
+
+  std::vector<Entry> entries_;
+};
 
 int32_t choose_at_random(std::span<const float> logits, const SampleRow& row, float best,
                          double share) {
@@ -247,9 +286,8 @@ int32_t choose_at_random(std::span<const float> logits, const SampleRow& row, fl
     }
     return choose(top, weights, share);
   }
-  const RowWeights weights(logits, best, row.temperature, floor);
-  if (row.top_p < 1.0f) return choose_top_p(logits, row, best, weights, floor, share);
-  return static_cast<int32_t>(weights.find(share));
+  if (row.top_p < 1.0f) return TopP(logits, row, best, floor).choose(share);
+  return static_cast<int32_t>(RowWeights(logits, best, row.temperature, floor).find(share));
 }
 
 /// Log-probabilities of one row's best entries, and what any entry's take.

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <random>
 #include <set>
+
+#include "base/hash.h"
 
 namespace moesaic::backend {
 namespace {
@@ -316,6 +319,70 @@ TEST(Sampler, TopPOfALargeRowIsThatOfASort) {
   }
 }
 
+/// The choice from its definition, in float64: entries in the order in which they are walked, with
+/// their weights; what is not kept is not there.
+std::vector<std::pair<int32_t, double>> kept_by_definition(const std::vector<float>& logits,
+                                                           const SampleRow& row) {
+  const double best = *std::max_element(logits.begin(), logits.end());
+  std::vector<std::pair<int32_t, double>> kept;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double weight = std::exp((static_cast<double>(logits[i]) - best) / row.temperature);
+    if (weight >= row.min_p) kept.emplace_back(static_cast<int32_t>(i), weight);
+  }
+  const bool by_rank = row.top_k > 0 || row.top_p < 1.0f;
+  if (!by_rank) return kept;
+  std::stable_sort(kept.begin(), kept.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  if (row.top_k > 0) kept.resize(std::min(kept.size(), static_cast<size_t>(row.top_k)));
+  double total = 0, sum = 0;
+  for (const auto& [id, weight] : kept) total += weight;
+  size_t count = 0;
+  while (count < kept.size() && sum < row.top_p * total) sum += kept[count++].second;
+  kept.resize(count);
+  if (row.top_k == 0 && count > 4096) std::sort(kept.begin(), kept.end());
+  return kept;
+}
+
+TEST(Sampler, EveryFilterAtEveryTemperatureChoosesAsDefined) {
+  std::mt19937 random(17);
+  for (const float spread : {0.3f, 2.0f, 8.0f}) {
+    std::normal_distribution<float> normal(0, spread);
+    std::vector<float> logits(9000);
+    for (float& x : logits) x = normal(random);
+    for (const float temperature : {0.6f, 1.0f, 1.7f}) {
+      for (const float top_p : {1.0f, 0.9f, 0.4f}) {
+        for (const float min_p : {0.0f, 0.02f, 0.3f}) {
+          for (const int32_t top_k : {0, 50, 2000}) {
+            Case chooser;
+            chooser.params.temperature = temperature;
+            chooser.params.top_p = top_p;
+            chooser.params.min_p = min_p;
+            chooser.params.top_k = top_k;
+            const auto kept = kept_by_definition(logits, chooser.params);
+            double total = 0;
+            for (const auto& [id, weight] : kept) total += weight;
+            for (uint64_t seed = 0; seed < 4; ++seed) {
+              chooser.seed = seed;
+              const int32_t token = chooser(logits)->token;
+              const double share =
+                  static_cast<double>(base::split_mix(base::split_mix(seed)) >> 11) * 0x1p-53;
+              double before = 0;
+              size_t at = 0;
+              while (at < kept.size() && kept[at].first != token) before += kept[at++].second;
+              ASSERT_LT(at, kept.size())
+                  << token << " is not kept at temperature " << temperature << ", top_p " << top_p
+                  << ", min_p " << min_p << ", top_k " << top_k;
+              // Float sums: within 1e-4 of the distribution's mass.
+              EXPECT_LE(before, (share + 1e-4) * total);
+              EXPECT_GE(before + kept[at].second, (share - 1e-4) * total);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Sampler, MinPAndTopKTogether) {
   Case chooser;
   chooser.params.top_k = 3;
@@ -342,7 +409,7 @@ TEST(Sampler, ASeedMeansTheSameTokensOnEveryMachine) {
       chooser.output.push_back(got.back());
     }
   }
-  EXPECT_EQ(got, (std::vector<int32_t>{171, 472, 224, 298, 248, 246, 197, 426, 27}));
+  EXPECT_EQ(got, (std::vector<int32_t>{171, 472, 224, 458, 211, 453, 197, 426, 27}));
 }
 
 TEST(Sampler, IdsThatTheRowDoesNotHaveAreHarmless) {
