@@ -180,28 +180,28 @@ TEST_F(EngineTest, SaysWhatWasCached) {
 
 TEST_F(EngineTest, CountsWhatItDoes) {
   start();
-  ask({1, 2, 3})->wait();
+  ask({4, 1})->wait();
   wait_until_idle();
   const EngineStats stats = engine_->stats();
   EXPECT_EQ(stats.running + stats.waiting, 0);
-  EXPECT_EQ(stats.prompt_tokens, 3u);
+  EXPECT_EQ(stats.prompt_tokens, 2u);
   EXPECT_EQ(stats.generated_tokens, 4u);
   EXPECT_EQ(stats.steps, 4u);
-  EXPECT_EQ(stats.expert_tokens, std::vector<uint64_t>{6});
+  EXPECT_EQ(stats.expert_tokens, std::vector<uint64_t>{5});
   EXPECT_EQ(stats.finished[static_cast<size_t>(FinishReason::kLength)], 1u);
   EXPECT_EQ(stats.blocks_total, 32);
   EXPECT_EQ(stats.blocks_free + stats.blocks_cached, 32);
-  EXPECT_EQ(notes_->prompt, 3);
+  EXPECT_EQ(notes_->prompt, 2);
   EXPECT_EQ(notes_->decode, 3);
   EXPECT_EQ(notes_->first_tokens, 1);
   EXPECT_EQ(notes_->tokens, 3);
-  EXPECT_EQ(stats.prefix_queries, 3u);
+  EXPECT_EQ(stats.prefix_queries, 2u);
   EXPECT_EQ(stats.prefix_hits, 0u);
   std::lock_guard lock(notes_->mutex);
   ASSERT_EQ(notes_->finished.size(), 1u);
   const EngineObserver::Finished& news = notes_->finished[0];
   EXPECT_EQ(news.reason, FinishReason::kLength);
-  EXPECT_EQ(news.prompt_tokens, 3);
+  EXPECT_EQ(news.prompt_tokens, 2);
   EXPECT_EQ(news.generated_tokens, 4);
   EXPECT_NEAR(news.queue_seconds + news.prefill_seconds + news.decode_seconds, news.e2e_seconds,
               1e-9);

@@ -140,6 +140,17 @@ TEST(DType, LoadsAndStoresArrays) {
   }
 }
 
+TEST(DType, StoresAndLoadsTheBitsOfItsType) {
+  const std::pair<DType, uint64_t> one_and_a_half[] = {
+      {DType::kF32, 0x3FC00000}, {DType::kBF16, 0x3FC0}, {DType::kF16, 0x3E00}};
+  for (const auto& [dtype, bits] : one_and_a_half) {
+    uint64_t storage = 0;
+    store_float(dtype, &storage, 0, 1.5f);
+    EXPECT_EQ(storage, bits) << to_string(dtype);
+    EXPECT_EQ(load_float(dtype, &bits, 0), 1.5f) << to_string(dtype);
+  }
+}
+
 TEST(DTypeDeathTest, OtherTypesAreNoFloats) {
   const int32_t value = 1;
   EXPECT_DEATH(load_float(DType::kI32, &value, 0), "float type");

@@ -104,11 +104,14 @@ TEST(RowMath, FindNeverTakesAMaskedEntry) {
 /// What is left of the last share after the blocks that weigh may be a rounding more than nothing.
 TEST(RowMath, FindDoesNotRunOnIntoBlocksThatWeighNothing) {
   std::mt19937 random(23);
-  std::uniform_real_distribution<float> uniform(-9, 0);
+  std::uniform_real_distribution<float> uniform(-1, 0);
   for (int round = 0; round < 300; ++round) {
     std::vector<float> row(24 * RowWeights::kBlock, -kInfinity);
     const size_t weighty = row.size() - 2 * RowWeights::kBlock;
-    for (size_t i = 0; i < weighty; ++i) row[i] = uniform(random);
+    // Each block weighs so much less than the one before that sums of all are rounded.
+    for (size_t i = 0; i < weighty; ++i) {
+      row[i] = uniform(random) - 3.0f * static_cast<float>(i / RowWeights::kBlock);
+    }
     const RowWeights weights(row, *largest(row), 1, -kInfinity);
     ASSERT_LT(weights.find(std::nextafter(1.0, 0.0)), weighty) << round;
   }
