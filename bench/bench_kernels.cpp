@@ -92,7 +92,7 @@ class Bench {
     // Copies of the matrix, taken in turn, so that none is still in a cache.
     const MatrixDesc desc{.n = n, .k = k, .format = options_.dtype};
     const PanelShape shape = matrix_shape(desc);
-    const int64_t copies = std::max<int64_t>(1, (int64_t{512} << 20) / shape.bytes());
+    const int64_t copies = copies_of(shape.bytes());
     const base::Region weights(base::MemoryTag::kWeights,
                                static_cast<size_t>(copies * shape.bytes()));
     const MatrixSource source = dummy_source(desc, 1);
@@ -156,16 +156,18 @@ class Bench {
                            .width = options_.width,
                            .format = options_.dtype};
     const ExpertShape shape(desc);
-    const base::Region weights(base::MemoryTag::kWeights,
-                               static_cast<size_t>(desc.experts * shape.bytes()));
+    // Copies here too, for one row leaves most experts out and a cache could hold the others.
+    const int64_t bytes = desc.experts * shape.bytes();
+    const int64_t copies = copies_of(bytes);
+    const base::Region weights(base::MemoryTag::kWeights, static_cast<size_t>(copies * bytes));
     const ExpertsSource source = dummy_source(desc, 1);
     const double start = seconds_now();
-    pool_.parallel_for(desc.experts * shape.units(), [&](int64_t unit, int) {
-      pack_experts(kernels_, desc, source, unit, weights.data());
+    const int64_t units = desc.experts * shape.units();
+    pool_.parallel_for(copies * units, [&](int64_t i, int) {
+      pack_experts(kernels_, desc, source, i % units, weights.data() + i / units * bytes);
     });
     fmt::print("dummy weights {:.1f} GB/s\n",
                static_cast<double>(weights.size()) / (seconds_now() - start) / 1e9);
-    const Experts handle{desc, RawAddress::of(weights.data())};
     std::mt19937 random(3);
     for (int64_t count : rows) {
       const std::vector<float> x = inputs(count * desc.hidden);
@@ -183,6 +185,8 @@ class Bench {
       constexpr int kRound = 8;
       const double total = timed([&] {
         for (int i = 0; i < kRound; ++i) {
+          const auto copy = static_cast<int64_t>(turn / routings.size()) % copies;
+          const Experts handle{desc, RawAddress::of(weights.data() + copy * bytes)};
           products_.experts(handle, routings[turn++ % routings.size()], x.data(), count, false,
                             y.data());
         }
@@ -195,6 +199,12 @@ class Bench {
   }
 
  private:
+  /// How many matrices of that size it takes until none is still in a cache when its turn comes
+  /// again.
+  static int64_t copies_of(int64_t bytes) {
+    return ceil_div(static_cast<int64_t>(beyond_caches(size_t{512} << 20)), bytes);
+  }
+
   /// Times `body` between two measurements of the machine, which on a shared host is not the same
   /// from one second to the next; the better of the two counts.
   double timed(const std::function<void()>& body) {

@@ -185,6 +185,9 @@ Topology discover_topology() {
     result.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE);
     result.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE);
     result.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE);
+    result.all_l3_bytes =
+        result.l3_bytes *
+        static_cast<size_t>(std::max(0, hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_L3CACHE)));
   }
   if (topology != nullptr) hwloc_topology_destroy(topology);
   if (result.cores.empty()) {

@@ -12,12 +12,13 @@ namespace moesaic::base {
 
 /// What hwloc says of this machine, restricted to the CPUs this process may use.
 struct Topology {
-  std::vector<int> cores;  ///< one logical CPU per physical core, grouped by NUMA node
-  std::vector<int> nodes;  ///< the NUMA node of each of them, counted from 0
-  int numa_nodes = 1;      ///< that have one of the cores
-  size_t l1d_bytes = 0;    ///< per core
-  size_t l2_bytes = 0;     ///< per core
-  size_t l3_bytes = 0;     ///< per cache
+  std::vector<int> cores;   ///< one logical CPU per physical core, grouped by NUMA node
+  std::vector<int> nodes;   ///< the NUMA node of each of them, counted from 0
+  int numa_nodes = 1;       ///< that have one of the cores
+  size_t l1d_bytes = 0;     ///< per core
+  size_t l2_bytes = 0;      ///< per core
+  size_t l3_bytes = 0;      ///< per cache
+  size_t all_l3_bytes = 0;  ///< of all caches together
 };
 Topology discover_topology();
 

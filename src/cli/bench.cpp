@@ -12,6 +12,7 @@
 #include "backend/cpu/measure.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/thread_pool.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
@@ -232,6 +233,11 @@ Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::stri
   return result;
 }
 
+/// Nothing is faster than its limit. Caches that hold a small model's weights are, of memory's.
+bool is_faulty(const std::vector<Result>& results) {
+  return std::any_of(results.begin(), results.end(), [](const Result& r) { return r.share() > 1; });
+}
+
 void print_results(const Machine& machine, const LoadedModel& model,
                    const std::vector<Result>& results) {
   fmt::print("{}\n", model.description());
@@ -245,6 +251,16 @@ void print_results(const Machine& machine, const LoadedModel& model,
     if (all > 0) {
       fmt::print("{:<26}{} of {} experts touched per step\n", "", result.touched, all);
     }
+  }
+  if (!is_faulty(results)) return;
+  const size_t caches = base::discover_topology().all_l3_bytes;
+  fmt::print(
+      "\nA limit is faulty: nothing is faster than what bounds it. Do not quote shares above "
+      "100%.\n");
+  if (model.memory.weights < 4 * caches) {
+    fmt::print(
+        "The weights ({:.0f} MB) lie partly in caches ({:.0f} MB), which memory does not bound.\n",
+        static_cast<double>(model.memory.weights) / 1e6, static_cast<double>(caches) / 1e6);
   }
 }
 
@@ -286,6 +302,7 @@ int bench_latency(const Invocation& invocation) {
     root["decode16_tokens_per_s"] = decode16.tokens_per_s;
     root["decode16_limit_share"] = decode16.share();
     root["decode16_experts_touched"] = decode16.touched;
+    root["limit_is_faulty"] = is_faulty({prefill, decode, decode16});
     std::cout << boost::json::serialize(root) << "\n";
   } else {
     print_results(machine, *model, {prefill, decode, decode16});

@@ -113,7 +113,8 @@ boost::json::value parse_json_setting(const std::string& text, const std::string
   } catch (const base::JsonError& error) {
     const std::string name =
         error.name().empty() ? "" : fmt::format(" ('{}')", base::printable(error.name()));
-    throw UsageError(fmt::format("{}: '{}': {}{}", origin, text.substr(0, 40), error.what(), name));
+    throw UsageError(
+        fmt::format("{}: '{}' is not JSON: {}{}", origin, text.substr(0, 40), error.what(), name));
   }
 }
 

@@ -169,9 +169,9 @@ MOESAIC_INLINE void multiply_vectors(const PairProduct& p) {
   const uint16_t* b = p.b;
   for (int64_t d = 0; d < p.depth; d += 2, b += p.b_stride) {
     __m512bh row[V];
-    for (int v = 0; v < V; ++v) row[v] = (__m512bh)_mm512_loadu_si512(b + v * 2 * kLanes);
+    for (int v = 0; v < V; ++v) row[v] = as_pairs(_mm512_loadu_si512(b + v * 2 * kLanes));
     for (int r = 0; r < R; ++r) {
-      const __m512bh x = (__m512bh)pair_at(p.a + r * p.a_stride + d);
+      const __m512bh x = as_pairs(pair_at(p.a + r * p.a_stride + d));
       for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], row[v], x);
     }
   }
@@ -211,7 +211,7 @@ struct PairChain {
   Vec sum;
 
   MOESAIC_INLINE void step(__m512i pairs, __m512i x) {
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)x);
+    sum = _mm512_dpbf16_ps(sum, as_pairs(pairs), as_pairs(x));
   }
   MOESAIC_INLINE void close() {}
 };

@@ -144,10 +144,10 @@ MOESAIC_INLINE void multiply(const std::byte* tiles, const std::byte* const (&x)
   if constexpr (W::kBf16Rows) {
     __m512bh weights[T];
     _Pragma("GCC unroll 8") for (int t = 0; t < T; ++t) {
-      weights[t] = (__m512bh)_mm512_loadu_si512(tiles + t * kTileStep<W> + kk / 2 * kRowStep<W>);
+      weights[t] = as_pairs(_mm512_loadu_si512(tiles + t * kTileStep<W> + kk / 2 * kRowStep<W>));
     }
     _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
-      const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(bits_at(x[r] + kk * 2)));
+      const __m512bh pair = as_pairs(_mm512_set1_epi32(static_cast<int>(bits_at(x[r] + kk * 2))));
       _Pragma("GCC unroll 8") for (int t = 0; t < T; ++t) {
         sums[r][t] = _mm512_dpbf16_ps(sums[r][t], weights[t], pair);
       }
@@ -509,11 +509,12 @@ double peak_dot(int64_t iterations) {
   constexpr int kChains = 24;
   Vec sums[kChains];
   for (Vec& sum : sums) sum = zero();
-  __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f80);
+  __m512i ones = _mm512_set1_epi16(0x3f80);
   for (int64_t i = 0; i < iterations; ++i) {
-    __asm__ volatile("" : "+v"(a));
+    __asm__ volatile("" : "+v"(ones));
+    const __m512bh pairs = as_pairs(ones);
     _Pragma("GCC unroll 32") for (int c = 0; c < kChains; ++c) {
-      sums[c] = _mm512_dpbf16_ps(sums[c], a, a);
+      sums[c] = _mm512_dpbf16_ps(sums[c], pairs, pairs);
     }
   }
   for (Vec& sum : sums) __asm__ volatile("" : : "v"(sum));
@@ -528,22 +529,38 @@ double peak([[maybe_unused]] WeightType type, int64_t iterations) {
   return peak_fma(iterations);
 }
 
-uint64_t read_all(const std::byte* data, int64_t bytes) {
-  const auto* words = reinterpret_cast<const float*>(data);
-  constexpr int kStreams = 8;
-  Vec sums[kStreams];
+template <int kStreams>
+uint64_t read_streams(const std::byte* data, int64_t bytes, int64_t ahead) {
+  constexpr int kVecs = 4;  // at a time of each stream
+  constexpr int64_t kStep = kVecs * kLanes * static_cast<int64_t>(sizeof(float));
+  const int64_t part = bytes / kStreams;
+  Vec sums[kStreams * kVecs];
   for (Vec& sum : sums) sum = zero();
-  const int64_t count = bytes / 4;
-  for (int64_t i = 0; i < count; i += kStreams * kLanes) {
-    _Pragma("GCC unroll 8") for (int s = 0; s < kStreams; ++s) {
-      sums[s] = add(sums[s], load(words + i + s * kLanes));
+  for (int64_t at = 0; at < part; at += kStep) {
+    _Pragma("GCC unroll 4") for (int s = 0; s < kStreams; ++s) {
+      const std::byte* from = data + s * part + at;
+      if (ahead > 0) {
+        _Pragma("GCC unroll 4") for (int64_t line = 0; line < kStep; line += kCacheLine) {
+          __builtin_prefetch(from + ahead + line, 0, 0);
+        }
+      }
+      _Pragma("GCC unroll 4") for (int v = 0; v < kVecs; ++v) {
+        Vec& sum = sums[s * kVecs + v];
+        sum = add(sum, load(reinterpret_cast<const float*>(from) + v * kLanes));
+      }
     }
   }
-  float out[kStreams * kLanes];
-  for (int s = 0; s < kStreams; ++s) store(out + s * kLanes, sums[s]);
+  float out[kStreams * kVecs * kLanes];
+  for (int s = 0; s < kStreams * kVecs; ++s) store(out + s * kLanes, sums[s]);
   uint64_t bits = 0;
   for (float value : out) bits += bits_at(reinterpret_cast<const std::byte*>(&value));
   return bits;
+}
+
+uint64_t read_all(const std::byte* data, int64_t bytes, const ReadPattern& pattern) {
+  if (pattern.streams == 4) return read_streams<4>(data, bytes, pattern.ahead);
+  if (pattern.streams == 2) return read_streams<2>(data, bytes, pattern.ahead);
+  return read_streams<1>(data, bytes, pattern.ahead);
 }
 
 }  // namespace

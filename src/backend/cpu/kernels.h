@@ -70,6 +70,13 @@ struct Gemm {
   const float* scale = nullptr;     ///< kScatter
 };
 
+/// How a thread walks through memory that it only reads; which way is fastest is the machine's to
+/// show.
+struct ReadPattern {
+  int streams = 1;    ///< 1, 2 or 4 equal parts, read side by side
+  int64_t ahead = 0;  ///< bytes by which each is prefetched; 0 = the hardware's to do
+};
+
 struct KernelTable {
   /// Whether products with bf16 weights take activations rounded to bf16, and whether those are
   /// stored as tiles of 16 rows x 32 inputs (AMX) instead of row-major.
@@ -93,8 +100,8 @@ struct KernelTable {
   /// multiply-add counts as two).
   double (*peak)(WeightType type, int64_t iterations) = nullptr;
 
-  /// Reads `bytes` (a multiple of 1024) as fast as it can; the result keeps the loads alive.
-  uint64_t (*read)(const std::byte* data, int64_t bytes) = nullptr;
+  /// Reads `bytes` (a multiple of 1024) in that way; the result keeps the loads alive.
+  uint64_t (*read)(const std::byte* data, int64_t bytes, const ReadPattern& pattern) = nullptr;
 };
 
 extern const KernelTable kKernelsBaseline;

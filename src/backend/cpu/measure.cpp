@@ -7,6 +7,7 @@
 #include "backend/cpu/isa.h"
 #include "backend/cpu/kernel_tables.h"
 #include "backend/cpu/layout.h"
+#include "base/machine.h"
 
 namespace moesaic::backend::cpu {
 namespace {
@@ -14,6 +15,9 @@ namespace {
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+constexpr ReadPattern kPatterns[] = {{1, 0}, {1, 2048}, {1, 8192}, {1, 16384},
+                                     {2, 0}, {2, 8192}, {4, 0},    {4, 8192}};
 
 /// Handed out by a counter: a thread that loses its core for a while then costs a pass little.
 constexpr size_t kStretch = size_t{2} << 20;
@@ -28,6 +32,10 @@ void for_stretches(base::ThreadPool& pool, const base::Region& region, const Bod
 
 }  // namespace
 
+size_t beyond_caches(size_t least) {
+  return std::max(least, 4 * base::discover_topology().all_l3_bytes);
+}
+
 Meter::Meter(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype, size_t bytes)
     : pool_(pool),
       kernels_(kernel_table(isa_from_name(isa))),
@@ -40,12 +48,27 @@ Meter::Meter(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype
     if (seconds_now() - start > 0.01) break;
     iterations_ *= 2;
   }
+  double best = 0;
+  for (size_t i = 0; i < std::size(kPatterns); ++i) {
+    const double bandwidth = read_pass(kPatterns[i]);
+    if (bandwidth > best) best_ = i;
+    best = std::max(best, bandwidth);
+  }
 }
 
 double Meter::read_bandwidth() {
+  const double best = read_pass(kPatterns[best_]);
+  next_ = (next_ + 1) % std::size(kPatterns);
+  const double other = read_pass(kPatterns[next_]);
+  if (other > best) best_ = next_;
+  return std::max(best, other);
+}
+
+double Meter::read_pass(const ReadPattern& pattern) {
   const double start = seconds_now();
-  for_stretches(pool_, region_,
-                [&](std::byte* at) { keep_ += kernels_.read(at, static_cast<int64_t>(kStretch)); });
+  for_stretches(pool_, region_, [&](std::byte* at) {
+    keep_ += kernels_.read(at, static_cast<int64_t>(kStretch), pattern);
+  });
   return static_cast<double>(region_.size()) / (seconds_now() - start);
 }
 

@@ -14,26 +14,35 @@
 
 namespace moesaic::backend::cpu {
 
+/// Bytes of which hardly any are found in a cache when they are read again: four times what the
+/// last-level caches hold together, at least `least`.
+size_t beyond_caches(size_t least);
+
 /// Measures memory and arithmetic, a few hundredths of a second each time. What a shared host gives
 /// changes from second to second, so callers measure beside whatever they compare with.
 class Meter {
  public:
-  /// `bytes` are read in one pass (at least 1 GiB for a true figure; allocated here). `isa` is a
-  /// name of available_cpu_isas; its best loop for weights of `dtype` is what peak_flops runs.
+  /// `bytes` are read in one pass (allocated here; the default is far more than caches hold).
+  /// `isa` is a name of available_cpu_isas; its best loop for weights of `dtype` is what peak_flops
+  /// runs.
   Meter(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype,
-        size_t bytes = size_t{1} << 30);
+        size_t bytes = beyond_caches(size_t{1} << 30));
 
-  /// Bytes per second that all threads of the pool together read from memory.
+  /// Bytes per second that all threads of the pool together read from memory: by the pattern that
+  /// was best so far, and by another one, in turn; the better counts.
   double read_bandwidth();
 
   /// Operations per second (a multiply-add is two) of all threads together, on registers only.
   double peak_flops();
 
  private:
+  double read_pass(const ReadPattern& pattern);
+
   base::ThreadPool& pool_;
   const KernelTable& kernels_;
   WeightType type_;
   base::Region region_;
+  size_t best_ = 0, next_ = 0;     ///< patterns
   int64_t iterations_ = 1 << 10;   ///< of the peak loop, for about 10 ms
   std::atomic<uint64_t> keep_{0};  ///< what was read, so that the loads stay
 };

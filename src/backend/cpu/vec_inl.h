@@ -58,6 +58,14 @@ MOESAIC_INLINE Vec load_bf16_odd(const uint16_t* p) {
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 #if defined(__AVX512BF16__)
+/// The pairs of bf16 that `bits` are. Clang 16 dies of a product when it sees that its pairs were
+/// broadcast, so it does not get to see it.
+MOESAIC_INLINE __m512bh as_pairs(__m512i bits) {
+#if defined(__clang__)
+  __asm__("" : "+v"(bits));
+#endif
+  return (__m512bh)bits;
+}
 /// kLanes floats rounded to bf16.
 MOESAIC_INLINE void store_bf16(void* out, Vec values) {
   const __m256bh rounded = _mm512_cvtneps_pbh(values);
