@@ -50,8 +50,8 @@ std::vector<std::string> refused_settings(const deploy::Service& service) {
 /// What a text stands for that somebody was to fill in; "" when it is none.
 std::string_view placeholder(const std::string& text) {
   if (text.find("{{") != std::string::npos) return "a template's; render it first (helm template)";
-  if (text.find("${") != std::string::npos) return "a shell's; fill it in first (envsubst)";
   if (text.find("$(") != std::string::npos) return "known to the cluster alone";
+  if (text.find('$') != std::string::npos) return "a shell's; fill it in first (envsubst)";
   if (text.find('<') != std::string::npos) return "to be filled in";
   return "";
 }

@@ -101,9 +101,34 @@ void print_others(const std::vector<deploy::OtherObject>& others) {
   print_part("Not touched; keep applying your own", lines);
 }
 
+/// Why there is nothing at the model's path: only what a volume holds is there in another image.
+std::string no_model_there(const deploy::Service& service) {
+  const std::string& model = service.model;
+  if (!model.starts_with('/')) return "";
+  const bool old_claim = service.has_cache && !service.cache_claim.empty();
+  if (old_claim && deploy::is_below(model, service.cache_path)) return "";
+  for (const boost::json::value& mount : service.kept.volume_mounts) {
+    const boost::json::value* path = mount.as_object().if_contains("mountPath");
+    if (path != nullptr && path->is_string() &&
+        deploy::is_below(model, std::string(path->get_string()))) {
+      return "";
+    }
+  }
+  return fmt::format(
+      "Nothing of the file is mounted at {}: the model lies in the old image, or went "
+      "with its pod. Put its folder on {}.",
+      model,
+      old_claim ? "claim " + service.cache_claim
+                : fmt::format("the new claim {}, at {}", deploy::cache_claim(service),
+                              service.cache_path));
+}
+
 /// All that keeps the result from serving as the old one does.
 std::vector<std::string> reasons(const Workload& workload, bool has_image) {
   std::vector<std::string> lines = reasons_not_to_start(workload.service);
+  if (std::string line = no_model_there(workload.service); !line.empty()) {
+    lines.push_back(std::move(line));
+  }
   lines.insert(lines.end(), workload.blockers.begin(), workload.blockers.end());
   if (!has_image && workload.engine != deploy::Engine::kMoesaic) {
     lines.push_back(fmt::format(

@@ -145,6 +145,8 @@ class Maker {
     if (object_.kind == "RayService") return ray_service();
     if (object_.kind == "ServingRuntime" || object_.kind == "ClusterServingRuntime") {
       object_.why = "a template: put the InferenceService that uses it into the file";
+    } else if (object_.kind == "LLMInferenceServiceConfig") {
+      object_.why = "a template, which an LLMInferenceService names in baseRefs";
     } else if (object_.kind == "RayCluster" || object_.kind == "RayJob") {
       object_.why = "what Ray is to run there is not in the file";
     }

@@ -24,10 +24,32 @@ bool is_shell_word(const std::string& word) {
 
 /// Programs that start the one named after their own options.
 bool is_launcher(const std::string& word) {
-  static const std::string kLaunchers[] = {
-      "tini",   "dumb-init", "init", "catatonit", "env",     "sudo",   "nohup",
-      "time",   "uv",        "uvx",  "conda",     "poetry",  "nice",   "ionice",
-      "stdbuf", "numactl",   "nsys", "taskset",   "timeout", "setsid", "gosu"};
+  static const std::string kLaunchers[] = {"tini",
+                                           "dumb-init",
+                                           "init",
+                                           "catatonit",
+                                           "env",
+                                           "sudo",
+                                           "nohup",
+                                           "time",
+                                           "uv",
+                                           "uvx",
+                                           "conda",
+                                           "poetry",
+                                           "nice",
+                                           "ionice",
+                                           "stdbuf",
+                                           "numactl",
+                                           "nsys",
+                                           "taskset",
+                                           "timeout",
+                                           "setsid",
+                                           "gosu",
+                                           "su-exec",
+                                           "mpirun",
+                                           "ddtrace-run",
+                                           "opentelemetry-instrument",
+                                           "neuron_parallel_compile"};
   const std::string name = basename(word);
   // An image's own entry point, nvidia_entrypoint.sh say, starts what follows it.
   return std::find(std::begin(kLaunchers), std::end(kLaunchers), name) != std::end(kLaunchers) ||

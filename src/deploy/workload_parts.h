@@ -27,6 +27,9 @@ struct Object {
   mutable std::string why;    ///< why it was not read
 };
 
+/// Whether a resource of that name is a GPU or Neuron device.
+bool is_accelerator(std::string_view resource);
+
 /// Whether the kind has a pod template that is looked into.
 bool has_pod(const Object& object);
 
@@ -70,6 +73,7 @@ class WorkloadReader {
 
   // workload_reader.cpp: which container, and its environment
   bool find_container();
+  void note_unread(const boost::json::object& container);
   bool is_server(const boost::json::object& container, bool by_image);
   void read_environment(const boost::json::object& container);
   void read_config_maps(const boost::json::object& container);
@@ -116,13 +120,13 @@ class WorkloadReader {
   void read_route();
   void read_monitors();
 
-  /// The first unused object of a kind for which `fits` holds, one of this workload's own namespace
-  /// first, then one that may be in it; null when there is none.
+  /// The first unused object with a name, of a kind, for which `fits` holds, one of this workload's
+  /// own namespace first, then one that may be in it; null when there is none.
   template <typename Fits>
   const Object* other(std::string_view kind, Fits fits) const {
     for (const bool exactly : {true, false}) {
       for (const Object& object : all_) {
-        if (object.kind != kind || object.used) continue;
+        if (object.kind != kind || object.used || object.name.empty()) continue;
         if (exactly ? object.name_space != object_.name_space : !may_be_ours(object)) continue;
         if (fits(object)) return &object;
       }

@@ -159,20 +159,26 @@ bool WorkloadReader::find_container() {
       if (is_server(*container, by_image)) return true;
     }
   }
-  for (const json::object* container : containers) {
-    const std::string image = text_at(*container, "image", place_);
-    const auto command = texts_at(*container, "command", place_);
-    if (!is_server_image(image)) continue;
-    object_.why = fmt::format(
-        "image {} {}", image.substr(0, 120),
-        command.empty() ? "with arguments that name no model"
-                        : fmt::format("starts '{}', and what that starts is not in the file",
-                                      command[0].substr(0, 60)));
-    if (!out_.service.kept.env_from.empty()) {
-      object_.why += "; if a ConfigMap of envFrom does, put that into the file too";
-    }
-  }
+  for (const json::object* container : containers) note_unread(*container);
   return false;
+}
+
+/// Says why a container that looks like a server was not read as one.
+void WorkloadReader::note_unread(const json::object& container) {
+  const std::string image = text_at(container, "image", place_);
+  const json::object& limits = object_at(container, "resources.limits", place_);
+  const bool accelerated = std::any_of(
+      limits.begin(), limits.end(), [](const auto& limit) { return is_accelerator(limit.key()); });
+  if (!is_server_image(image) && !accelerated) return;
+  const auto command = texts_at(container, "command", place_);
+  object_.why = fmt::format("image {} {}", image.substr(0, 120),
+                            command.empty()
+                                ? "with arguments that name no model"
+                                : fmt::format("starts '{}', and what that starts is not known here",
+                                              command[0].substr(0, 60)));
+  if (!array_at(container, "envFrom", place_).empty()) {
+    object_.why += "; if a ConfigMap of envFrom says more, put that into the file too";
+  }
 }
 
 Workload WorkloadReader::read() {

@@ -59,12 +59,14 @@ std::string amount_text(std::string_view name, const json::value& value, const P
 
 }  // namespace
 
+bool is_accelerator(std::string_view resource) {
+  return resource.starts_with("nvidia.com/") || resource.starts_with("aws.amazon.com/neuron") ||
+         resource.starts_with("amd.com/gpu");
+}
+
 /// The accelerator, which the server has to be told of.
 void WorkloadReader::read_device(const std::string& name, const std::string& text) {
-  if (!name.starts_with("nvidia.com/") && !name.starts_with("aws.amazon.com/neuron") &&
-      !name.starts_with("amd.com/gpu")) {
-    return;
-  }
+  if (!is_accelerator(name)) return;
   const int64_t devices = quantity_bytes(text);
   if (devices < 0 || devices > 1024) wrong(place_, fmt::format("{} is no count", name));
   out_.service.accelerator = name;

@@ -489,14 +489,18 @@ def test_a_selector_stays_whole(tmp_path):
 
 # --- what is not to be applied ---
 
-WORKS = "args: [/models/m]\n"
+WORKS = "args: [/models/m]\nvolumeMounts: [{name: m, mountPath: /models}]\n"
+DISK = "volumes: [{name: m, persistentVolumeClaim: {claimName: m}}]\n"
 REASONS = {
+    "a model in the old image": ("args: [/opt/m]\n", "Nothing of the file is mounted at /opt/m"),
+    "a model on a new claim": ("args: [/models/m]\n", "Put its folder on the new claim x-cache"),
     "a Hub name": ("args: [org/m]\n", "does not download"),
     "stages": ("args: [/models/m, -pp, '2']\n", "Pipeline stages come later"),
     "an accelerator": (WORKS + "resources: {limits: {nvidia.com/gpu: 1}}\n", "Devices other"),
     "an int4 model": ("args: [/models/m, --quantization, awq]\n", "--quantization awq"),
     "a placeholder": ("args: [--model, '<MODEL>']\n", "placeholder"),
     "a shell's": ("args: [--model, '${MODEL}']\n", "envsubst"),
+    "a shell's in part": ("args: [--model, s3://$BUCKET/m]\n", "envsubst"),
     "a template's": ("args: [--model, '{{.Values.model}}']\n", "helm template"),
     "a Secret's": (
         "args: [--model, $(M)]\nenv: [{name: M, valueFrom: {secretKeyRef: {name: s, key: k}}}]\n",
@@ -508,23 +512,24 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_what_cannot_start_is_not_applied(name, tmp_path):
     lines, reason = REASONS[name]
-    moved = Moved(tmp_path, pod(lines), flags=("--image", "registry/moesaic:1"))
+    disk = DISK if "volumeMounts" in lines else ""
+    moved = Moved(tmp_path, pod(lines, disk), flags=("--image", "registry/moesaic:1"))
     block = moved.report.split("It cannot start today:")[1]
     assert reason in block
     assert "kubectl apply" not in moved.report
 
 
 def test_what_can_start_is_applied(tmp_path):
-    moved = Moved(tmp_path, pod(WORKS), flags=("--image", "registry/moesaic:1"))
+    moved = Moved(tmp_path, pod(WORKS, DISK), flags=("--image", "registry/moesaic:1"))
     assert "kubectl apply -k" in moved.report and "cannot start" not in moved.report
     # The default image is in nobody's registry.
-    moved = Moved(tmp_path, pod(WORKS))
+    moved = Moved(tmp_path, pod(WORKS, DISK))
     assert "--image" in moved.report.split("It cannot start today:")[1]
 
 
 def test_secrets_to_make_stand_before_the_apply(tmp_path):
     lines = WORKS + "env: [{name: DB_PASSWORD, value: a}, {name: AWS_SECRET, value: b}]\n"
-    moved = Moved(tmp_path, pod(lines), flags=("--image", "registry/moesaic:1"))
+    moved = Moved(tmp_path, pod(lines, DISK), flags=("--image", "registry/moesaic:1"))
     made, applied = moved.report.split("Apply:")[1].split("kubectl apply -k")
     assert "kubectl create secret generic x-environment" in made
     assert "--from-literal=DB_PASSWORD=" in made and "--from-literal=AWS_SECRET=" in made
@@ -549,6 +554,16 @@ def test_an_image_with_vllm_in_its_name_is_no_server_yet(tmp_path):
     untouched = part(moved, "Not touched; keep applying your own")
     assert "Deployment router: image ghcr.io/org/vllm-router:v2 with arguments that" in untouched
     assert "Deployment own: image ghcr.io/org/vllm-router:v2 starts '/run.sh'" in untouched
+
+
+def test_what_an_accelerator_is_for_is_named(tmp_path):
+    """A server whose start is not in the manifest: its image's own, or a script's."""
+    file = tmp_path / "in.yaml"
+    lines = "command: [optimum-cli]\nresources: {limits: {aws.amazon.com/neuron: 1}}\n"
+    file.write_text(pod(lines).replace("vllm/vllm-openai:v1", "own:1"))
+    result = run("migrate", file, "-o", tmp_path / "out")
+    assert result.returncode == 65
+    assert "image own:1 starts 'optimum-cli', and what that starts is not known" in result.stderr
 
 
 def test_the_command_says_more_than_the_image(tmp_path):
@@ -660,3 +675,12 @@ def test_a_second_run_leaves_nothing_of_the_first(tmp_path):
     assert (tmp_path / "out/httproute.yaml").exists()
     Moved(tmp_path, pod(MODEL))
     assert "httproute.yaml" not in objects_in(tmp_path / "out")
+
+
+def test_objects_without_a_name_belong_to_nobody(tmp_path):
+    """The API server refuses them."""
+    texts = (SERVICE.replace("name: api, ", ""), BUDGET.replace("name: old", ""))
+    moved = Moved(tmp_path, pod(MODEL), *texts, autoscaler().replace("name: scaler", ""))
+    for name in ("service.yaml", "disruptionbudget.yaml", "autoscaler.yaml"):
+        assert name not in moved.objects
+    assert "- Service - PodDisruptionBudget - HorizontalPodAutoscaler" in moved.report
