@@ -76,6 +76,106 @@ const plan::Candidate& fitting(const plan::Plan& plan) {
   throw base::ConfigError(message);
 }
 
+/// Elastic Fabric Adapters of an instance: its network cards, as AWS's list of EFA instance types
+/// has them (recalled, November 2026; --efa wins). A node whose first card carries its address
+/// alone offers one fewer.
+struct Fabric {
+  std::string_view instance;
+  int64_t interfaces;
+};
+constexpr Fabric kFabrics[] = {
+    {"p4d.24xlarge", 4},      {"p4de.24xlarge", 4},  {"p5.48xlarge", 32},
+    {"p5e.48xlarge", 32},     {"p5en.48xlarge", 16}, {"p6-b200.48xlarge", 8},
+    {"p6-b300.48xlarge", 16}, {"g5.48xlarge", 1},    {"g6.48xlarge", 1},
+    {"g6e.48xlarge", 4},      {"trn1.32xlarge", 8},  {"trn1n.32xlarge", 16},
+    {"trn2.48xlarge", 16},
+};
+
+/// Chips that a pod may have of a Trainium 1 instance: they lie on a torus, and its scheduler deals
+/// out these numbers (Neuron documentation, "Neuron scheduler extension").
+constexpr int64_t kTorusChips[] = {1, 4, 8, 16};
+
+bool is_torus(const std::string& instance) { return instance.starts_with("trn1"); }
+
+bool may_have(const std::string& instance, int64_t chips) {
+  return !is_torus(instance) ||
+         std::find(std::begin(kTorusChips), std::end(kTorusChips), chips) != std::end(kTorusChips);
+}
+
+/// A plan whose pod can be had: of Trainium 1, the next number of chips that is dealt out.
+plan::Plan plan_that_is_dealt_out(plan::PlanInputs inputs) {
+  plan::Plan plan = plan::make_plan(inputs);
+  const plan::Candidate& first = plan.candidates.at(0);
+  const int64_t chips = first.devices / std::max<int64_t>(1, first.nodes);
+  if (!first.fits || may_have(first.instance, chips)) return plan;
+  if (inputs.tp || inputs.ep || inputs.pp) {
+    throw base::ConfigError(
+        fmt::format("a pod has 1, 4, 8 or 16 chips of {}, not {}; leave --tp, "
+                    "--ep and --pp out, or choose them so",
+                    first.instance, chips));
+  }
+  for (const int64_t more : kTorusChips) {
+    if (more < chips) continue;
+    inputs.pp = 1;
+    inputs.ep = 1;
+    inputs.tp = more;
+    plan = plan::make_plan(inputs);
+    if (plan.candidates.at(0).fits) break;
+  }
+  return plan;
+}
+
+/// What several nodes, or a part of a Trainium node, need of the cluster.
+void fill_fabric(const Invocation& invocation, const plan::Candidate& candidate, Service& service) {
+  if (service.nodes > 1) {
+    const auto* row =
+        std::find_if(std::begin(kFabrics), std::end(kFabrics),
+                     [&](const Fabric& fabric) { return fabric.instance == service.instance; });
+    service.efa_interfaces = row == std::end(kFabrics) ? 0 : row->interfaces;
+  }
+  service.efa_interfaces = invocation.integer("efa", service.efa_interfaces, 0, 64);
+  const bool part = service.accelerator == "aws.amazon.com/neuron" &&
+                    service.devices_per_node > 1 &&
+                    service.devices_per_node < candidate.instance_devices;
+  service.scheduler = invocation.option("scheduler", part ? "my-scheduler" : "");
+  if (part && !invocation.has("scheduler")) {
+    print_wrapped(
+        fmt::format("Note: {} of {} chips have to lie side by side, which the Neuron "
+                    "scheduler extension sees to; its name here is {}, and --scheduler "
+                    "gives another.",
+                    service.devices_per_node, candidate.instance_devices, service.scheduler),
+        0);
+  }
+  if (service.efa_interfaces > 0) {
+    print_wrapped(
+        fmt::format("Note: the nodes talk over {} Elastic Fabric Adapters each, which the "
+                    "EFA device plugin offers and the container's NCCL or Neuron "
+                    "libraries must know; --efa 0 leaves them out.",
+                    service.efa_interfaces),
+        0);
+  }
+}
+
+/// vLLM and TGI cut an expert in equal parts and cannot pad them to the blocks of its scales.
+void fill_experts(const plan::Plan& plan, const plan::Candidate& candidate, Service& service) {
+  const plan::Layout cut{candidate.tp, candidate.ep, candidate.pp};
+  if (plan::expert_widths_divide(plan.inputs.model.spec, cut, plan.format)) return;
+  if (service.engine == deploy::Engine::kTgi) {
+    throw base::ConfigError(fmt::format(
+        "TGI cannot cut the experts of {} {} ways, as their quantisation is in blocks; give --tp, "
+        "or another --engine",
+        plan.inputs.model.name, candidate.tp));
+  }
+  if (service.engine != deploy::Engine::kVllm) return;
+  service.whole_experts = true;
+  print_wrapped(
+      fmt::format("Note: vLLM cannot cut the experts {} ways, as their quantisation is in "
+                  "blocks; so each of its ranks has whole ones "
+                  "(--enable-expert-parallel).",
+                  candidate.tp),
+      0);
+}
+
 /// The seam between plan and manifests: fills what the plan decides.
 void fill_from(const plan::Plan& plan, const plan::Candidate& candidate, Service& service) {
   const plan::Instance& instance = *plan.inputs.catalog.find_instance(candidate.instance);
@@ -124,6 +224,11 @@ Service service_of(const Invocation& invocation) {
   Service service;
   service.model = invocation.arguments[0];
   service.engine = deploy::engine_from(invocation.option("engine", "moesaic"));
+  if (service.engine == deploy::Engine::kTgi) {
+    // The image's Python lies in root's home, where no other user may look.
+    service.run_as = 0;
+    service.run_as_group = 0;
+  }
   service.name = invocation.option("name", deploy::dns_label(service.model));
   service.name_space = invocation.option("namespace", "");
   service.image = invocation.option("image", "");
@@ -142,12 +247,15 @@ Service service_of(const Invocation& invocation) {
   service.hostname = invocation.option("hostname", "");
   service.gateway = invocation.option("gateway", "");
   service.gateway_space = invocation.option("gateway-namespace", "");
+  service.endpoint_picker = invocation.option("endpoint-picker", "");
+  service.allow_from = split_list(invocation.option("allow-from", ""));
   service.monitor_space = invocation.option("monitoring-namespace", "");
   service.monitor_label = invocation.option("prometheus-release", "");
   service.hf_secret = invocation.option("hub-secret", "hf-token");
   service.storage_class = invocation.option("storage-class", "");
   service.cache_claim = invocation.option("cache-claim", "");
   service.drain_seconds = invocation.integer("drain-seconds", 60, 0, 86400);
+  service.without = split_list(invocation.option("without", ""));
   service.queue_target = invocation.integer("queue-target", service.queue_target, 1, 1 << 20);
   for (size_t i = 1; i < invocation.arguments.size(); ++i) {
     service.extra_args.push_back(invocation.arguments[i]);
@@ -170,28 +278,21 @@ void apply_sizes(const Invocation& invocation, Service& service) {
 }
 
 void print_notes(const Service& service) {
-  const std::vector<std::string> refused = deploy::shares_cache(service) &&
-                                                   service.cache_claim.empty() &&
-                                                   service.storage_class.empty()
-                                               ? std::vector<std::string>{
-                                                     "The cache is shared by several pods, so its "
-                                                     "storage class must offer ReadWriteMany "
-                                                     "(EFS, FSx for Lustre, NFS); name it with "
-                                                     "--storage-class, or give --max-replicas 1."}
-                                               : std::vector<std::string>{};
-  for (const std::string& line : refused) print_wrapped("Note: " + line, 0);
-  if (service.engine != deploy::Engine::kMoesaic) return;
-  if (!service.model.starts_with('/')) {
+  if (!service.gateway_space.empty()) {
     print_wrapped(
-        fmt::format("Note: moesaic does not download yet. Put the model's folder on the volume "
-                    "and give its path under {} as MODEL, with --model-config for the plan.",
-                    service.cache_path),
+        fmt::format("Note: the Gateway's listener must take routes of {} "
+                    "(allowedRoutes). Where its pods run in yet another namespace, or its "
+                    "load balancer is outside the cluster, name that with --allow-from.",
+                    service.name_space.empty() ? "this namespace" : service.name_space),
         0);
   }
-  const std::vector<std::string> later = refused_today(service);
-  if (later.empty()) return;
-  fmt::print("The server refuses these settings today; start with --engine vllm:\n");
-  for (const std::string& line : later) print_wrapped(line, 2);
+  if (deploy::shares_cache(service) && service.cache_claim.empty() &&
+      service.storage_class.empty()) {
+    print_wrapped(
+        "Note: The cache is shared by several pods, so its storage class must offer ReadWriteMany "
+        "(EFS, FSx for Lustre, NFS); name it with --storage-class, or give --max-replicas 1.",
+        0);
+  }
 }
 
 int run_deploy(const Invocation& invocation) {
@@ -203,10 +304,12 @@ int run_deploy(const Invocation& invocation) {
   if (!invocation.has("output")) throw UsageError("deploy needs -o DIR, the folder to write");
   Service service = service_of(invocation);
   if (!service.instance.empty()) {
-    const plan::Plan plan = plan::make_plan(plan_inputs(invocation, service));
+    const plan::Plan plan = plan_that_is_dealt_out(plan_inputs(invocation, service));
     const plan::Candidate& candidate = fitting(plan);
     fill_from(plan, candidate, service);
     print_plan(plan, candidate);
+    fill_experts(plan, candidate, service);
+    fill_fabric(invocation, candidate, service);
   }
   apply_sizes(invocation, service);
   deploy::complete(service);
@@ -214,7 +317,9 @@ int run_deploy(const Invocation& invocation) {
   const std::filesystem::path folder = invocation.option("output", "");
   const auto written = deploy::write_manifests(folder, deploy::manifests(service));
   fmt::print("\n");
-  print_written(service, folder, written);
+  std::vector<std::string> reasons = reasons_not_to_start(service);
+  if (!reasons.empty()) reasons.emplace_back("Another container can: --engine vllm, tgi, neuron.");
+  print_written(service, folder, written, {}, reasons);
   return 0;
 }
 
@@ -249,6 +354,8 @@ Command deploy_command() {
        {"quantization", "NAME", "How the checkpoint is quantised: fp8, awq, gptq, ..."},
        {"kv-cache-dtype", "TYPE", "auto, bfloat16, float16, fp8."},
        {"utilization", "SHARE", "Share of each device's memory to use (default 0.9)."},
+       {"efa", "N", "Elastic Fabric Adapters of a pod on several nodes (default: all)."},
+       {"scheduler", "NAME", "Scheduler of the pods (part of a Trainium node: my-scheduler)."},
        {"cpus", "N", "Processors of a pod (default: 3 for each device, else 8)."},
        {"memory-gib", "N", "Host memory of a pod."},
        {"shm-gib", "N", "Size of /dev/shm (default: 1 for each device)."},
@@ -262,8 +369,11 @@ Command deploy_command() {
        {"hostname", "HOST", "Host name of the route (default: any)."},
        {"gateway", "NAME", "Gateway that the route belongs to (default: gateway)."},
        {"gateway-namespace", "NAME", "Namespace of the Gateway (default: the same)."},
+       {"endpoint-picker", "NAME", "Route by an InferencePool whose picker is this Service."},
+       {"allow-from", "LIST", "More clients: namespaces, and address ranges as 10.0.0.0/8."},
        {"monitoring-namespace", "NAME", "Where Prometheus runs (default: monitoring)."},
        {"prometheus-release", "NAME", "Label 'release' that Prometheus selects by."},
+       {"without", "LIST", kWithoutHelp},
        {"hub-secret", "NAME", "Secret with the Hub token under 'token' (default: hf-token)."},
        {"storage-class", "NAME", "Storage class of the cache volume."},
        {"cache-claim", "NAME", "A volume claim that exists already, instead of a new one."}},

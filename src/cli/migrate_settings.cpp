@@ -143,10 +143,10 @@ void take_api_key(Workload& workload, MigratedSettings& out, const std::string& 
   const std::string secret = workload.service.name + "-api-key";
   workload.service.env.push_back(
       {"VLLM_API_KEY", "", {{"secretKeyRef", {{"name", secret}, {"key", "key"}}}}});
-  out.secrets.push_back(fmt::format(
-      "{}: the key stood in the manifest and is not copied; kubectl create secret generic {} "
-      "--from-literal=key=...",
-      origin, secret));
+  out.secrets.push_back(
+      fmt::format("{}: the key stood in the manifest and is not copied; put it into the Secret {}",
+                  origin, secret));
+  out.needed.push_back({secret, "key"});
 }
 
 void take_settings(const base::Settings& settings, Workload& workload, MigratedSettings& out) {
@@ -186,15 +186,7 @@ void take_settings(const base::Settings& settings, Workload& workload, MigratedS
       out.renamed.push_back(fmt::format("{} -> --{}", line, name));
     }
     if (name == "port") {
-      const int64_t port = settings.get_int(name);
-      if (port >= 1024) {
-        service.port = port;
-      } else {
-        out.renamed.push_back(fmt::format(
-            "port {} -> {} in the container, as only root may bind the old one; the Service's "
-            "ports stay",
-            port, service.port));
-      }
+      service.port = settings.get_int(name);
     } else if (name != "model") {
       add_flag(row, settings, service.extra_args);
     }
@@ -234,22 +226,25 @@ bool looks_secret(const std::string& name) {
 void take_secret(const std::string& name, Workload& workload, MigratedSettings& out) {
   const std::string secret = workload.service.name + "-environment";
   workload.service.env.push_back({name, "", {{"secretKeyRef", {{"name", secret}, {"key", name}}}}});
-  out.secrets.push_back(fmt::format(
-      "{0}: it stood in the manifest and is not copied; put it into the Secret {1}: kubectl create "
-      "secret generic {1} --from-literal={0}=...",
-      shown(name), secret));
+  out.secrets.push_back(
+      fmt::format("{}: it stood in the manifest and is not copied; put it into the Secret {}",
+                  shown(name), secret));
+  out.needed.push_back({secret, name});
 }
 
 /// HF_HOME stays where it lies on a volume; elsewhere there is nothing to write to.
 void take_home(const std::string& home, Service& service, MigratedSettings& out) {
-  bool mounted = deploy::is_below(home, service.cache_path) || deploy::is_below(home, "/tmp");
+  bool mounted = (service.has_cache && deploy::is_below(home, service.cache_path)) ||
+                 deploy::is_below(home, "/tmp");
   for (const boost::json::value& mount : service.kept.volume_mounts) {
     const boost::json::value* path = mount.as_object().if_contains("mountPath");
     mounted |= path != nullptr && path->is_string() &&
                deploy::is_below(home, std::string(path->get_string()));
   }
   if (!mounted) {
-    out.renamed.push_back(fmt::format("HF_HOME={} -> on the cache volume", shown(home)));
+    out.renamed.push_back(
+        fmt::format("HF_HOME={} -> {}", shown(home),
+                    service.has_cache ? "on the cache volume" : "left out, as no volume is there"));
     return;
   }
   std::erase_if(service.env, [](const deploy::EnvVar& entry) { return entry.name == "HF_HOME"; });
@@ -350,21 +345,21 @@ void take_references(Workload& workload, MigratedSettings& out) {
   }
 }
 
-/// Paths into the cache, where that is mounted elsewhere now.
+/// Replaces the path `from` in `text`, where it stands as a whole, by `to`.
+void move_path(std::string& text, const std::string& from, const std::string& to) {
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at)) {
+    const char next = at + from.size() < text.size() ? text[at + from.size()] : '/';
+    if (next == '/') text.replace(at, from.size(), to);
+    at += next == '/' ? to.size() : from.size();
+  }
+}
+
+/// Paths into volumes that are mounted elsewhere now.
 void move_paths(Workload& workload) {
-  const std::string& from = workload.moved_from;
-  if (from.empty()) return;
-  const std::string to =
-      workload.service.cache_path.empty() ? "/models" : workload.service.cache_path;
-  const auto move = [&](std::string& text) {
-    for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at)) {
-      const char next = at + from.size() < text.size() ? text[at + from.size()] : '/';
-      if (next == '/') text.replace(at, from.size(), to);
-      at += next == '/' ? to.size() : from.size();
-    }
-  };
-  for (std::string& argument : workload.arguments) move(argument);
-  for (auto& [name, value] : workload.environment) move(value);
+  for (const auto& [from, to] : workload.moved) {
+    for (std::string& argument : workload.arguments) move_path(argument, from, to);
+    for (auto& [name, value] : workload.environment) move_path(value, from, to);
+  }
 }
 
 }  // namespace

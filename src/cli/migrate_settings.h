@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/deploy_report.h"
 #include "deploy/workload_reader.h"
 
 namespace moesaic::cli {
@@ -18,6 +19,7 @@ struct MigratedSettings {
   std::vector<std::string> without_meaning;  ///< left out
   std::vector<std::string> not_understood;   ///< left out
   std::vector<std::string> secrets;          ///< values that are not copied; what to do
+  std::vector<SecretKey> needed;             ///< where those values have to stand
 };
 
 /// Fills model, port, arguments and environment of `workload.service`. Throws UsageError when no

@@ -18,8 +18,12 @@ namespace json = boost::json;
 
 /// The first words of every file; what does not begin so is somebody else's.
 constexpr std::string_view kMark = "# Written by moesaic";
-constexpr std::array<std::string_view, 2> kWorkloads = {"deployment.yaml", "leaderworkerset.yaml"};
-constexpr std::string_view kCacheFile = "cache.yaml";
+/// Every file that a folder of ours may have.
+constexpr std::array<std::string_view, 12> kFiles = {
+    "cache.yaml",          "deployment.yaml", "leaderworkerset.yaml",
+    "service.yaml",        "httproute.yaml",  "inferencepool.yaml",
+    "networkpolicy.yaml",  "autoscaler.yaml", "disruptionbudget.yaml",
+    "servicemonitor.yaml", "rules.yaml",      "dashboard.yaml"};
 
 bool is_ours(const fs::path& path) {
   std::error_code error;
@@ -79,29 +83,35 @@ void keep_metadata(json::object& body, const json::object& labels,
 
 std::vector<Manifest> manifests(const Service& service) {
   std::vector<Manifest> files;
-  if (service.cache_claim.empty() || !service.kept.claim.empty()) {
-    files.push_back({std::string(kCacheFile), "Volume for the checkpoint and prepared weights.",
-                     cache_manifest(service)});
+  const auto add = [&](std::string_view name, std::string purpose, json::object body) {
+    files.push_back({std::string(name) + ".yaml", std::move(purpose), std::move(body)});
+  };
+  const auto add_part = [&](std::string_view name, std::string purpose,
+                            json::object (*body)(const Service&)) {
+    if (has_part(service, name)) add(name, std::move(purpose), body(service));
+  };
+  const bool own_claim = service.has_cache && service.cache_claim.empty();
+  if (own_claim || !service.kept.claim.empty()) {
+    add("cache", "Volume for the checkpoint and prepared weights.", cache_manifest(service));
   }
-  const bool group = service.nodes > 1;
-  files.push_back({std::string(kWorkloads[group ? 1 : 0]),
-                   group ? "The server: each replica is a group of pods on several nodes."
-                         : "The server: one pod per replica.",
-                   workload_manifest(service)});
-  files.push_back({"service.yaml", "Address inside the cluster.", service_manifest(service)});
-  files.push_back({"httproute.yaml", "Way in through the Gateway.", route_manifest(service)});
-  files.push_back({"networkpolicy.yaml", "Who may reach the pods, and whom they may reach.",
-                   network_policy_manifest(service)});
-  files.push_back(
-      {"autoscaler.yaml", "Replicas by the length of the queue.", autoscaler_manifest(service)});
-  files.push_back(
-      {"disruptionbudget.yaml", "Node drains take one pod at a time.", budget_manifest(service)});
-  files.push_back(
-      {"servicemonitor.yaml", "Prometheus scrapes /metrics.", service_monitor_manifest(service)});
-  files.push_back({"rules.yaml", "Alerts.", rules_manifest(service)});
-  files.push_back({"dashboard.yaml", "Grafana dashboard.", dashboard_manifest(service)});
-  files.push_back({"kustomization.yaml", "All of it: kubectl apply -k on this folder.",
-                   kustomization(service, files)});
+  if (service.nodes > 1) {
+    add("leaderworkerset", "The server: each replica is a group of pods on several nodes.",
+        workload_manifest(service));
+  } else {
+    add("deployment", "The server: one pod per replica.", workload_manifest(service));
+  }
+  add_part("service", "Address inside the cluster.", service_manifest);
+  add_part("httproute", "Way in through the Gateway.", route_manifest);
+  add_part("inferencepool", "The pods, for the endpoint picker of the Gateway.", pool_manifest);
+  add_part("networkpolicy", "Who may reach the pods, and whom they may reach.",
+           network_policy_manifest);
+  add_part("autoscaler", "Replicas by the length of the queue.", autoscaler_manifest);
+  add_part("disruptionbudget", "Node drains take one pod at a time.", budget_manifest);
+  add_part("servicemonitor", "Prometheus scrapes /metrics.", service_monitor_manifest);
+  add_part("rules", "Alerts.", rules_manifest);
+  add_part("dashboard", "Grafana dashboard.", dashboard_manifest);
+  add("kustomization", "All of it: kubectl apply -k on this folder.",
+      kustomization(service, files));
   return files;
 }
 
@@ -126,7 +136,7 @@ std::vector<fs::path> write_manifests(const fs::path& folder, const std::vector<
     written.push_back(folder / file.file);
     write_file(written.back(), file_text(file));
   }
-  for (std::string_view name : {kWorkloads[0], kWorkloads[1], kCacheFile}) {
+  for (std::string_view name : kFiles) {
     const fs::path path = folder / name;
     const bool current = std::any_of(files.begin(), files.end(),
                                      [&](const Manifest& file) { return file.file == name; });

@@ -35,6 +35,7 @@ boost::json::object workload_manifest(const Service& service);  ///< Deployment,
 boost::json::object cache_manifest(const Service& service);     ///< PersistentVolumeClaim
 boost::json::object service_manifest(const Service& service);
 boost::json::object route_manifest(const Service& service);
+boost::json::object pool_manifest(const Service& service);  ///< InferencePool
 boost::json::object network_policy_manifest(const Service& service);
 boost::json::object autoscaler_manifest(const Service& service);
 boost::json::object budget_manifest(const Service& service);  ///< PodDisruptionBudget
@@ -44,6 +45,8 @@ boost::json::object dashboard_manifest(const Service& service);  ///< ConfigMap
 
 /// Labels by which Service, disruption budget and policies find the pods.
 boost::json::object selector_labels(const Service& service);
+/// Labels of the pods that answer requests: of a group on several nodes only the leader.
+boost::json::object answering_pods(const Service& service);
 /// apiVersion, kind, and metadata with name, namespace and labels.
 boost::json::object kubernetes_object(const Service& service, std::string_view api,
                                       std::string_view kind, const std::string& name);

@@ -10,18 +10,14 @@ namespace {
 
 namespace json = boost::json;
 
-/// Labels of the pods that answer requests: of a group on several nodes only the leader.
-json::object answering_pods(const Service& service) {
-  json::object labels = selector_labels(service);
-  if (service.nodes > 1) labels["leaderworkerset.sigs.k8s.io/worker-index"] = "0";
-  return labels;
-}
+/// Where the Gateway API's inference extension has its endpoint pickers listen.
+constexpr int64_t kPickerPort = 9002;
 
 /// The Service's port that leads to the server and to no side container; null = there is no such.
 const json::object* server_port(const Service& service) {
   for (const json::value& port : service.kept.service_ports) {
     const json::value* target = port.as_object().if_contains("targetPort");
-    if (target != nullptr && *target == json::value("http")) return &port.as_object();
+    if (target != nullptr && *target == json::value(service.port_name)) return &port.as_object();
   }
   return nullptr;
 }
@@ -43,17 +39,24 @@ json::object port(std::string_view protocol, json::value number) {
 
 }  // namespace
 
+json::object answering_pods(const Service& service) {
+  json::object labels = selector_labels(service);
+  if (service.nodes > 1) labels["leaderworkerset.sigs.k8s.io/worker-index"] = "0";
+  return labels;
+}
+
 json::object service_manifest(const Service& service) {
   json::array ports = service.kept.service_ports;
   if (ports.empty()) {
-    ports.push_back(
-        json::object{{"name", "http"}, {"port", service.service_port}, {"targetPort", "http"}});
+    ports.push_back(json::object{
+        {"name", "http"}, {"port", service.service_port}, {"targetPort", service.port_name}});
   }
   json::object body = kubernetes_object(service, "v1", "Service", service_name(service));
   keep_metadata(body, service.kept.service_labels, service.kept.service_annotations);
   json::object spec = {
       {"type", service.kept.service_type.empty() ? "ClusterIP" : service.kept.service_type},
-      {"selector", answering_pods(service)},
+      {"selector", service.kept.service_selector.empty() ? answering_pods(service)
+                                                         : service.kept.service_selector},
       {"ports", std::move(ports)}};
   for (const auto& field : service.kept.service_fields) spec.insert(field);
   body["spec"] = std::move(spec);
@@ -76,8 +79,13 @@ json::object route_manifest(const Service& service) {
         {"urlRewrite", json::object{{"path", json::object{{"type", "ReplacePrefixMatch"},
                                                           {"replacePrefixMatch", "/"}}}}}}};
   }
-  rule["backendRefs"] =
-      json::array{json::object{{"name", service_name(service)}, {"port", route_port(service)}}};
+  json::object backend = {{"name", service_name(service)}, {"port", route_port(service)}};
+  if (has_part(service, "inferencepool")) {
+    backend = {{"group", "inference.networking.k8s.io"},
+               {"kind", "InferencePool"},
+               {"name", service.name}};
+  }
+  rule["backendRefs"] = json::array{std::move(backend)};
   // A stream lasts as long as its answer; the server has deadlines of its own.
   rule["timeouts"] = json::object{{"request", "0s"}};
   spec["rules"] = json::array{std::move(rule)};
@@ -87,26 +95,33 @@ json::object route_manifest(const Service& service) {
   return body;
 }
 
+json::object pool_manifest(const Service& service) {
+  json::object body =
+      kubernetes_object(service, "inference.networking.k8s.io/v1", "InferencePool", service.name);
+  body["spec"] = json::object{
+      {"selector", json::object{{"matchLabels", answering_pods(service)}}},
+      {"targetPorts", json::array{json::object{{"number", service.port}}}},
+      {"endpointPickerRef", json::object{{"name", service.endpoint_picker},
+                                         {"port", json::object{{"number", kPickerPort}}},
+                                         // Without its picker the Gateway still finds a pod.
+                                         {"failureMode", "FailOpen"}}}};
+  return body;
+}
+
 json::object network_policy_manifest(const Service& service) {
   const json::object pods = {
       {"podSelector", json::object{{"matchLabels", selector_labels(service)}}}};
   json::array clients = {json::object{{"podSelector", json::object{}}},
                          namespace_peer(service.monitor_space)};
   if (!service.gateway_space.empty()) clients.push_back(namespace_peer(service.gateway_space));
-  if (service.kept.open) {
-    // Who calls an existing service, and whom its containers call, nobody has told us.
-    json::object body =
-        kubernetes_object(service, "networking.k8s.io/v1", "NetworkPolicy", service.name);
-    json::array anybody = {json::object{{"ports", json::array{port("TCP", "http")}}}};
-    if (service.nodes > 1) anybody.push_back(json::object{{"from", json::array{pods}}});
-    body["spec"] =
-        json::object{{"podSelector", json::object{{"matchLabels", selector_labels(service)}}},
-                     {"policyTypes", json::array{"Ingress"}},
-                     {"ingress", std::move(anybody)}};
-    return body;
+  for (const std::string& client : service.allow_from) {
+    clients.push_back(client.find('/') == std::string::npos
+                          ? namespace_peer(client)
+                          : json::object{{"ipBlock", json::object{{"cidr", client}}}});
   }
   json::array ingress = {
-      json::object{{"from", std::move(clients)}, {"ports", json::array{port("TCP", "http")}}}};
+      json::object{{"from", std::move(clients)},
+                   {"ports", json::array{port("TCP", json::value(service.port_name))}}}};
   json::array egress = {json::object{{"ports", json::array{port("UDP", 53), port("TCP", 53)}}},
                         // The Hub and what it redirects to have no fixed addresses.
                         json::object{{"ports", json::array{port("TCP", 443)}}}};
@@ -126,14 +141,15 @@ json::object network_policy_manifest(const Service& service) {
 }
 
 json::object autoscaler_manifest(const Service& service) {
+  if (!service.kept.autoscaler.empty()) return service.kept.autoscaler;
   const bool group = service.nodes > 1;
   const int64_t budget = startup_budget(service);
   json::object spec = {
       {"scaleTargetRef",
        json::object{{"apiVersion", group ? "leaderworkerset.x-k8s.io/v1" : "apps/v1"},
                     {"kind", group ? "LeaderWorkerSet" : "Deployment"},
-                    {"name", service.name}}},
-      {"minReplicas", service.replicas},
+                    {"name", workload_name(service)}}},
+      {"minReplicas", std::max<int64_t>(1, service.replicas)},
       {"maxReplicas", service.max_replicas},
       {"metrics",
        json::array{json::object{
@@ -165,6 +181,7 @@ json::object autoscaler_manifest(const Service& service) {
 }
 
 json::object budget_manifest(const Service& service) {
+  if (!service.kept.budget.empty()) return service.kept.budget;
   json::object body = kubernetes_object(service, "policy/v1", "PodDisruptionBudget", service.name);
   // maxUnavailable, so that the only pod of a single replica does not block its node's drain.
   body["spec"] = json::object{
@@ -184,7 +201,7 @@ json::object service_monitor_manifest(const Service& service) {
   if (service.kept.service_ports.empty() || named != nullptr) {
     endpoint["port"] = named == nullptr ? json::value("http") : *named;
   } else {
-    endpoint["targetPort"] = "http";
+    endpoint["targetPort"] = service.port_name;
   }
   json::object labels = {{"app.kubernetes.io/name", service.name},
                          {"app.kubernetes.io/component", "inference"}};

@@ -74,6 +74,7 @@ TEST(Names, WrongOnesAreRefused) {
   refused([](Service& s) { s.storage_class = "a b"; });
   refused([](Service& s) { s.cache_claim = "../x"; });
   refused([](Service& s) { s.hf_secret = "a..b"; });
+  refused([](Service& s) { s.endpoint_picker = "A B"; });
   refused([](Service& s) { s.monitor_label = "a b"; });
   EXPECT_THROW(engine_from("vlm"), base::UsageError);
   EXPECT_EQ(engine_from("tgi"), Engine::kTgi);
@@ -148,6 +149,95 @@ TEST(Workload, TheSelectorOutlivesTheEngine) {
   const json::value first = at(workload_manifest(example(Engine::kVllm)), "/spec/selector");
   const json::value second = at(workload_manifest(example(Engine::kMoesaic)), "/spec/selector");
   EXPECT_EQ(first, second);
+}
+
+TEST(Workload, AnAutoscalerDecidesHowMany) {
+  Service service = example();
+  EXPECT_FALSE(at(workload_manifest(service), "/spec").as_object().contains("replicas"));
+  service.without = {"autoscaler"};
+  EXPECT_EQ(at(workload_manifest(service), "/spec/replicas"), json::value(1));
+}
+
+TEST(Workload, ReplicasAreSpreadOverZonesAndNodes) {
+  Service service = example();
+  service.max_replicas = 3;
+  const json::value spread =
+      at(workload_manifest(service), "/spec/template/spec/topologySpreadConstraints");
+  ASSERT_EQ(spread.as_array().size(), 2U);
+  for (const json::value& constraint : spread.as_array()) {
+    EXPECT_EQ(constraint.at("labelSelector").at("matchLabels"),
+              json::value(answering_pods(service)));
+    // Where there is one node alone, all go there.
+    EXPECT_EQ(constraint.at("whenUnsatisfiable"), json::value("ScheduleAnyway"));
+  }
+  service.max_replicas = 1;
+  EXPECT_FALSE(at(workload_manifest(service), "/spec/template/spec")
+                   .as_object()
+                   .contains("topologySpreadConstraints"));
+}
+
+TEST(Workload, NodesTalkOverTheirFabric) {
+  Service service = example(Engine::kVllm);
+  service.nodes = 2;
+  service.pp = 2;
+  service.efa_interfaces = 32;
+  complete(service);
+  for (const char* pod : {"leaderTemplate", "workerTemplate"}) {
+    const json::value limits = at(workload_manifest(service), "/spec/leaderWorkerTemplate")
+                                   .at(pod)
+                                   .at_pointer("/spec/containers/0/resources/limits");
+    EXPECT_EQ(limits.at("vpc.amazonaws.com/efa"), json::value("32"));
+    EXPECT_EQ(limits.at("hugepages-2Mi"), json::value("5120Mi"));
+  }
+}
+
+TEST(Workload, AFirstStartOnNeuronCompiles) {
+  const Service service = example(Engine::kNeuron);
+  EXPECT_GE(startup_budget(service), 570 * 30);
+  EXPECT_LT(startup_budget(example(Engine::kVllm)), 3600);
+}
+
+TEST(Parts, AnyMayBeLeftOut) {
+  Service service = example();
+  const size_t all = manifests(service).size();
+  for (std::string_view part : optional_parts()) {
+    service.without = {std::string(part)};
+    complete(service);
+    const auto files = manifests(service);
+    EXPECT_EQ(files.size(), all - 1) << part;
+    const std::string list = json::serialize(files.back().body);
+    EXPECT_EQ(list.find(std::string(part) + ".yaml"), std::string::npos) << part;
+  }
+  service.without = {"deployment"};
+  EXPECT_THROW(complete(service), base::UsageError);
+}
+
+TEST(Clients, AreNamespacesAndAddressRanges) {
+  Service service = example();
+  service.allow_from = {"envoy-gateway-system", "10.0.0.0/8", "2001:db8::/32"};
+  complete(service);
+  const json::value from = at(network_policy_manifest(service), "/spec/ingress/0/from");
+  const std::string text = json::serialize(from);
+  EXPECT_NE(text.find("envoy-gateway-system"), std::string::npos);
+  EXPECT_NE(text.find(R"({"ipBlock":{"cidr":"10.0.0.0/8"}})"), std::string::npos);
+  for (const char* wrong : {"10.0.0.0/33", "10.0.0/8", "a/8", "10.0.0.0/", "A", "1.2.3.4/8x"}) {
+    service.allow_from = {wrong};
+    EXPECT_THROW(complete(service), base::UsageError) << wrong;
+  }
+}
+
+TEST(Route, AnEndpointPickerChoosesThePod) {
+  Service service = example();
+  service.endpoint_picker = "picker";
+  complete(service);
+  const json::object pool = pool_manifest(service);
+  EXPECT_EQ(at(pool, "/spec/endpointPickerRef/name"), json::value("picker"));
+  EXPECT_EQ(at(pool, "/spec/targetPorts/0/number"), json::value(service.port));
+  EXPECT_EQ(at(pool, "/spec/selector/matchLabels"), json::value(answering_pods(service)));
+  EXPECT_EQ(at(route_manifest(service), "/spec/rules/0/backendRefs/0"),
+            (json::value{{"group", "inference.networking.k8s.io"},
+                         {"kind", "InferencePool"},
+                         {"name", service.name}}));
 }
 
 TEST(Route, ThePrefixIsCutOff) {
@@ -257,15 +347,22 @@ TEST(Reader, OurOwnManifestsAreReadBack) {
     std::string text;
     const Service service = example(engine);
     for (const Manifest& file : manifests(service)) text += "---\n" + file_text(file);
-    const auto workloads = read_workloads(read_yaml(text, "f.yaml"), "f.yaml");
-    ASSERT_EQ(workloads.size(), 1U);
-    EXPECT_EQ(workloads[0].engine, engine);
-    EXPECT_EQ(workloads[0].service.name, service.name);
-    EXPECT_EQ(workloads[0].service.devices_per_node, 2);
-    EXPECT_EQ(workloads[0].service.memory_bytes >> 20, service.memory_bytes >> 20);
-    EXPECT_EQ(workloads[0].service.shm_bytes, service.shm_bytes);
-    EXPECT_EQ(workloads[0].service.max_replicas, 2);
-    EXPECT_EQ(workloads[0].service.cache_claim, service.name + "-cache");
+    const ManifestFile read = read_workloads(read_yaml(text, "f.yaml"), "f.yaml");
+    ASSERT_EQ(read.workloads.size(), 1U);
+    const Workload& workload = read.workloads[0];
+    EXPECT_EQ(workload.engine, engine);
+    EXPECT_EQ(workload.service.name, service.name);
+    EXPECT_EQ(workload.service.devices_per_node, 2);
+    EXPECT_EQ(workload.service.cache_claim, service.name + "-cache");
+    EXPECT_GE(workload.service.kept.start_seconds, startup_budget(service));
+    const json::value resources =
+        at(workload_manifest(service), "/spec/template/spec/containers/0/resources");
+    EXPECT_EQ(json::value(workload.service.kept.resources), resources);
+    // What it does not read, it does not say that it did.
+    std::set<std::string> others;
+    for (const OtherObject& other : read.others) others.insert(other.kind);
+    EXPECT_EQ(others, (std::set<std::string>{"NetworkPolicy", "PrometheusRule", "ConfigMap",
+                                             "Kustomization"}));
   }
 }
 

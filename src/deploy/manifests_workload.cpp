@@ -12,8 +12,16 @@ namespace {
 namespace json = boost::json;
 
 constexpr int64_t kMiB = int64_t{1} << 20;
-/// Seconds between SIGTERM's announcement and SIGTERM: endpoints and gateways hear of it first.
-constexpr int64_t kPreStopSeconds = 10;
+/// EFA's buffers: what its driver sets aside on a node (EKS user guide, "Run machine learning
+/// training on Amazon EKS with Elastic Fabric Adapter").
+constexpr std::string_view kEfaHugePages = "5120Mi";
+
+/// Volumes that are gone with the pod, and where each is mounted.
+constexpr std::pair<std::string_view, std::string_view> kScratch[] = {{"shm", "/dev/shm"},
+                                                                      {"tmp", "/tmp"}};
+
+/// The group of volumes that root's own cannot be.
+constexpr int64_t kGroup = 10001;
 
 std::string mebibytes(int64_t bytes) { return fmt::format("{}Mi", (bytes + kMiB - 1) / kMiB); }
 
@@ -42,18 +50,24 @@ json::array environment(const std::vector<EnvVar>& variables) {
 }
 
 json::object resources(const Service& service) {
+  if (service.kept.existing) return service.kept.resources;
   json::object amounts = {{"cpu", fmt::to_string(service.cpus)},
                           {"memory", mebibytes(service.memory_bytes)}};
   if (!service.accelerator.empty() && service.devices_per_node > 0) {
     amounts[service.accelerator] = fmt::to_string(service.devices_per_node);
+  }
+  if (service.efa_interfaces > 0) {
+    amounts["vpc.amazonaws.com/efa"] = fmt::to_string(service.efa_interfaces);
+    amounts["hugepages-2Mi"] = kEfaHugePages;
   }
   // Equal, so that the pod is of the Guaranteed class: the last to be evicted, and with whole cores
   // of its own under the static CPU manager.
   return {{"requests", amounts}, {"limits", amounts}};
 }
 
-json::object health_probe(int64_t delay, int64_t period, int64_t failures) {
-  json::object probe = {{"httpGet", json::object{{"path", "/health"}, {"port", "http"}}}};
+json::object health_probe(const Service& service, int64_t delay, int64_t period, int64_t failures) {
+  json::object probe = {
+      {"httpGet", json::object{{"path", "/health"}, {"port", service.port_name}}}};
   if (delay > 0) probe["initialDelaySeconds"] = delay;
   probe["periodSeconds"] = period;
   probe["timeoutSeconds"] = 5;
@@ -65,38 +79,68 @@ void add_probes(json::object& container, const Service& service) {
   constexpr int64_t kPeriod = 10;
   // Nothing answers before the weights are loaded: the first question comes after half the
   // expected load time, the last when the budget is spent. The others wait for this one.
-  const int64_t delay = std::clamp<int64_t>(std::llround(service.load_seconds / 2), 5, 600);
+  const int64_t half_load = std::clamp<int64_t>(std::llround(service.load_seconds / 2), 5, 600);
+  const int64_t delay = service.kept.existing ? 5 : half_load;
   const int64_t left = std::max<int64_t>(startup_budget(service) - delay, 60);
-  container["startupProbe"] = health_probe(delay, kPeriod, (left + kPeriod - 1) / kPeriod);
-  container["readinessProbe"] = health_probe(0, 5, 2);
-  container["livenessProbe"] = health_probe(0, kPeriod, 6);
+  container["startupProbe"] = health_probe(service, delay, kPeriod, (left + kPeriod - 1) / kPeriod);
+  container["readinessProbe"] = health_probe(service, 0, 5, 2);
+  container["livenessProbe"] = health_probe(service, 0, kPeriod, 6);
+}
+
+/// Whether the pod gets a scratch volume of ours there: not where the old manifest mounts one, as
+/// two at one path are refused, and no shared memory where it did without.
+bool has_scratch(const Service& service, std::string_view path) {
+  if (service.kept.existing && path == "/dev/shm") return false;
+  const json::array& mounts = service.kept.volume_mounts;
+  return std::none_of(mounts.begin(), mounts.end(), [&](const json::value& mount) {
+    const json::value* at = mount.as_object().if_contains("mountPath");
+    return at != nullptr && *at == json::value(path);
+  });
 }
 
 json::array volume_mounts(const Service& service) {
-  json::array mounts = {
-      json::object{{"name", "cache"}, {"mountPath", service.cache_path}},
-      json::object{{"name", "shm"}, {"mountPath", "/dev/shm"}},
-      json::object{{"name", "tmp"}, {"mountPath", "/tmp"}},
-  };
+  json::array mounts;
+  if (service.has_cache) {
+    mounts.push_back(json::object{{"name", "cache"}, {"mountPath", service.cache_path}});
+  }
+  for (const auto& [name, path] : kScratch) {
+    if (has_scratch(service, path)) {
+      mounts.push_back(json::object{{"name", name}, {"mountPath", path}});
+    }
+  }
   append(mounts, service.kept.volume_mounts);
   return mounts;
 }
 
 json::array volumes(const Service& service) {
-  json::array out = {
-      json::object{
-          {"name", "cache"},
-          {"persistentVolumeClaim", json::object{{"claimName", cache_claim(service)}}},
-      },
-      json::object{
-          {"name", "shm"},
-          {"emptyDir",
-           json::object{{"medium", "Memory"}, {"sizeLimit", mebibytes(service.shm_bytes)}}},
-      },
-      json::object{{"name", "tmp"}, {"emptyDir", json::object{}}},
-  };
+  json::array out;
+  if (service.has_cache) {
+    out.push_back(
+        json::object{{"name", "cache"},
+                     {"persistentVolumeClaim", json::object{{"claimName", cache_claim(service)}}}});
+  }
+  for (const auto& [name, path] : kScratch) {
+    if (!has_scratch(service, path)) continue;
+    json::object content;
+    if (name == "shm")
+      content = {{"medium", "Memory"}, {"sizeLimit", mebibytes(service.shm_bytes)}};
+    out.push_back(json::object{{"name", name}, {"emptyDir", std::move(content)}});
+  }
   append(out, service.kept.volumes);
   return out;
+}
+
+json::object container_security(const Service& service) {
+  return {
+      {"runAsNonRoot", service.run_as > 0},
+      {"runAsUser", service.run_as},
+      {"runAsGroup", service.run_as_group},
+      {"allowPrivilegeEscalation", false},
+      // Python's images write caches beside their code; ours writes to its volumes only.
+      {"readOnlyRootFilesystem", service.engine == Engine::kMoesaic},
+      {"capabilities", json::object{{"drop", json::array{"ALL"}}}},
+      {"seccompProfile", json::object{{"type", "RuntimeDefault"}}},
+  };
 }
 
 json::object container(const Service& service, bool worker) {
@@ -109,9 +153,10 @@ json::object container(const Service& service, bool worker) {
   body["env"] = environment(server.env);
   if (!service.kept.env_from.empty()) body["envFrom"] = service.kept.env_from;
   if (!worker) {
-    body["ports"] = json::array{json::object{{"name", "http"}, {"containerPort", service.port}}};
+    body["ports"] =
+        json::array{json::object{{"name", service.port_name}, {"containerPort", service.port}}};
   }
-  body["resources"] = resources(service);
+  if (json::object amounts = resources(service); !amounts.empty()) body["resources"] = amounts;
   if (!worker) {
     add_probes(body, service);
     body["lifecycle"] = json::object{
@@ -120,18 +165,14 @@ json::object container(const Service& service, bool worker) {
              {"exec",
               json::object{{"command", json::array{"sleep", fmt::to_string(kPreStopSeconds)}}}}}}};
   }
-  body["securityContext"] = json::object{
-      {"allowPrivilegeEscalation", false},
-      // Python's images write caches beside their code; ours writes to its volumes only.
-      {"readOnlyRootFilesystem", service.engine == Engine::kMoesaic},
-      {"capabilities", json::object{{"drop", json::array{"ALL"}}}},
-  };
+  body["securityContext"] = container_security(service);
   body["volumeMounts"] = volume_mounts(service);
   return body;
 }
 
 json::array tolerations(const Service& service) {
   json::array out = service.kept.tolerations;
+  if (service.kept.existing) return out;
   const auto tolerates = [&](const json::value& entry) {
     const json::value* key = entry.as_object().if_contains("key");
     return key != nullptr && *key == json::value(service.accelerator);
@@ -149,14 +190,34 @@ json::object node_selector(const Service& service) {
   return out;
 }
 
+/// What concerns volumes and the network is the pod's; the user is the server's own, so that the
+/// containers beside it keep theirs.
 json::object pod_security(const Service& service) {
-  return {{"runAsNonRoot", true},
-          {"runAsUser", service.run_as},
-          {"runAsGroup", service.run_as},
-          {"fsGroup", service.run_as},
-          // Changing the owner of a cache full of checkpoints takes minutes; once is enough.
-          {"fsGroupChangePolicy", "OnRootMismatch"},
-          {"seccompProfile", json::object{{"type", "RuntimeDefault"}}}};
+  json::object out = service.kept.pod_security;
+  if (!out.contains("fsGroup")) {
+    out["fsGroup"] = service.run_as_group > 0 ? service.run_as_group : kGroup;
+    // Changing the owner of a cache full of checkpoints takes minutes; once is enough.
+    out["fsGroupChangePolicy"] = "OnRootMismatch";
+  }
+  if (service.port < 1024) {
+    json::array& sysctls = out.emplace("sysctls", json::array()).first->value().as_array();
+    sysctls.push_back(json::object{{"name", "net.ipv4.ip_unprivileged_port_start"},
+                                   {"value", fmt::to_string(service.port)}});
+  }
+  return out;
+}
+
+/// Replicas on several nodes and in several zones, as far as there are such.
+json::array spread(const Service& service) {
+  json::array out;
+  for (const char* key : {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}) {
+    out.push_back(
+        json::object{{"maxSkew", 1},
+                     {"topologyKey", key},
+                     {"whenUnsatisfiable", "ScheduleAnyway"},
+                     {"labelSelector", json::object{{"matchLabels", answering_pods(service)}}}});
+  }
+  return out;
 }
 
 json::object pod_template(const Service& service, bool worker) {
@@ -170,16 +231,22 @@ json::object pod_template(const Service& service, bool worker) {
   if (!service.kept.service_account.empty()) {
     spec["serviceAccountName"] = service.kept.service_account;
   }
-  spec["automountServiceAccountToken"] = false;
+  const std::optional<bool> token =
+      service.kept.existing ? service.kept.token : std::optional(false);
+  if (token) spec["automountServiceAccountToken"] = *token;
   // A Service named "vllm" would set VLLM_PORT to an address and break vLLM.
   spec["enableServiceLinks"] = false;
-  spec["terminationGracePeriodSeconds"] = kPreStopSeconds + service.drain_seconds + 20;
+  spec["terminationGracePeriodSeconds"] = grace_seconds(service);
   spec["securityContext"] = pod_security(service);
   if (json::object nodes = node_selector(service); !nodes.empty()) spec["nodeSelector"] = nodes;
   if (json::array list = tolerations(service); !list.empty()) spec["tolerations"] = list;
   const Kept& kept = service.kept;
   if (!kept.affinity.empty()) spec["affinity"] = kept.affinity;
   for (const auto& field : kept.pod_fields) spec.insert(field);
+  if (!kept.existing && !worker && service.max_replicas > 1) {
+    spec["topologySpreadConstraints"] = spread(service);
+  }
+  if (!service.scheduler.empty()) spec["schedulerName"] = service.scheduler;
   if (!kept.pull_secrets.empty()) spec["imagePullSecrets"] = kept.pull_secrets;
   if (!kept.priority_class.empty()) spec["priorityClassName"] = kept.priority_class;
   if (!kept.runtime_class.empty()) spec["runtimeClassName"] = kept.runtime_class;
@@ -202,11 +269,15 @@ json::object rolling_update() {
 }  // namespace
 
 json::object workload_manifest(const Service& service) {
-  json::object spec = {{"replicas", service.replicas}};
+  json::object spec;
+  if (writes_replicas(service)) spec["replicas"] = service.replicas;
+  const std::string& name = workload_name(service);
   if (service.nodes > 1) {
-    spec["rolloutStrategy"] = json::object{
-        {"type", "RollingUpdate"},
-        {"rollingUpdateConfiguration", json::object{{"maxSurge", 0}, {"maxUnavailable", 1}}}};
+    if (!service.kept.existing) {
+      spec["rolloutStrategy"] = json::object{
+          {"type", "RollingUpdate"},
+          {"rollingUpdateConfiguration", json::object{{"maxSurge", 0}, {"maxUnavailable", 1}}}};
+    }
     spec["leaderWorkerTemplate"] = json::object{
         {"size", service.nodes},
         // Ranks that have lost one of theirs cannot go on; the group starts again together.
@@ -215,16 +286,21 @@ json::object workload_manifest(const Service& service) {
         {"workerTemplate", pod_template(service, true)},
     };
     json::object group =
-        kubernetes_object(service, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", service.name);
+        kubernetes_object(service, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", name);
     keep_metadata(group, service.kept.labels, service.kept.annotations);
     group["spec"] = std::move(spec);
     return group;
   }
-  spec["selector"] = json::object{{"matchLabels", selector_labels(service)}};
-  spec["strategy"] = rolling_update();
+  json::object selector = {{"matchLabels", selector_labels(service)}};
+  if (!service.kept.selector_expressions.empty()) {
+    selector["matchExpressions"] = service.kept.selector_expressions;
+  }
+  spec["selector"] = std::move(selector);
+  if (!service.kept.existing) spec["strategy"] = rolling_update();
+  for (const auto& field : service.kept.workload_fields) spec[field.key()] = field.value();
   spec["progressDeadlineSeconds"] = startup_budget(service) + 600;
   spec["template"] = pod_template(service, false);
-  json::object deployment = kubernetes_object(service, "apps/v1", "Deployment", service.name);
+  json::object deployment = kubernetes_object(service, "apps/v1", "Deployment", name);
   keep_metadata(deployment, service.kept.labels, service.kept.annotations);
   deployment["spec"] = std::move(spec);
   return deployment;

@@ -44,7 +44,7 @@ Args vllm_flags(const Service& service, bool worker) {
   // out over the same ranks.
   add(args, "--tensor-parallel-size", service.tp * service.ep * cores, 1);
   add(args, "--pipeline-parallel-size", service.pp, 1);
-  if (service.ep > 1) args.emplace_back("--enable-expert-parallel");
+  if (service.ep > 1 || service.whole_experts) args.emplace_back("--enable-expert-parallel");
   add(args, "--dtype", service.dtype);
   add(args, "--kv-cache-dtype", service.kv_cache_dtype);
   add(args, "--quantization", service.quantization);
@@ -110,9 +110,9 @@ std::vector<EnvVar> environment(const Service& service) {
                       // A public model needs no token, and the pod should start without one.
                       {"optional", true}}}}});
   }
-  set("HF_HOME", service.cache_path + "/huggingface");
+  if (service.has_cache) set("HF_HOME", service.cache_path + "/huggingface");
   if (service.engine == Engine::kMoesaic) {
-    set("MOESAIC_PREPARED_CACHE", service.cache_path + "/prepared");
+    set("MOESAIC_PREPARED_CACHE", service.has_cache ? service.cache_path + "/prepared" : "off");
     return env;
   }
   // Their images expect root: a home that can be written, and a name for the user id.

@@ -24,12 +24,36 @@ bool is_shell_word(const std::string& word) {
 
 /// Programs that start the one named after their own options.
 bool is_launcher(const std::string& word) {
-  static const std::string kLaunchers[] = {
-      "tini",   "dumb-init", "init", "catatonit", "env",     "sudo",   "nohup",
-      "time",   "uv",        "uvx",  "conda",     "poetry",  "nice",   "ionice",
-      "stdbuf", "numactl",   "nsys", "taskset",   "timeout", "setsid", "gosu"};
+  static const std::string kLaunchers[] = {"tini",
+                                           "dumb-init",
+                                           "init",
+                                           "catatonit",
+                                           "env",
+                                           "sudo",
+                                           "nohup",
+                                           "time",
+                                           "uv",
+                                           "uvx",
+                                           "conda",
+                                           "poetry",
+                                           "nice",
+                                           "ionice",
+                                           "stdbuf",
+                                           "numactl",
+                                           "nsys",
+                                           "taskset",
+                                           "timeout",
+                                           "setsid",
+                                           "gosu",
+                                           "su-exec",
+                                           "mpirun",
+                                           "ddtrace-run",
+                                           "opentelemetry-instrument",
+                                           "neuron_parallel_compile"};
   const std::string name = basename(word);
-  return std::find(std::begin(kLaunchers), std::end(kLaunchers), name) != std::end(kLaunchers);
+  // An image's own entry point, nvidia_entrypoint.sh say, starts what follows it.
+  return std::find(std::begin(kLaunchers), std::end(kLaunchers), name) != std::end(kLaunchers) ||
+         contains(name, "entrypoint");
 }
 
 /// Words of a launcher and its options before the program that it starts.
@@ -63,12 +87,18 @@ std::optional<ServerStart> match(const Words& words, ServerStart found) {
   }
   if (!program.starts_with("python")) return std::nullopt;
   for (size_t i = 1; i < words.size(); ++i) {
-    const bool module =
-        words[i] == "-m" && i + 1 < words.size() && words[i + 1].starts_with("vllm.entrypoints");
-    const bool script = basename(words[i]) == "api_server.py";
-    if (!module && !script) continue;
+    const bool module = words[i] == "-m" && i + 1 < words.size();
+    const std::string& name = module ? words[i + 1] : words[i];
+    Words arguments = rest(words, module ? i + 2 : i + 1);
+    // vLLM's command line as a module: vllm.entrypoints.cli.main serve MODEL.
+    const bool command_line =
+        module && name.starts_with("vllm.") && !arguments.empty() && arguments[0] == "serve";
+    if (command_line) arguments = rest(arguments, 1);
+    const bool server = module ? name.starts_with("vllm") && name.ends_with("api_server")
+                               : basename(name) == "api_server.py";
+    if (!server && !command_line) continue;
     found.engine = Engine::kVllm;
-    found.arguments = rest(words, module ? i + 2 : i + 1);
+    found.arguments = std::move(arguments);
     return found;
   }
   return std::nullopt;
@@ -147,22 +177,49 @@ class Finder {
   size_t expanded_ = 0;  ///< bytes of all scripts' words
 };
 
+/// The last part of an image's name, without registry, tag and digest.
+std::string image_name(const std::string& image) {
+  const std::string name = basename(image.substr(0, image.find('@')));
+  return name.substr(0, name.find(':'));
+}
+
 /// What the image starts when the manifest names no command.
 std::optional<Engine> image_server(const std::string& image) {
   if (contains(image, "text-generation-inference") || contains(image, "neuronx-tgi") ||
       contains(image, "tgi-inference")) {
     return Engine::kTgi;
   }
-  if (contains(image, "vllm")) return Engine::kVllm;
+  if (contains(image_name(image), "vllm")) return Engine::kVllm;
   return std::nullopt;
+}
+
+/// Whether words for vLLM's entry point name a model: routers and exporters have images with "vllm"
+/// in their names too.
+bool names_model(const Words& words, const std::map<std::string, std::string>& environment) {
+  static const std::string kOthers[] = {"bench", "chat", "collect-env", "complete", "run-batch"};
+  if (!words.empty() &&
+      std::find(std::begin(kOthers), std::end(kOthers), words[0]) != std::end(kOthers)) {
+    return false;
+  }
+  // vLLM has no such variable; whoever sets it has a start of their own that `serve` understands.
+  if (environment.contains("MODEL_ID")) return true;
+  if (words.empty()) return false;
+  return !words[0].starts_with('-') ||
+         std::any_of(words.begin(), words.end(), [](const auto& word) {
+           const std::string flag = word.substr(0, word.find('='));
+           return flag == "--model" || flag == "--config";
+         });
 }
 
 }  // namespace
 
+bool is_server_image(const std::string& image) { return image_server(image).has_value(); }
+
 std::optional<ServerStart> find_server(const std::vector<std::string>& command,
                                        const std::vector<std::string>& args,
                                        const std::string& image,
-                                       const std::map<std::string, std::string>& environment) {
+                                       const std::map<std::string, std::string>& environment,
+                                       bool by_image) {
   const auto variables = [&](const std::string& name) -> std::optional<std::string> {
     const auto given = environment.find(name);
     return given == environment.end() ? std::nullopt : std::optional(given->second);
@@ -175,12 +232,10 @@ std::optional<ServerStart> find_server(const std::vector<std::string>& command,
       check_expanded(expanded += words.back().size());
     }
   }
-  if (!words.empty()) {
-    if (auto found = Finder(environment).look(words)) return found;
-  }
-  const std::string name = basename(image);
-  if (command.empty() && name.starts_with("moesaic") && !words.empty() && words[0] == "serve") {
-    ServerStart start;
+  if (!by_image) return words.empty() ? std::nullopt : Finder(environment).look(words);
+  ServerStart start;
+  if (command.empty() && image_name(image).starts_with("moesaic") && !words.empty() &&
+      words[0] == "serve") {
     start.engine = Engine::kMoesaic;
     start.arguments = rest(words, 1);
     return start;
@@ -190,16 +245,19 @@ std::optional<ServerStart> find_server(const std::vector<std::string>& command,
   if (!engine) return std::nullopt;
   const bool own = !command.empty();
   if (own && !contains(basename(command[0]), "entrypoint")) return std::nullopt;
-  ServerStart start;
   start.engine = *engine;
   start.arguments = rest(words, command.size());
+  if (*engine == Engine::kVllm && !start.arguments.empty() && start.arguments[0] == "serve") {
+    start.arguments.erase(start.arguments.begin());
+  }
+  if (*engine == Engine::kVllm && !names_model(start.arguments, environment)) return std::nullopt;
   return start;
 }
 
 std::string_view servers_looked_for() {
-  return "'vllm serve', 'python -m vllm.entrypoints...', 'text-generation-launcher' or 'moesaic "
+  return "'vllm serve', 'python -m vllm...api_server', 'text-generation-launcher' or 'moesaic "
          "serve' as a container's command, args or shell script, or an image of vLLM or "
-         "text-generation-inference";
+         "text-generation-inference with a model among its arguments";
 }
 
 }  // namespace moesaic::deploy

@@ -1,8 +1,10 @@
 #include "deploy/service.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "base/error.h"
@@ -16,6 +18,10 @@ using base::UsageError;
 constexpr int64_t kGiB = int64_t{1} << 30;
 /// An estimate: what one connection to the Hub brings on a cloud node, 1 Gbit/s.
 constexpr double kDownloadBytesPerSecond = 125e6;
+
+/// Seconds that a first start on Neuron may take, as it compiles the model before anything answers:
+/// what AWS's own samples for vLLM on Trainium give it (570 probes of 30 s).
+constexpr int64_t kNeuronStart = 17'100;
 
 struct EngineFacts {
   Engine engine;
@@ -74,6 +80,7 @@ void check_names(const Service& service) {
   check_object_name("--gateway-namespace", service.gateway_space, false);
   check_object_name("--monitoring-namespace", service.monitor_space, false);
   check_object_name("--gateway", service.gateway, true);
+  check_object_name("--endpoint-picker", service.endpoint_picker, true);
   check_object_name("--hub-secret", service.hf_secret, true);
   check_object_name("--storage-class", service.storage_class, true);
   check_object_name("--cache-claim", service.cache_claim, true);
@@ -89,6 +96,10 @@ void check_names(const Service& service) {
     const bool odd = std::any_of(text.begin(), text.end(), [](char c) {
       return static_cast<unsigned char>(c) <= ' ' || static_cast<unsigned char>(c) >= 0x7f;
     });
+    if (odd && text.find("{{") != std::string::npos) {
+      throw UsageError(fmt::format("'{}' is a template's; render it first, as 'helm template' does",
+                                   text.substr(0, 80)));
+    }
     if (odd) throw UsageError(fmt::format("'{}' has spaces or odd characters", text.substr(0, 80)));
   }
   const std::string& prefix = service.path_prefix;
@@ -134,6 +145,41 @@ void check_engine(const Service& service) {
   }
   if (service.engine == Engine::kTgi && service.accelerator != "nvidia.com/gpu") {
     throw ConfigError("the TGI image needs NVIDIA GPUs; name such an instance");
+  }
+}
+
+/// "10.0.0.0/8" or "2001:db8::/32", as far as a policy needs it told from a namespace.
+bool is_address_range(const std::string& text) {
+  const size_t slash = text.find('/');
+  if (slash == std::string::npos) return false;
+  const std::string address = text.substr(0, slash);
+  int64_t bits = -1;
+  const auto [end, error] =
+      std::from_chars(text.data() + slash + 1, text.data() + text.size(), bits);
+  unsigned char bytes[16];
+  const bool four = inet_pton(AF_INET, address.c_str(), bytes) == 1;
+  const bool six = inet_pton(AF_INET6, address.c_str(), bytes) == 1;
+  return error == std::errc{} && end == text.data() + text.size() && bits >= 0 &&
+         ((four && bits <= 32) || (six && bits <= 128));
+}
+
+void check_clients(const Service& service) {
+  for (const std::string& client : service.allow_from) {
+    if (is_address_range(client)) continue;
+    if (client.find('/') != std::string::npos) {
+      throw UsageError(fmt::format("--allow-from '{}' is no address range such as 10.0.0.0/8",
+                                   client.substr(0, 60)));
+    }
+    check_object_name("--allow-from", client, false);
+  }
+}
+
+void check_parts(const Service& service) {
+  for (const std::string& part : service.without) {
+    const auto parts = optional_parts();
+    if (std::find(parts.begin(), parts.end(), part) != parts.end()) continue;
+    throw UsageError(fmt::format("--without '{}': it is none of {}", part.substr(0, 40),
+                                 fmt::join(parts, ", ")));
   }
 }
 
@@ -233,22 +279,51 @@ void complete(Service& service) {
   check_names(service);
   check_engine(service);
   check_parallel(service);
+  check_parts(service);
+  check_clients(service);
   derive(service);
+}
+
+std::span<const std::string_view> optional_parts() {
+  static constexpr std::string_view kParts[] = {"service",    "httproute",        "networkpolicy",
+                                                "autoscaler", "disruptionbudget", "servicemonitor",
+                                                "rules",      "dashboard"};
+  return kParts;
+}
+
+bool has_part(const Service& service, std::string_view part) {
+  if (part == "inferencepool") return !service.endpoint_picker.empty();
+  return std::find(service.without.begin(), service.without.end(), part) == service.without.end();
 }
 
 bool shares_cache(const Service& service) { return service.max_replicas > 1 || service.nodes > 1; }
 
 int64_t startup_budget(const Service& service) {
+  if (service.kept.start_seconds > 0) return service.kept.start_seconds;
   const double download = static_cast<double>(service.weights_bytes) / kDownloadBytesPerSecond;
-  return static_cast<int64_t>(std::ceil(2 * service.load_seconds + download)) + 120;
+  const int64_t budget = static_cast<int64_t>(std::ceil(2 * service.load_seconds + download)) + 120;
+  return service.engine == Engine::kNeuron ? std::max(budget, kNeuronStart) : budget;
+}
+
+int64_t grace_seconds(const Service& service) {
+  return kPreStopSeconds + service.drain_seconds + kEndSeconds;
 }
 
 std::string cache_claim(const Service& service) {
-  return service.cache_claim.empty() ? service.name + "-cache" : service.cache_claim;
+  if (!service.cache_claim.empty()) return service.cache_claim;
+  return service.cache_claim_name.empty() ? service.name + "-cache" : service.cache_claim_name;
 }
 
 std::string service_name(const Service& service) {
   return service.kept.service_name.empty() ? service.name : service.kept.service_name;
+}
+
+const std::string& workload_name(const Service& service) {
+  return service.kept.workload.empty() ? service.name : service.kept.workload;
+}
+
+bool writes_replicas(const Service& service) {
+  return service.kept.existing ? service.kept.replicas : !has_part(service, "autoscaler");
 }
 
 }  // namespace moesaic::deploy

@@ -91,7 +91,8 @@ TEST(ShellWords, AnyBytesEnd) {
 std::optional<ServerStart> start(const Words& command, const Words& args,
                                  const std::string& image = "company/own:1") {
   static const std::map<std::string, std::string> kEnvironment = {{"MODEL", "org/m"}};
-  return find_server(command, args, image, kEnvironment);
+  auto found = find_server(command, args, image, kEnvironment, false);
+  return found ? found : find_server(command, args, image, kEnvironment, true);
 }
 
 TEST(ServerStart, Commands) {
@@ -113,12 +114,18 @@ TEST(ServerStart, Commands) {
   EXPECT_FALSE(start({"sleep"}, {"infinity"}, "vllm/vllm-openai:v1"));
   EXPECT_FALSE(start({}, {}));
   EXPECT_FALSE(start({"vllm"}, {"bench"}));
+  EXPECT_EQ(start({"python", "-m", "vllm_neuron.entrypoints.openai.api_server"}, flags)->arguments,
+            flags);
+  EXPECT_EQ(start({"python3", "-m", "vllm.entrypoints.cli.main", "serve"}, {"m"})->arguments,
+            Words{"m"});
+  EXPECT_FALSE(start({"python3", "-m", "vllm.entrypoints.openai.run_batch"}, flags));
 }
 
 TEST(ServerStart, Launchers) {
   for (const Words& words :
        std::vector<Words>{{"tini", "-s", "--", "vllm", "serve", "m"},
                           {"numactl", "--cpunodebind", "0", "uv", "run", "vllm", "serve", "m"},
+                          {"/opt/nvidia/nvidia_entrypoint.sh", "vllm", "serve", "m"},
                           {"timeout", "60", "bash", "-c", "exec vllm serve m"}}) {
     const auto found = start(words, {}, "");
     ASSERT_TRUE(found) << words[0];
@@ -131,6 +138,13 @@ TEST(ServerStart, Images) {
   EXPECT_EQ(start({}, {"--model", "m"}, "vllm/vllm-openai:v1")->engine, Engine::kVllm);
   EXPECT_EQ(start({}, {}, "ghcr.io/huggingface/text-generation-inference:3")->engine, Engine::kTgi);
   EXPECT_EQ(start({}, {"serve", "m"}, "registry/moesaic:1")->arguments, Words{"m"});
+  EXPECT_EQ(start({}, {"serve", "m"}, "registry/vllm@sha256:00")->arguments, Words{"m"});
+  EXPECT_EQ(start({}, {"m", "--port", "1"}, "r:5000/vllm-rocm:1")->arguments[0], "m");
+  // Routers, exporters and what only stands in a registry's path.
+  EXPECT_FALSE(start({}, {"--static-backends", "x"}, "org/vllm-router:1"));
+  EXPECT_FALSE(start({}, {}, "org/vllm-exporter"));
+  EXPECT_FALSE(start({}, {"--model", "m"}, "ghcr.io/vllm-project/router:1"));
+  EXPECT_FALSE(start({}, {"bench", "serve"}, "vllm/vllm-openai:v1"));
 }
 
 TEST(ServerStart, ShellScripts) {

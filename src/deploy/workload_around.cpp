@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
+#include "deploy/monitoring.h"
 #include "deploy/workload_parts.h"
 
 namespace moesaic::deploy {
@@ -16,20 +18,18 @@ void WorkloadReader::read_service() {
     labels["leaderworkerset.sigs.k8s.io/name"] = object_.name;
     labels["leaderworkerset.sigs.k8s.io/worker-index"] = "0";
   }
-  bool first = true;
-  for (const json::object* port : objects_at(*container_, "ports", place_)) {
-    const int64_t number = integer_at(*port, "containerPort", 0, place_);
-    if (first && number >= 1024) service.port = number;
-    if (!first) left_out(fmt::format("containerPort {}: the server has one port", number));
-    first = false;
-  }
+  read_ports();
   const Object* found = other("Service", [&](const Object& object) {
     return selects(object_at(*object.body, "spec.selector", object.place), labels);
   });
-  if (found == nullptr) return;
-  found->used = true;
+  if (found == nullptr) {
+    without_service();
+    return;
+  }
+  take(*found);
   Kept& keep = service.kept;
   keep.service_name = found->name;
+  keep.service_selector = object_at(*found->body, "spec.selector", found->place);
   keep.service_type = text_at(*found->body, "spec.type", found->place);
   keep.service_labels = object_at(*found->body, "metadata.labels", found->place);
   keep.service_annotations =
@@ -41,7 +41,53 @@ void WorkloadReader::read_service() {
   for (const json::object* port : objects_at(*found->body, "spec.ports", found->place)) {
     read_service_port(*port, found->place);
   }
-  kept(fmt::format("Service {}: its type, ports, annotations and other fields", found->name));
+  kept(fmt::format("Service {}, with all its fields; its labels are found by servicemonitor.yaml",
+                   found->name));
+}
+
+/// The server's first port keeps its number and, where no other container has it too, its name.
+void WorkloadReader::read_ports() {
+  Service& service = out_.service;
+  std::set<std::string> names;
+  for (const json::object* container : objects_at(*spec_, "containers", place_)) {
+    if (container == container_) continue;
+    for (const json::object* port : objects_at(*container, "ports", place_)) {
+      names.insert(text_at(*port, "name", place_));
+    }
+  }
+  bool first = true;
+  for (const json::object* port : objects_at(*container_, "ports", place_)) {
+    const int64_t number = integer_at(*port, "containerPort", 0, place_);
+    if (number < 1 || number > 65535) wrong(place_, "ports: containerPort is no port");
+    if (!first) {
+      left_out(fmt::format("containerPort {}: the server has one port", number));
+      continue;
+    }
+    first = false;
+    service.port = number;
+    const std::string name = text_at(*port, "name", place_);
+    if (!name.empty()) service.port_name = name;
+    report_rest(*port, "the port's ", {"name", "containerPort", "protocol"});
+  }
+  if (names.contains(service.port_name)) service.port_name = "moesaic";
+}
+
+/// What the file does not have may stand in another one: a new Service of the same name would take
+/// its place.
+void WorkloadReader::without_service() {
+  Service& service = out_.service;
+  if (object_.made) {
+    service.kept.service_name = service.name + "-server";
+    changed(
+        fmt::format("Service {}-server is new: point the clients to its port 80", service.name));
+    return;
+  }
+  for (const char* part : {"service", "servicemonitor", "rules", "dashboard"}) {
+    service.without.emplace_back(part);
+  }
+  left_out(
+      "no Service is written, as the file has none, nor what scrapes it; yours goes on finding "
+      "the pods by their labels. Put it into the file for alerts and dashboard");
 }
 
 /// Ports that lead to another container stay; the others lead to the server.
@@ -64,7 +110,7 @@ void WorkloadReader::read_service_port(const json::object& port, const Place& pl
   if (of_another) {
     kept(fmt::format("port {} of the Service, which leads to a side container", number));
   } else {
-    entry["targetPort"] = "http";
+    entry["targetPort"] = out_.service.port_name;
   }
   out_.service.kept.service_ports.push_back(std::move(entry));
 }
@@ -76,26 +122,50 @@ void WorkloadReader::read_claim() {
     return object.name == service.cache_claim;
   });
   if (found == nullptr) return;
-  found->used = true;
+  take(*found);
   service.kept.claim = portable(*found);
   kept(fmt::format("PersistentVolumeClaim {}, as it stands", found->name));
 }
 
+/// An autoscaler of the file goes on as it stands; without one there is none. KEDA's makes one of
+/// its own.
 void WorkloadReader::read_autoscaler() {
   Service& service = out_.service;
-  const Object* found = other("HorizontalPodAutoscaler", [&](const Object& object) {
+  const auto targets = [&](const Object& object) {
     return text_at(*object.body, "spec.scaleTargetRef.name", object.place) == object_.name;
-  });
-  if (found == nullptr) return;
-  found->used = true;
-  service.replicas = std::clamp<int64_t>(
-      integer_at(*found->body, "spec.minReplicas", service.replicas, found->place), 1, 10000);
+  };
+  if (const Object* scaled = other("ScaledObject", targets)) {
+    take(*scaled);
+    kept(fmt::format("{}: keep applying it; no other autoscaler is written", scaled->place.object));
+    if (service.kept.workload != object_.name || out_.kind != "Deployment") {
+      changed(fmt::format("{}: its scaleTargetRef has to name Deployment {} now",
+                          scaled->place.object, service.kept.workload));
+    }
+  }
+  const Object* found = other("HorizontalPodAutoscaler", targets);
+  if (found == nullptr) {
+    service.without.emplace_back("autoscaler");
+    return;
+  }
+  take(*found);
   service.max_replicas = std::clamp<int64_t>(
       integer_at(*found->body, "spec.maxReplicas", service.replicas, found->place),
       service.replicas, 10000);
-  changed(fmt::format("HorizontalPodAutoscaler {}: {} to {} replicas as before, now by the queue{}",
-                      found->name, service.replicas, service.max_replicas,
-                      found->name == service.name ? "" : "; delete the old one"));
+  service.kept.autoscaler = portable(*found);
+  json::object& spec = service.kept.autoscaler["spec"].as_object();
+  const bool group = service.nodes > 1;
+  spec["scaleTargetRef"] =
+      json::object{{"apiVersion", group ? "leaderworkerset.x-k8s.io/v1" : "apps/v1"},
+                   {"kind", group ? "LeaderWorkerSet" : "Deployment"},
+                   {"name", service.kept.workload}};
+  kept(fmt::format("{}, as it stands", found->place.object));
+  if (json::serialize(spec).find("tgi_") != std::string::npos) {
+    changed(fmt::format("{}: it reads a metric of TGI; here the queue is {}", found->place.object,
+                        queue_metric(Engine::kMoesaic)));
+    out_.blockers.push_back(
+        fmt::format("{} scales by a metric that the server does not have; change it to {}",
+                    found->place.object, queue_metric(Engine::kMoesaic)));
+  }
 }
 
 void WorkloadReader::read_budget() {
@@ -103,12 +173,13 @@ void WorkloadReader::read_budget() {
   const Object* found = other("PodDisruptionBudget", [&](const Object& object) {
     return selects(object_at(*object.body, "spec.selector.matchLabels", object.place), labels);
   });
-  if (found == nullptr) return;
-  found->used = true;
-  changed(fmt::format("PodDisruptionBudget {}: one pod at a time{}", found->name,
-                      found->name == out_.service.name
-                          ? ""
-                          : "; delete the old one, as pods with two budgets are never evicted"));
+  if (found == nullptr) {
+    out_.service.without.emplace_back("disruptionbudget");
+    return;
+  }
+  take(*found);
+  out_.service.kept.budget = portable(*found);
+  kept(fmt::format("{}, as it stands", found->place.object));
 }
 
 void WorkloadReader::read_route() {
@@ -122,14 +193,39 @@ void WorkloadReader::read_route() {
     return false;
   });
   if (found == nullptr) {
-    // Every path would take another service's requests where they share a Gateway.
-    service.path_prefix = "/" + service.name;
-    changed(fmt::format("httproute.yaml is new: {} on the Gateway 'gateway'", service.path_prefix));
+    // A new way in from outside is nobody's wish.
+    service.without.emplace_back("httproute");
     return;
   }
-  found->used = true;
+  take(*found);
   service.kept.route = portable(*found);
   kept(fmt::format("HTTPRoute {}, as it stands", found->name));
+}
+
+/// Where the file has who scrapes the pods already, nobody else is sent.
+void WorkloadReader::read_monitors() {
+  Service& service = out_.service;
+  const json::object& labels = object_at(*pod_, "metadata.labels", place_);
+  const auto selects_from = [](const json::object& from) {
+    return [&from](const Object& object) {
+      return selects(object_at(*object.body, "spec.selector.matchLabels", object.place), from);
+    };
+  };
+  if (const Object* found = other("ServiceMonitor", selects_from(service.kept.service_labels))) {
+    take(*found);
+    service.without.emplace_back("servicemonitor");
+    kept(fmt::format("{}: keep applying it", found->place.object));
+  }
+  for (const char* kind : {"PodMonitor", "PodMonitoring"}) {
+    const Object* found = other(kind, selects_from(labels));
+    if (found == nullptr) continue;
+    take(*found);
+    // Alerts and dashboard look for the Service's name as the job.
+    for (const char* part : {"servicemonitor", "rules", "dashboard"}) {
+      service.without.emplace_back(part);
+    }
+    kept(fmt::format("{}: keep applying it", found->place.object));
+  }
 }
 
 }  // namespace moesaic::deploy

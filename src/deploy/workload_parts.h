@@ -21,11 +21,28 @@ struct Object {
   std::string kind;
   std::string name;
   std::string name_space;
-  mutable bool used = false;
+  bool made = false;          ///< its body is a Deployment's, made from another kind of object
+  std::string source;         ///< the name of that object
+  mutable bool used = false;  ///< it went into what is written
+  mutable std::string why;    ///< why it was not read
 };
 
-/// Where the pod template of a kind stands; "" for a Pod, which is one; "none" for other kinds.
-std::string_view pod_path(const std::string& kind);
+/// Whether a resource of that name is a GPU or Neuron device.
+bool is_accelerator(std::string_view resource);
+
+/// Whether the kind has a pod template that is looked into.
+bool has_pod(const Object& object);
+
+/// A Deployment that does what an object of KServe or Ray has its controller do.
+struct MadeDeployment {
+  boost::json::object body;
+  std::vector<Finding> findings;
+  std::vector<std::string> blockers;
+};
+
+/// The Deployments for an InferenceService, LLMInferenceService or RayService among `all`; none for
+/// other kinds, and where its settings stand in code: `object.why` says so then.
+std::vector<MadeDeployment> made_deployments(const Object& object, const std::vector<Object>& all);
 
 /// Whether every label of `selector`, which has some, stands among `labels`.
 bool selects(const boost::json::object& selector, const boost::json::object& labels);
@@ -40,6 +57,8 @@ boost::json::object own_annotations(const boost::json::object& annotations);
 class WorkloadReader {
  public:
   WorkloadReader(const Object& object, const std::vector<Object>& all);
+  /// What is known already of an object that was made.
+  void know(const MadeDeployment& made);
 
   /// Whether a container of it runs a server.
   bool find();
@@ -54,6 +73,8 @@ class WorkloadReader {
 
   // workload_reader.cpp: which container, and its environment
   bool find_container();
+  void note_unread(const boost::json::object& container);
+  bool is_server(const boost::json::object& container, bool by_image);
   void read_environment(const boost::json::object& container);
   void read_config_maps(const boost::json::object& container);
   void read_variable(const boost::json::object& entry);
@@ -65,6 +86,7 @@ class WorkloadReader {
   void read_labels();
   void read_image();
   void read_pod();
+  void read_security();
   void read_neighbours();
   void read_grace();
   void read_replicas();
@@ -72,12 +94,16 @@ class WorkloadReader {
 
   // workload_resources.cpp: what the container gets
   void read_resources();
-  void read_amount(const std::string& name, const std::string& text);
-  void read_processors(const std::string& text);
+  void read_device(const std::string& name, const std::string& text);
   void read_volumes();
   void choose_cache();
+  bool is_shared(const std::string& volume) const;
   bool serves_from(const std::string& path) const;
   void take_cache(const boost::json::object& mount);
+  void set_hub_home(const std::string& path);
+  std::string free_path() const;
+  void make_cache();
+  std::string moved_path(const std::string& path);
   void take_mount(const boost::json::object& mount);
   void keep_volumes();
   void rename_mounts(boost::json::array& containers) const;
@@ -85,22 +111,31 @@ class WorkloadReader {
 
   // workload_around.cpp: the objects around it
   void read_service();
+  void read_ports();
+  void without_service();
   void read_service_port(const boost::json::object& port, const Place& place);
   void read_claim();
   void read_autoscaler();
   void read_budget();
   void read_route();
+  void read_monitors();
 
-  /// The first unused object of a kind, of this workload's namespace, for which `fits` holds; null
-  /// when there is none.
+  /// The first unused object with a name, of a kind, for which `fits` holds, one of this workload's
+  /// own namespace first, then one that may be in it; null when there is none.
   template <typename Fits>
   const Object* other(std::string_view kind, Fits fits) const {
-    for (const Object& object : all_) {
-      if (object.kind != kind || object.used) continue;
-      if (object.name_space == object_.name_space && fits(object)) return &object;
+    for (const bool exactly : {true, false}) {
+      for (const Object& object : all_) {
+        if (object.kind != kind || object.used || object.name.empty()) continue;
+        if (exactly ? object.name_space != object_.name_space : !may_be_ours(object)) continue;
+        if (fits(object)) return &object;
+      }
     }
     return nullptr;
   }
+  bool may_be_ours(const Object& object) const;
+  /// Marks it as read.
+  void take(const Object& object);
 
   const Object& object_;
   const std::vector<Object>& all_;
@@ -112,6 +147,7 @@ class WorkloadReader {
   std::map<std::string, const boost::json::object*> volumes_;  ///< of the pod, by name
   std::map<std::string, std::string> volume_names_;            ///< old name to ours
   std::string cache_mount_;                                    ///< where the cache was mounted
+  bool serves_from_kept_ = false;  ///< the model lies on a volume that stays as it is
   Workload out_;
 };
 

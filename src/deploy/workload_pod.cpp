@@ -12,8 +12,20 @@ namespace json = boost::json;
 namespace {
 
 /// Fields of a pod that mean the same for any container.
-constexpr std::array<const char*, 5> kPodFields = {"topologySpreadConstraints", "dnsPolicy",
-                                                   "dnsConfig", "hostAliases", "schedulerName"};
+constexpr std::array<const char*, 11> kPodFields = {"topologySpreadConstraints",
+                                                    "dnsPolicy",
+                                                    "dnsConfig",
+                                                    "hostAliases",
+                                                    "schedulerName",
+                                                    "resourceClaims",
+                                                    "shareProcessNamespace",
+                                                    "hostname",
+                                                    "subdomain",
+                                                    "readinessGates",
+                                                    "preemptionPolicy"};
+/// Fields of a Deployment that concern its pods' coming and going.
+constexpr std::array<const char*, 4> kDeploymentFields = {"strategy", "minReadySeconds",
+                                                          "revisionHistoryLimit", "paused"};
 
 /// Values that are the same as none.
 bool is_default(std::string_view field, const json::value& value) {
@@ -37,11 +49,25 @@ void WorkloadReader::report_rest(const json::object& object, std::string_view wh
 
 void WorkloadReader::read_names() {
   Service& service = out_.service;
+  Kept& keep = service.kept;
   const std::string name = object_.name.empty() ? "server" : object_.name;
+  if (name.find_first_of("<{$") != std::string::npos) {
+    out_.blockers.push_back(fmt::format("The name '{}' is a placeholder.", name.substr(0, 80)));
+  }
   service.name = is_dns_label(name, kMaxNameLength) ? name : dns_label(name);
-  if (service.name == name) {
+  keep.workload = name;
+  const bool taken = std::any_of(all_.begin(), all_.end(), [&](const Object& object) {
+    return &object != &object_ && !object.made && object.kind == "Deployment" &&
+           object.name == name && shares_namespace(object.name_space, object_.name_space);
+  });
+  if (taken && object_.kind != "LeaderWorkerSet") {
+    keep.workload = service.name + "-server";
+    changed(fmt::format("name {} -> {}, as the file has a Deployment of that name",
+                        name.substr(0, 80), keep.workload));
+  } else if (is_dns_subdomain(name)) {
     kept(fmt::format("name {}", name));
   } else {
+    keep.workload = service.name;
     changed(fmt::format("name {} -> {}", name.substr(0, 80), service.name));
   }
   service.name_space = object_.name_space;
@@ -55,6 +81,7 @@ void WorkloadReader::read_labels() {
   keep.annotations = own_annotations(object_at(*object_.body, "metadata.annotations", place_));
   if (!keep.annotations.empty()) kept(fmt::format("annotations of the {}", object_.kind));
   const json::object& selector = object_at(*object_.body, "spec.selector.matchLabels", place_);
+  keep.selector_expressions = array_at(*object_.body, "spec.selector.matchExpressions", place_);
   // A LeaderWorkerSet has no selector of its own.
   if (!selector.empty()) {
     keep.selector = selector;
@@ -65,28 +92,16 @@ void WorkloadReader::read_labels() {
     if (!selector.contains(label.key())) keep.pod_labels.insert(label);
   }
   if (!keep.pod_labels.empty()) kept("labels of the pods");
-  for (const auto& note : own_annotations(object_at(*pod_, "metadata.annotations", place_))) {
-    const std::string_view key = note.key();
-    // Ours are found by ServiceMonitor.
-    if (key.starts_with("prometheus.io/")) {
-      left_out(fmt::format("annotation {}: Prometheus comes by servicemonitor.yaml", key));
-    } else {
-      keep.pod_annotations.insert(note);
-      kept(fmt::format("annotation {}", key));
-    }
+  keep.pod_annotations = own_annotations(object_at(*pod_, "metadata.annotations", place_));
+  for (const auto& note : keep.pod_annotations) {
+    kept(fmt::format("annotation {}", std::string_view(note.key())));
   }
 }
 
 void WorkloadReader::read_image() {
   Kept& keep = out_.service.kept;
-  const std::string image = text_at(*container_, "image", place_);
-  if (out_.engine == Engine::kMoesaic) {
-    out_.service.image = image;
-    kept(fmt::format("image {}", image));
-  } else {
-    changed(fmt::format("image {} -> {}", image.empty() ? "(none)" : image.substr(0, 120),
-                        default_image(Engine::kMoesaic)));
-  }
+  out_.image = text_at(*container_, "image", place_);
+  if (out_.engine == Engine::kMoesaic) out_.service.image = out_.image;
   keep.pull_policy = text_at(*container_, "imagePullPolicy", place_);
   if (!keep.pull_policy.empty()) kept(fmt::format("imagePullPolicy {}", keep.pull_policy));
   if (!keep.env_from.empty()) kept("envFrom, as it stands");
@@ -112,6 +127,17 @@ void WorkloadReader::read_pod() {
   if (keep.service_account.empty()) {
     keep.service_account = text_at(*spec_, "serviceAccount", place_);
   }
+  if (const json::value* token = find_path(*spec_, "automountServiceAccountToken", place_)) {
+    if (!token->is_bool()) wrong(place_, "automountServiceAccountToken must be true or false");
+    keep.token = token->get_bool();
+    kept(fmt::format("automountServiceAccountToken {}", *keep.token));
+  }
+  const json::value* links = find_path(*spec_, "enableServiceLinks", place_);
+  if (links == nullptr || *links != json::value(false)) {
+    changed(
+        "enableServiceLinks false: a Service's address in a variable such as VLLM_PORT is no "
+        "setting");
+  }
   keep.priority_class = text_at(*spec_, "priorityClassName", place_);
   keep.runtime_class = text_at(*spec_, "runtimeClassName", place_);
   for (const char* name : kPodFields) {
@@ -127,6 +153,34 @@ void WorkloadReader::read_pod() {
   }
 }
 
+/// The user that the server runs as: the old one, unless that was root.
+void WorkloadReader::read_security() {
+  Service& service = out_.service;
+  const json::object& own = object_at(*container_, "securityContext", place_);
+  const json::object& pod = object_at(*spec_, "securityContext", place_);
+  service.kept.pod_security = pod;
+  (void)array_at(pod, "sysctls", place_);
+  const auto id = [&](const char* name) {
+    return integer_at(own, name, integer_at(pod, name, 0, place_), place_);
+  };
+  if (const int64_t user = id("runAsUser"); user > 0) {
+    service.run_as = user;
+    service.run_as_group = id("runAsGroup") > 0 ? id("runAsGroup") : user;
+    kept(fmt::format("user {}, group {}", user, service.run_as_group));
+  } else {
+    changed(fmt::format("the server runs as user {}, no longer as root", service.run_as));
+  }
+  changed("the server has no privileges, and writes to its volumes alone");
+  report_rest(own, "the container's securityContext.",
+              {"runAsUser", "runAsGroup", "runAsNonRoot", "allowPrivilegeEscalation",
+               "readOnlyRootFilesystem", "seccompProfile"});
+  if (!pod.empty()) kept("securityContext of the pod");
+  if (!pod.contains("fsGroup")) {
+    changed(fmt::format("fsGroup {}, so that the server can write to the volumes",
+                        service.run_as_group));
+  }
+}
+
 /// The containers beside the server.
 void WorkloadReader::read_neighbours() {
   Kept& keep = out_.service.kept;
@@ -139,42 +193,41 @@ void WorkloadReader::read_neighbours() {
     keep.sidecars.push_back(*container);
     kept(fmt::format("container {}, as it stands", text_at(*container, "name", place_)));
   }
-  changed("the server runs as user 10001, without privileges");
-  if (!keep.sidecars.empty() || !keep.init_containers.empty()) {
-    changed("the other containers run as user 10001 too, unless they name a user of their own");
-  }
-  keep.open = true;
-  changed(
-      "networkpolicy.yaml lets anybody reach the server's port, and no other; name the clients");
 }
 
 void WorkloadReader::read_grace() {
   if (find_path(*spec_, "terminationGracePeriodSeconds", place_) == nullptr) return;
   const int64_t grace = integer_at(*spec_, "terminationGracePeriodSeconds", 30, place_);
   out_.service.drain_seconds = std::max<int64_t>(1, grace - 30);
-  changed(
-      fmt::format("terminationGracePeriodSeconds {}: 10 s for the endpoints, {} s for "
-                  "running requests, 20 s to end",
-                  grace, out_.service.drain_seconds));
 }
 
 void WorkloadReader::read_replicas() {
   Service& service = out_.service;
-  const int64_t replicas = integer_at(*object_.body, "spec.replicas", 1, place_);
-  service.replicas = std::clamp<int64_t>(replicas, 1, 10000);
+  Kept& keep = service.kept;
+  keep.replicas = find_path(*object_.body, "spec.replicas", place_) != nullptr;
+  service.replicas =
+      std::min<int64_t>(10000, integer_at(*object_.body, "spec.replicas", 1, place_));
   service.max_replicas = service.replicas;
-  if (replicas == service.replicas) {
-    kept(fmt::format("replicas {}", replicas));
-  } else {
-    changed(fmt::format("replicas {} -> {}", replicas, service.replicas));
-  }
+  if (keep.replicas) kept(fmt::format("replicas {}", service.replicas));
   if (object_.kind == "LeaderWorkerSet") {
     service.nodes = std::clamp<int64_t>(
         integer_at(*object_.body, "spec.leaderWorkerTemplate.size", 1, place_), 1, 1024);
     kept(fmt::format("{} nodes a replica", service.nodes));
     changed("the workers' template: they run what the leader runs");
-  } else if (object_.kind != "Deployment") {
-    changed(fmt::format("{} -> Deployment", object_.kind));
+    report_rest(object_at(*object_.body, "spec.leaderWorkerTemplate", place_),
+                "spec.leaderWorkerTemplate.", {"size", "leaderTemplate", "workerTemplate"});
+  }
+  if (object_.kind != "Deployment") {
+    if (service.nodes == 1) {
+      changed(fmt::format("{} -> Deployment; the old one has to be deleted", object_.kind));
+    }
+    return;
+  }
+  for (const char* name : kDeploymentFields) {
+    if (const json::value* value = find_path(*object_.body, std::string("spec.") + name, place_)) {
+      keep.workload_fields[name] = *value;
+      kept(std::string("spec.") + name);
+    }
   }
 }
 
@@ -184,21 +237,43 @@ void WorkloadReader::read_rest() {
               {"name", "namespace", "labels", "annotations", "creationTimestamp", "generation",
                "resourceVersion", "uid", "managedFields", "selfLink"});
   if (pod_ != object_.body) {
-    report_rest(
-        object_at(*object_.body, "spec", place_), "spec.",
-        {"replicas", "selector", "template", "volumeClaimTemplates", "leaderWorkerTemplate"});
-    report_rest(object_at(*object_.body, "spec.selector", place_), "selector.", {"matchLabels"});
+    report_rest(object_at(*object_.body, "spec", place_), "spec.",
+                {"replicas", "selector", "template", "volumeClaimTemplates", "leaderWorkerTemplate",
+                 "strategy", "minReadySeconds", "revisionHistoryLimit", "paused"});
     report_rest(object_at(*pod_, "metadata", place_), "the pods' metadata.",
                 {"labels", "annotations", "name", "creationTimestamp"});
   }
   report_rest(*spec_, "the pods' ",
-              {"containers", "initContainers", "volumes", "nodeSelector", "tolerations", "affinity",
-               "imagePullSecrets", "serviceAccountName", "serviceAccount", "priorityClassName",
-               "runtimeClassName", "dnsPolicy", "dnsConfig", "hostAliases", "schedulerName",
-               "topologySpreadConstraints", "terminationGracePeriodSeconds"});
+              {"containers",
+               "initContainers",
+               "volumes",
+               "nodeSelector",
+               "tolerations",
+               "affinity",
+               "imagePullSecrets",
+               "serviceAccountName",
+               "serviceAccount",
+               "priorityClassName",
+               "runtimeClassName",
+               "dnsPolicy",
+               "dnsConfig",
+               "hostAliases",
+               "schedulerName",
+               "topologySpreadConstraints",
+               "terminationGracePeriodSeconds",
+               "resourceClaims",
+               "shareProcessNamespace",
+               "hostname",
+               "subdomain",
+               "readinessGates",
+               "preemptionPolicy",
+               "securityContext",
+               "automountServiceAccountToken",
+               "enableServiceLinks"});
   report_rest(*container_, "the container's ",
               {"name", "image", "imagePullPolicy", "command", "args", "env", "envFrom", "ports",
-               "resources", "volumeMounts", "startupProbe", "readinessProbe", "livenessProbe"});
+               "resources", "volumeMounts", "startupProbe", "readinessProbe", "livenessProbe",
+               "securityContext"});
 }
 
 }  // namespace moesaic::deploy

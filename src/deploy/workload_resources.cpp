@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <set>
 
 #include "deploy/workload_parts.h"
@@ -14,10 +15,9 @@ namespace json = boost::json;
 
 namespace {
 
-/// The names of the volumes that every pod of ours has.
-bool is_ours(std::string_view volume) {
-  return volume == "cache" || volume == "shm" || volume == "tmp";
-}
+/// Seconds: less is no start, and a day is none that anybody waits for.
+constexpr int64_t kShortestStart = 65;
+constexpr int64_t kLongestStart = 86'400;
 
 /// A place where servers keep checkpoints.
 bool looks_like_cache(const std::string& path) {
@@ -33,71 +33,60 @@ bool is_passing(const json::object& volume) {
 }
 
 std::string path_of(const json::object& mount, const Place& place) {
-  std::string path = text_at(mount, "mountPath", place);
-  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
-  return path;
+  const std::string path = text_at(mount, "mountPath", place);
+  std::string plain = std::filesystem::path(path).lexically_normal().string();
+  while (plain.size() > 1 && plain.ends_with('/')) plain.pop_back();
+  return plain;
+}
+
+/// Whether the mount is the whole volume, as a cache's has to be.
+bool is_whole(const json::object& mount) {
+  return std::all_of(mount.begin(), mount.end(), [](const auto& field) {
+    const std::string_view name = field.key();
+    return name == "name" || name == "mountPath" || name == "readOnly";
+  });
+}
+
+/// The quantity `value` of the resource `name`.
+std::string amount_text(std::string_view name, const json::value& value, const Place& place) {
+  const std::string text = text_at({{"resources", value}}, "resources", place);
+  if (text.size() > 40 || (!text.empty() && quantity_bytes(text) < 0)) {
+    wrong(place,
+          fmt::format("resources: {} {} is no quantity", name.substr(0, 80), text.substr(0, 40)));
+  }
+  return text;
 }
 
 }  // namespace
 
-void WorkloadReader::read_processors(const std::string& text) {
-  const bool milli = text.ends_with('m');
-  const int64_t value = quantity_bytes(milli ? text.substr(0, text.size() - 1) : text);
-  if (value <= 0 || value > (milli ? 4'096'000 : 4096)) wrong(place_, "cpu is no amount");
-  out_.service.cpus = milli ? (value + 999) / 1000 : value;
-  if (fmt::to_string(out_.service.cpus) == text) {
-    kept(fmt::format("cpu {}", text));
-  } else {
-    changed(fmt::format("cpu {} -> {}", text, out_.service.cpus));
-  }
+bool is_accelerator(std::string_view resource) {
+  return resource.starts_with("nvidia.com/") || resource.starts_with("aws.amazon.com/neuron") ||
+         resource.starts_with("amd.com/gpu");
 }
 
-void WorkloadReader::read_amount(const std::string& name, const std::string& text) {
-  Service& service = out_.service;
-  if (name == "cpu") {
-    read_processors(text);
-  } else if (name == "memory") {
-    service.memory_bytes = quantity_bytes(text);
-    if (service.memory_bytes <= 0) wrong(place_, "memory is no amount of bytes");
-    kept(fmt::format("memory {}", text));
-  } else if (name.starts_with("nvidia.com/") || name.starts_with("aws.amazon.com/neuron") ||
-             name.starts_with("amd.com/gpu")) {
-    const int64_t devices = quantity_bytes(text);
-    if (devices < 0 || devices > 1024) wrong(place_, fmt::format("{} is no count", name));
-    service.accelerator = name;
-    service.devices_per_node = devices;
-    kept(fmt::format("{} {}", name, text));
-  } else {
-    left_out(fmt::format("resource {} {}", name.substr(0, 80), text.substr(0, 40)));
-  }
+/// The accelerator, which the server has to be told of.
+void WorkloadReader::read_device(const std::string& name, const std::string& text) {
+  if (!is_accelerator(name)) return;
+  const int64_t devices = quantity_bytes(text);
+  if (devices < 0 || devices > 1024) wrong(place_, fmt::format("{} is no count", name));
+  out_.service.accelerator = name;
+  out_.service.devices_per_node = devices;
 }
 
 void WorkloadReader::read_resources() {
-  const json::object& requests = object_at(*container_, "resources.requests", place_);
-  const json::object& limits = object_at(*container_, "resources.limits", place_);
-  const auto text_of = [&](const json::value& value, std::string_view name) -> std::string {
-    if (value.is_null()) return "";
-    if (value.is_string()) return std::string(value.get_string());
-    if (value.is_int64()) return fmt::to_string(value.get_int64());
-    wrong(place_, fmt::format("resources: {} must be a quantity", name));
-  };
-  json::object amounts = requests;
-  for (const auto& limit : limits) amounts[limit.key()] = limit.value();
-  for (const auto& amount : amounts) {
-    const std::string name(amount.key());
-    const std::string text = text_of(amount.value(), name);
-    const json::value* asked = requests.if_contains(name);
-    if (asked != nullptr && text_of(*asked, name) != text) {
-      changed(fmt::format("{}: asked {}, limit {}; both are the limit now", name.substr(0, 80),
-                          text_of(*asked, name).substr(0, 40), text.substr(0, 40)));
+  const json::object& resources = object_at(*container_, "resources", place_);
+  out_.service.kept.resources = resources;
+  for (const char* part : {"requests", "limits"}) {
+    std::string list;
+    for (const auto& amount : object_at(*container_, fmt::format("resources.{}", part), place_)) {
+      const std::string name(amount.key());
+      const std::string text = amount_text(name, amount.value(), place_);
+      list += fmt::format("{}{} {}", list.empty() ? "" : ", ", name.substr(0, 80), text);
+      read_device(name, text);
     }
-    read_amount(name, text);
+    if (!list.empty()) kept(fmt::format("{}: {}", part, list));
   }
-  if (!amounts.contains("cpu")) {
-    changed(fmt::format("cpu: {}, as the manifest had none", out_.service.cpus));
-  }
-  if (!amounts.contains("memory")) changed("memory: a limit, as the manifest had none");
-  report_rest(object_at(*container_, "resources", place_), "resources.", {"requests", "limits"});
+  if (resources.contains("claims")) kept("resources.claims");
 }
 
 /// Whether the arguments name something below `path`.
@@ -111,6 +100,19 @@ bool WorkloadReader::serves_from(const std::string& path) const {
          (model != out_.environment.end() && names(model->second));
 }
 
+/// Whether a container beside the server's mounts the volume too.
+bool WorkloadReader::is_shared(const std::string& volume) const {
+  for (const char* list : {"initContainers", "containers"}) {
+    for (const json::object* container : objects_at(*spec_, list, place_)) {
+      if (container == container_) continue;
+      for (const json::object* mount : objects_at(*container, "volumeMounts", place_)) {
+        if (text_at(*mount, "name", place_) == volume) return true;
+      }
+    }
+  }
+  return false;
+}
+
 /// The mount that becomes the cache: a claim by preference, and where the server looks for models.
 void WorkloadReader::choose_cache() {
   const json::object* best = nullptr;
@@ -119,10 +121,12 @@ void WorkloadReader::choose_cache() {
     const std::string path = path_of(*mount, place_);
     const auto found = volumes_.find(text_at(*mount, "name", place_));
     if (found == volumes_.end() || path == "/dev/shm" || path == "/tmp") continue;
-    if (!text_at(*mount, "subPath", place_).empty()) continue;
+    if (!is_whole(*mount)) continue;
     const json::object& volume = *found->second;
     const bool lasting = volume.contains("persistentVolumeClaim") || volume.contains("spec");
     if (!lasting && !is_passing(volume)) continue;
+    // What another container fills is not filled elsewhere.
+    if (!lasting && is_shared(found->first)) continue;
     const bool used = serves_from(path);
     // What lies on the node is not in a new claim.
     if (used && volume.contains("hostPath")) continue;
@@ -134,6 +138,14 @@ void WorkloadReader::choose_cache() {
   if (best != nullptr) take_cache(*best);
 }
 
+/// Where a path below root's home lies now, as a user of its own cannot go through that.
+std::string WorkloadReader::moved_path(const std::string& path) {
+  if (!is_below(path, "/root")) return path;
+  const std::string to = "/mnt" + path.substr(std::string_view("/root").size());
+  out_.moved.emplace_back(path, to);
+  return to;
+}
+
 void WorkloadReader::take_cache(const json::object& mount) {
   Service& service = out_.service;
   const std::string name = text_at(mount, "name", place_);
@@ -142,27 +154,32 @@ void WorkloadReader::take_cache(const json::object& mount) {
   volume_names_[name] = "cache";
   cache_mount_ = path;
   service.cache_path = path;
-  // A user of its own cannot go through root's home.
-  if (path.starts_with("/root")) {
-    out_.moved_from = path;
-    const auto mounts = objects_at(*container_, "volumeMounts", place_);
-    const bool taken = std::any_of(mounts.begin(), mounts.end(), [&](const json::object* other) {
-      return path_of(*other, place_) == "/models";
-    });
-    service.cache_path = taken ? "/cache" : "/models";
+  if (is_below(path, "/root")) {
+    service.cache_path = free_path();
+    out_.moved.emplace_back(path, service.cache_path);
   }
-  const std::string claim = text_at(volume, "persistentVolumeClaim.claimName", place_);
   const std::string where =
       path == service.cache_path ? path : fmt::format("{} -> {}", path, service.cache_path);
+  std::string claim = text_at(volume, "persistentVolumeClaim.claimName", place_);
+  const bool of_template = volume.contains("spec");
+  if (of_template && service.replicas == 1) {
+    // The claim that the StatefulSet's controller made for its one pod.
+    claim = fmt::format("{}-{}-0", name, object_.name);
+    changed(fmt::format("volumeClaimTemplate {}: claim {}, which the old pod has", name, claim));
+  }
   if (claim.empty()) {
     changed(
-        fmt::format("volume {} at {}: a claim of its own for all pods, so that a new pod "
-                    "finds the checkpoint",
+        fmt::format("volume {} at {}: a claim of its own for all pods, so that a new pod finds "
+                    "the checkpoint; what lies there now is not copied",
                     name, where));
     return;
   }
+  if (!is_dns_subdomain(claim)) {
+    wrong(place_, fmt::format("claimName '{}' is no name of an object; is it a placeholder?",
+                              claim.substr(0, 80)));
+  }
   service.cache_claim = claim;
-  service.env.push_back({"HF_HOME", service.cache_path, {}});
+  set_hub_home(path);
   if (path == service.cache_path) {
     kept(fmt::format("claim {} at {}", claim, where));
   } else {
@@ -174,6 +191,32 @@ void WorkloadReader::take_cache(const json::object& mount) {
   }
 }
 
+/// The Hub's folder stays where it is in the claim that was mounted at `path`.
+void WorkloadReader::set_hub_home(const std::string& path) {
+  static const std::string kHome = "/root/.cache/huggingface";
+  Service& service = out_.service;
+  if (path == kHome + "/hub") {
+    service.env.push_back({"HF_HUB_CACHE", service.cache_path, {}});
+  } else if (is_below(kHome, path)) {
+    service.env.push_back({"HF_HOME", service.cache_path + kHome.substr(path.size()), {}});
+  } else {
+    service.env.push_back({"HF_HOME", service.cache_path, {}});
+  }
+}
+
+/// A path at which nothing is mounted, nor above or below it.
+std::string WorkloadReader::free_path() const {
+  const auto mounts = objects_at(*container_, "volumeMounts", place_);
+  for (const char* path : {"/models", "/cache", "/moesaic-cache"}) {
+    const bool taken = std::any_of(mounts.begin(), mounts.end(), [&](const json::object* mount) {
+      const std::string other = path_of(*mount, place_);
+      return is_below(other, path) || is_below(path, other);
+    });
+    if (!taken) return path;
+  }
+  return "/var/lib/moesaic";
+}
+
 void WorkloadReader::take_mount(const json::object& mount) {
   Service& service = out_.service;
   const std::string path = path_of(mount, place_);
@@ -182,25 +225,39 @@ void WorkloadReader::take_mount(const json::object& mount) {
   if (found == volumes_.end()) wrong(place_, fmt::format("there is no volume '{}'", name));
   const json::object& volume = *found->second;
   if (path == cache_mount_ && volume_names_[name] == "cache") return;
-  if (path == "/dev/shm" || path == "/tmp") {
-    const std::string size = text_at(volume, "emptyDir.sizeLimit", place_);
-    if (path == "/dev/shm" && !size.empty()) {
-      service.shm_bytes = std::max<int64_t>(0, quantity_bytes(size));
-    }
-    if (volume.contains("emptyDir")) {
-      volume_names_[name] = path == "/tmp" ? "tmp" : "shm";
-      kept(fmt::format("{}{}{}", path, size.empty() ? "" : " ", path == "/tmp" ? "" : size));
-    } else {
-      changed(fmt::format("volume {} at {}: an empty one of the pod's own", name, path));
-    }
-    return;
-  }
   if (volume.contains("spec")) {
     left_out(fmt::format("volumeClaimTemplate {} at {}: a Deployment has none", name, path));
+    out_.blockers.push_back(fmt::format(
+        "what lies at {} on the claims of volumeClaimTemplate {} is not mounted", path, name));
     return;
   }
-  service.kept.volume_mounts.push_back(mount);
-  kept(fmt::format("volume {} at {}", name, path));
+  serves_from_kept_ |= serves_from(path);
+  json::object entry = mount;
+  entry["mountPath"] = moved_path(path);
+  service.kept.volume_mounts.push_back(std::move(entry));
+  std::string text = fmt::format("volume {} at {}", name, path);
+  for (const char* field : {"subPath", "subPathExpr"}) {
+    const std::string value = text_at(mount, field, place_);
+    if (!value.empty()) text += fmt::format(", {} {}", field, value.substr(0, 80));
+  }
+  if (is_below(path, "/root")) {
+    changed(text + fmt::format(" -> {}", out_.moved.back().second));
+  } else {
+    kept(text);
+  }
+}
+
+/// Without a volume for it, prepared weights have a claim of their own, unless the model lies on a
+/// volume already: then there is nothing else to keep.
+void WorkloadReader::make_cache() {
+  Service& service = out_.service;
+  if (!cache_mount_.empty()) return;
+  service.has_cache = !serves_from_kept_;
+  if (service.has_cache) {
+    service.cache_path = free_path();
+  } else {
+    changed("prepared weights are not kept over a restart, as no volume of the file is for them");
+  }
 }
 
 void WorkloadReader::read_volumes() {
@@ -210,13 +267,28 @@ void WorkloadReader::read_volumes() {
   for (const json::object* volume : objects_at(*spec_, "volumes", place_)) {
     volumes_[text_at(*volume, "name", place_)] = volume;
   }
+  std::set<std::string> paths;
+  for (const json::object* mount : objects_at(*container_, "volumeMounts", place_)) {
+    const std::string path = path_of(*mount, place_);
+    if (!paths.insert(path).second) wrong(place_, fmt::format("two volumes are at {}", path));
+  }
   choose_cache();
   for (const json::object* mount : objects_at(*container_, "volumeMounts", place_)) {
     take_mount(*mount);
   }
+  make_cache();
+  // A name of ours that another volume has is given up by that.
+  const bool own_tmp = !paths.contains("/tmp");
   for (const auto& [name, volume] : volumes_) {
-    if (is_ours(name) && !volume_names_.contains(name)) volume_names_[name] = "own-" + name;
+    if (volume_names_.contains(name)) continue;
+    if ((name == "cache" && out_.service.has_cache) || (name == "tmp" && own_tmp)) {
+      std::string other = "own-" + name;
+      while (volumes_.contains(other)) other += "-2";
+      volume_names_[name] = other;
+    }
   }
+  std::sort(out_.moved.begin(), out_.moved.end(),
+            [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
 }
 
 /// The volumes that a container still mounts, under names that are not ours.
@@ -238,7 +310,7 @@ void WorkloadReader::keep_volumes() {
   for (const auto& [name, volume] : volumes_) {
     const auto renamed = volume_names_.find(name);
     const std::string now = renamed == volume_names_.end() ? name : renamed->second;
-    if (is_ours(now) || volume->contains("spec")) continue;
+    if (now == "cache" || volume->contains("spec")) continue;
     if (!mounted.contains(now)) {
       if (now == name) left_out(fmt::format("volume {}, which nothing mounts now", name));
       continue;
@@ -263,27 +335,30 @@ void WorkloadReader::rename_mounts(json::array& containers) const {
   }
 }
 
+/// The startup probe's limit for a start; without one, when the liveness probe gave up.
 void WorkloadReader::read_probes() {
-  int64_t longest = 0;
+  int64_t limit = 0;
   bool any = false;
-  for (const char* name : {"startupProbe", "readinessProbe", "livenessProbe"}) {
+  for (const char* name : {"livenessProbe", "startupProbe", "readinessProbe"}) {
     const json::object& probe = object_at(*container_, name, place_);
     if (probe.empty()) continue;
     any = true;
-    int64_t time = integer_at(probe, "initialDelaySeconds", 0, place_);
-    if (std::string_view(name) == "startupProbe") {
-      time += integer_at(probe, "periodSeconds", 10, place_) *
-              std::min<int64_t>(100000, integer_at(probe, "failureThreshold", 3, place_));
-    }
-    longest = std::max(longest, std::min<int64_t>(time, 86400));
+    if (std::string_view(name) == "readinessProbe") continue;
+    const int64_t period = integer_at(probe, "periodSeconds", 10, place_);
+    limit = integer_at(probe, "initialDelaySeconds", 0, place_) +
+            period * std::min<int64_t>(100'000, integer_at(probe, "failureThreshold", 3, place_));
   }
-  if (longest > 0) {
-    // Half of it: startup_budget doubles what a load takes.
-    out_.service.load_seconds = std::max<double>(30, static_cast<double>(longest) / 2);
-  }
-  if (any) {
-    changed(fmt::format("probes: all on /health; {} s for a start as before, now by startupProbe",
-                        longest));
+  int64_t& start = out_.service.kept.start_seconds;
+  start = std::clamp<int64_t>(limit, kShortestStart, kLongestStart);
+  if (limit == 0) {
+    start = kLongestStart;
+    changed(
+        fmt::format("probes: {}all on /health; the manifest had no limit for a start, which may "
+                    "take {} s now",
+                    any ? "" : "new, ", start));
+  } else {
+    changed(fmt::format("probes: all on /health; a start may take {} s{}", start,
+                        start == limit ? ", as before" : fmt::format(" (before: {} s)", limit)));
   }
 }
 

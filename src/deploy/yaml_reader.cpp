@@ -78,8 +78,6 @@ json::value plain(const std::string& text) {
 /// Builds JSON from the parser's events, and stops as soon as a bound is crossed.
 class Builder : public YAML::EventHandler {
  public:
-  explicit Builder(std::string file) : file_(std::move(file)) {}
-
   void OnDocumentStart(const YAML::Mark& mark) override {
     stack_.clear();
     anchors_.clear();
@@ -100,7 +98,7 @@ class Builder : public YAML::EventHandler {
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     const auto found = anchors_.find(anchor);
     if (found == anchors_.end()) {
-      fail(file_, mark.line + 1, "an alias stands inside what it is an alias of");
+      fail(mark.line + 1, "an alias stands inside what it is an alias of");
     }
     // Counted before it is copied: nine levels of nine aliases are refused here.
     count(found->second.size, mark);
@@ -143,8 +141,14 @@ class Builder : public YAML::EventHandler {
     size_t depth = 0;
   };
 
-  [[noreturn]] void too_deep(const YAML::Mark& mark) const {
-    fail(file_, mark.line + 1,
+  [[noreturn]] static void fail(int line, const std::string& problem) {
+    YAML::Mark mark = YAML::Mark::null_mark();
+    mark.line = line - 1;
+    throw YAML::ParserException(mark, problem);
+  }
+
+  [[noreturn]] static void too_deep(const YAML::Mark& mark) {
+    fail(mark.line + 1,
          fmt::format("nested more than {} deep, aliases expanded", kMaxManifestDepth));
   }
 
@@ -154,7 +158,7 @@ class Builder : public YAML::EventHandler {
     kept_.values += anchored.size.values;
     kept_.bytes += anchored.size.bytes;
     if (kept_.values > kMaxManifestValues || kept_.bytes > kMaxManifestText) {
-      fail(file_, line, "the anchors hold more than any manifest has");
+      fail(line, "the anchors hold more than any manifest has");
     }
     anchors_[anchor] = std::move(anchored);
   }
@@ -163,12 +167,12 @@ class Builder : public YAML::EventHandler {
     total_.values += size.values;
     total_.bytes += size.bytes;
     if (total_.values > kMaxManifestValues) {
-      fail(file_, mark.line + 1,
+      fail(mark.line + 1,
            fmt::format("more than {} values, aliases expanded; no manifest is that large",
                        kMaxManifestValues));
     }
     if (total_.bytes > kMaxManifestText) {
-      fail(file_, mark.line + 1,
+      fail(mark.line + 1,
            fmt::format("more than {} bytes of text, aliases expanded; no manifest is that large",
                        kMaxManifestText));
     }
@@ -177,7 +181,7 @@ class Builder : public YAML::EventHandler {
   void open(json::value value, YAML::anchor_t anchor, const YAML::Mark& mark) {
     if (stack_.size() >= kMaxManifestDepth) too_deep(mark);
     if (!stack_.empty() && stack_.back().value.is_object() && !stack_.back().has_key) {
-      fail(file_, mark.line + 1, "a key must be a word");
+      fail(mark.line + 1, "a key must be a word");
     }
     const Size before = total_;
     count({1, 0}, mark);
@@ -224,13 +228,13 @@ class Builder : public YAML::EventHandler {
 
   void take_key(Open& top, const json::value& value, int line) {
     if (value.is_object() || value.is_array() || value.is_null()) {
-      fail(file_, line, "a key must be a word");
+      fail(line, "a key must be a word");
     }
     top.key = value.is_string() ? std::string(value.get_string()) : json::serialize(value);
     top.has_key = true;
     if (top.key != "<<" && top.value.get_object().contains(top.key)) {
       if (top.merged.erase(top.key) == 0) {
-        fail(file_, line, fmt::format("the key '{}' stands there twice", top.key.substr(0, 60)));
+        fail(line, fmt::format("the key '{}' stands there twice", top.key.substr(0, 60)));
       }
     }
   }
@@ -241,16 +245,15 @@ class Builder : public YAML::EventHandler {
     }
   }
 
-  void merge(Open& into, const json::value& value, int line) const {
+  static void merge(Open& into, const json::value& value, int line) {
     if (value.is_array()) {
       for (const json::value& item : value.get_array()) merge(into, item, line);
       return;
     }
-    if (!value.is_object()) fail(file_, line, "'<<' takes a mapping");
+    if (!value.is_object()) fail(line, "'<<' takes a mapping");
     merge_into(into, value.get_object());
   }
 
-  const std::string file_;
   int line_ = 1;
   json::value root_;
   std::vector<Open> stack_;
@@ -259,24 +262,44 @@ class Builder : public YAML::EventHandler {
   Size kept_;
 };
 
-}  // namespace
+/// Whether the line of that number, from 1, has the marks of Helm's, Jinja's or Mustache's
+/// templates.
+bool is_template(std::string_view text, int line) {
+  for (; line > 1 && !text.empty(); --line) {
+    text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
+  }
+  text = text.substr(0, text.find('\n'));
+  return text.find("{{") != std::string_view::npos || text.find("{%") != std::string_view::npos;
+}
 
-std::vector<YamlDocument> read_yaml(std::string_view text, const std::string& file) {
-  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
-  check_text(text, file);
+std::vector<YamlDocument> parse(std::string_view text, const std::string& file) {
   std::vector<YamlDocument> documents;
+  std::istringstream stream{std::string(text)};
+  YAML::Parser parser(stream);
+  Builder builder;
   try {
-    std::istringstream stream{std::string(text)};
-    YAML::Parser parser(stream);
-    Builder builder(file);
     while (parser.HandleNextDocument(builder)) {
       YamlDocument document = builder.take();
       if (!document.value.is_null()) documents.push_back(std::move(document));
     }
   } catch (const YAML::Exception& problem) {
-    fail(file, problem.mark.line + 1, problem.msg);
+    const int line = problem.mark.line + 1;
+    // yaml-cpp finds some of a template's faults on the line after it.
+    const bool templated = is_template(text, line) || is_template(text, line - 1);
+    fail(file, line,
+         templated
+             ? problem.msg + "; this is a template, so render it first, as 'helm template' does"
+             : problem.msg);
   }
   return documents;
+}
+
+}  // namespace
+
+std::vector<YamlDocument> read_yaml(std::string_view text, const std::string& file) {
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+  check_text(text, file);
+  return parse(text, file);
 }
 
 std::string read_manifest_file(const std::filesystem::path& path) {

@@ -57,13 +57,18 @@ def check(objects):
         labels = template["metadata"]["labels"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "labels": labels}}
         kubernetes_validate.validate({**pod, "spec": template["spec"]}, KUBERNETES, strict=True)
-        security = template["spec"]["securityContext"]
-        assert security["runAsNonRoot"] is True and security["runAsUser"] > 0
-        first = template["spec"]["containers"][0]
+        spec = template["spec"]
+        first = spec["containers"][0]
+        security = {**spec.get("securityContext", {}), **first["securityContext"]}
+        assert security["runAsNonRoot"] is (security["runAsUser"] > 0)
         assert first["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert first["resources"]["requests"] and first["resources"]["limits"]
-        mounted = {mount["name"] for mount in first["volumeMounts"]}
-        assert mounted <= {volume["name"] for volume in template["spec"]["volumes"]}
+        volumes = [volume["name"] for volume in spec["volumes"]]
+        assert len(set(volumes)) == len(volumes)
+        for entry in spec["containers"] + spec.get("initContainers", []):
+            mounts = entry.get("volumeMounts", [])
+            assert {mount["name"] for mount in mounts} <= set(volumes)
+            # The API server refuses two volumes at one path.
+            assert len({mount["mountPath"].rstrip("/") for mount in mounts}) == len(mounts)
     listed = objects["kustomization.yaml"]["resources"]
     assert sorted([*listed, "kustomization.yaml"]) == sorted(objects)
 
@@ -71,21 +76,43 @@ def check(objects):
 def references(objects):
     """What points from one object to another leads somewhere."""
     template = next(pod_templates(objects))
-    labels = template["metadata"]["labels"]
-    (service,) = [body for body in objects.values() if body["kind"] == "Service"]
-    selector = dict(service["spec"]["selector"])
-    selector.pop("leaderworkerset.sigs.k8s.io/worker-index", None)
-    assert selector.items() <= labels.items()
-    for name in ("disruptionbudget.yaml", "networkpolicy.yaml"):
-        spec = objects[name]["spec"]
-        chosen = spec.get("selector", spec.get("podSelector"))["matchLabels"]
-        assert chosen.items() <= labels.items()
-    monitored = objects["servicemonitor.yaml"]["spec"]["selector"]["matchLabels"]
-    assert monitored.items() <= service["metadata"]["labels"].items()
-    backend = objects["httproute.yaml"]["spec"]["rules"][0]["backendRefs"][0]
-    assert backend["name"] == service["metadata"]["name"]
-    assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
-    (target,) = [b["metadata"] for b in objects.values() if "replicas" in b.get("spec", {})]
-    assert objects["autoscaler.yaml"]["spec"]["scaleTargetRef"]["name"] == target["name"]
+    labels = dict(template["metadata"]["labels"])
+    (workload,) = [b for b in objects.values() if b["kind"] in ("Deployment", "LeaderWorkerSet")]
+    # The labels that LeaderWorkerSet's controller gives a leader.
+    labels["leaderworkerset.sigs.k8s.io/name"] = workload["metadata"]["name"]
+    labels["leaderworkerset.sigs.k8s.io/worker-index"] = "0"
     ports = [port["name"] for port in container(objects)["ports"]]
-    assert "http" in ports
+    for name in ("disruptionbudget.yaml", "networkpolicy.yaml"):
+        if name in objects:
+            spec = objects[name]["spec"]
+            chosen = spec.get("selector", spec.get("podSelector"))["matchLabels"]
+            assert chosen.items() <= labels.items()
+    if "autoscaler.yaml" in objects:
+        target = objects["autoscaler.yaml"]["spec"]["scaleTargetRef"]
+        assert target["kind"] == workload["kind"]
+        assert target["name"] == workload["metadata"]["name"]
+    if "service.yaml" not in objects:
+        assert "servicemonitor.yaml" not in objects
+        return
+    service = objects["service.yaml"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    for port in service["spec"]["ports"]:
+        target = port.get("targetPort", port["port"])
+        everywhere = [
+            wanted
+            for entry in template["spec"]["containers"]
+            for listening in entry.get("ports", [])
+            for wanted in (listening.get("name"), listening["containerPort"])
+        ]
+        assert target in everywhere
+    if "servicemonitor.yaml" in objects:
+        monitored = objects["servicemonitor.yaml"]["spec"]["selector"]["matchLabels"]
+        assert monitored.items() <= service["metadata"]["labels"].items()
+    if "httproute.yaml" in objects:
+        backend = objects["httproute.yaml"]["spec"]["rules"][0]["backendRefs"][0]
+        if backend.get("kind", "Service") == "Service":
+            assert backend["name"] == service["metadata"]["name"]
+            assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
+        else:
+            assert objects["inferencepool.yaml"]["metadata"]["name"] == backend["name"]
+    assert len(set(ports)) == len(ports)

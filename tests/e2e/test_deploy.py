@@ -119,12 +119,145 @@ def test_our_args_are_accepted_by_a_dry_run(name, tmp_path):
 
 
 def test_output_says_what_to_do(tmp_path):
-    result = run("deploy", *DEPLOYMENTS["moesaic"], "-o", "out", cwd=tmp_path)
+    result = run("deploy", *DEPLOYMENTS["vllm"], "-o", "out", cwd=tmp_path)
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "kubectl apply -k out" in result.stdout
     assert "kubectl create secret generic hf-token" in result.stdout
-    # What the server cannot do yet is said before a pod says it.
-    assert "--backend cuda: Devices other than the CPU come later." in result.stdout
+
+
+def test_what_cannot_start_today_is_not_applied(tmp_path):
+    """What the server cannot do yet is said before a pod says it, all of it in one place."""
+    result = run("deploy", *DEPLOYMENTS["moesaic"], "-o", "out", cwd=tmp_path)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    block = re.sub(r"\s+", " ", result.stdout.split("It cannot start today:")[1])
+    assert "--backend cuda: Devices other than the CPU come later." in block
+    assert "does not download yet" in block
+    assert "kubectl apply" not in result.stdout
+    assert (tmp_path / "out/deployment.yaml").exists()
+
+
+def pod_of(objects):
+    return objects["deployment.yaml"]["spec"]["template"]["spec"]
+
+
+def value_of(args, flag):
+    return args[args.index(flag) + 1]
+
+
+def test_tgi_starts_as_the_user_its_image_is_made_for(tmp_path):
+    """Its Python lies in root's home."""
+    security = container(deploy(tmp_path / "out", *DEPLOYMENTS["tgi"]))["securityContext"]
+    assert security["runAsUser"] == 0 and security["runAsNonRoot"] is False
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    other = container(deploy(tmp_path / "other", *DEPLOYMENTS["vllm"]))["securityContext"]
+    assert other["runAsUser"] == 10001 and other["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"), [((), "32"), (("--efa", "31"), "31"), (("--efa", "0"), None)]
+)
+def test_several_nodes_have_their_fabric(flags, count, tmp_path):
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS["two nodes"], *flags)
+    group = objects["leaderworkerset.yaml"]["spec"]["leaderWorkerTemplate"]
+    for template in (group["leaderTemplate"], group["workerTemplate"]):
+        amounts = template["spec"]["containers"][0]["resources"]
+        for part in ("requests", "limits"):
+            assert amounts[part].get("vpc.amazonaws.com/efa") == count
+    alone = container(deploy(tmp_path / "alone", *DEPLOYMENTS["vllm"]))
+    assert "vpc.amazonaws.com/efa" not in alone["resources"]["limits"]
+
+
+OLMOE = "allenai/OLMoE-1B-7B-0924"
+
+
+@pytest.mark.parametrize("concurrency", [1, 64, 200, 500])
+def test_chips_of_trainium_are_those_dealt_out(concurrency, tmp_path):
+    objects = deploy(
+        tmp_path / "out",
+        *(OLMOE, "--instance", "trn1.32xlarge", "--engine", "neuron"),
+        *("--concurrency", str(concurrency)),
+    )
+    server = container(objects)
+    chips = int(server["resources"]["limits"]["aws.amazon.com/neuron"])
+    assert chips in (1, 4, 8, 16)
+    assert value_of(server["args"], "--tensor-parallel-size") == str(2 * chips)
+    # Part of a node is chosen by the scheduler that knows which chips lie side by side.
+    assert (pod_of(objects).get("schedulerName") == "my-scheduler") == (1 < chips < 16)
+
+
+def test_ranks_that_trainium_does_not_deal_out_are_refused(tmp_path):
+    arguments = (OLMOE, "--instance", "trn1.32xlarge", "--engine", "neuron", "--tp", "2")
+    result = run("deploy", *arguments, "-o", tmp_path / "out")
+    assert result.returncode == 78, result.stderr
+    assert "1, 4, 8 or 16" in result.stderr
+
+
+def test_a_first_start_on_neuron_has_time_to_compile(tmp_path):
+    probe = container(deploy(tmp_path / "out", *DEPLOYMENTS["neuron"]))["startupProbe"]
+    limit = probe["initialDelaySeconds"] + probe["periodSeconds"] * probe["failureThreshold"]
+    assert limit >= 17100
+
+
+FP8 = ("Qwen/Qwen3-235B-A22B-FP8", "--instance", "p5.48xlarge", "--tp", "8")
+
+
+def test_experts_that_cannot_be_cut_are_dealt_out(tmp_path):
+    """1536 wide over 8 ranks is 192, which is no whole number of blocks of 128."""
+    args = container(deploy(tmp_path / "out", *FP8, "--engine", "vllm"))["args"]
+    assert value_of(args, "--tensor-parallel-size") == "8"
+    assert "--enable-expert-parallel" in args
+    four = (*FP8[:-1], "4")
+    args = container(deploy(tmp_path / "four", *four, "--engine", "vllm"))["args"]
+    assert "--enable-expert-parallel" not in args
+    result = run("deploy", *FP8, "--engine", "tgi", "-o", tmp_path / "tgi")
+    assert result.returncode == 78 and "cannot cut the experts" in result.stderr
+
+
+def test_parts_that_the_cluster_has_no_use_for(tmp_path):
+    every = deploy(tmp_path / "out", *DEPLOYMENTS["vllm"])
+    assert "replicas" not in every["deployment.yaml"]["spec"]
+    parts = "httproute,servicemonitor,rules,dashboard,autoscaler"
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS["vllm"], "--without", parts)
+    check(objects)
+    assert set(every) - set(objects) == {f"{part}.yaml" for part in parts.split(",")}
+    # Without an autoscaler the Deployment says how many.
+    assert objects["deployment.yaml"]["spec"]["replicas"] == 1
+    result = run("deploy", *DEPLOYMENTS["vllm"], "--without", "gateway", "-o", tmp_path / "no")
+    assert result.returncode == 64 and "httproute" in result.stderr
+
+
+def test_a_pool_instead_of_the_service(tmp_path):
+    objects = deploy(tmp_path / "out", *DEPLOYMENTS["vllm"], "--endpoint-picker", "picker")
+    check(objects)
+    references(objects)
+    pool = objects["inferencepool.yaml"]["spec"]
+    assert pool["endpointPickerRef"]["name"] == "picker"
+    labels = pod_of(objects)
+    assert pool["selector"]["matchLabels"].items() <= (
+        objects["deployment.yaml"]["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert labels["containers"][0]["ports"][0]["containerPort"] == pool["targetPorts"][0]["number"]
+
+
+def test_a_gateway_in_another_namespace(tmp_path):
+    """Its routes, and the pods that carry its traffic, which may run in yet another one."""
+    arguments = (*DEPLOYMENTS["vllm"], "--gateway-namespace", "edge", "--namespace", "llm")
+    objects = deploy(tmp_path / "out", *arguments, "--allow-from", "envoy,10.0.0.0/16")
+    check(objects)
+    (parent,) = objects["httproute.yaml"]["spec"]["parentRefs"]
+    assert parent == {"name": "gateway", "namespace": "edge"}
+    text = str(objects["networkpolicy.yaml"]["spec"]["ingress"][0]["from"])
+    for client in ("'edge'", "'envoy'", "'10.0.0.0/16'"):
+        assert client in text
+    output = run("deploy", *arguments, "-o", tmp_path / "out").stdout
+    assert "allowedRoutes" in output
+
+
+def test_replicas_are_spread(tmp_path):
+    spread = pod_of(deploy(tmp_path / "out", *DEPLOYMENTS["vllm"]))["topologySpreadConstraints"]
+    keys = [constraint["topologyKey"] for constraint in spread]
+    assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
 
 
 @pytest.mark.parametrize(
