@@ -48,7 +48,7 @@ constexpr MetricRow kRows[] = {
     {"vllm:request_decode_time_seconds", kHistogram, "", kRequest, "From the first token to the end."},
     {"http_requests_total", kCounter, "method,status,handler", "", "HTTP requests by method, status class and route."},
 
-    {"moesaic:expert_tokens_total", kCounter, "layer,expert", "", "Rows routed to an expert of a layer."},
+    {"moesaic:expert_tokens_total", kCounter, "layer,expert", "", "Rows routed to an expert; layers are numbered as in the model."},
     {"moesaic:expert_imbalance", kGauge, "layer", "", "Busiest expert's rows over the layer's mean, since start; 1 is even."},
     {"moesaic:memory_planned_bytes", kGauge, "term", "", "Bytes the memory plan gives a term: weights, kv_cache, activations, requests, runtime."},
     {"moesaic:memory_actual_bytes", kGauge, "term", "", "Bytes now held under that term; runtime is a reserve that nothing counts."},

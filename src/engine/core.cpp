@@ -469,6 +469,10 @@ void EngineCore::wait_step() {
   // Of a step that was submitted while another ran, only the time after that one's end is its own.
   news_.seconds = seconds_between(std::max(flight->submitted, last_landing_), now);
   last_landing_ = now;
+  stats_.first_tokens += news_.first_tokens.size();
+  stats_.next_tokens += news_.next_tokens.size();
+  for (const double seconds : news_.first_tokens) stats_.first_token_seconds += seconds;
+  for (const double seconds : news_.next_tokens) stats_.next_token_seconds += seconds;
   observer_.on_step(news_);
 }
 

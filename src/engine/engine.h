@@ -41,7 +41,11 @@ struct EngineStats {
   int64_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_held = 0;
   uint64_t steps = 0, prompt_tokens = 0, generated_tokens = 0, preemptions = 0;
   uint64_t prefix_queries = 0, prefix_hits = 0;  ///< tokens
-  std::array<uint64_t, 5> finished{};            ///< by FinishReason
+  /// First tokens of requests with the seconds since their arrivals, and further tokens of
+  /// sequences with the seconds since the ones before; sums.
+  uint64_t first_tokens = 0, next_tokens = 0;
+  double first_token_seconds = 0, next_token_seconds = 0;
+  std::array<uint64_t, 5> finished{};  ///< by FinishReason
   int64_t moe_layers = 0, experts = 0;
   std::vector<uint64_t> expert_tokens;  ///< [moe_layers, experts] since start
   bool alive = true;

@@ -197,6 +197,8 @@ TEST_F(EngineTest, CountsWhatItDoes) {
   EXPECT_EQ(notes_->tokens, 3);
   EXPECT_EQ(stats.prefix_queries, 2u);
   EXPECT_EQ(stats.prefix_hits, 0u);
+  EXPECT_EQ(stats.first_tokens, 1u);
+  EXPECT_EQ(stats.next_tokens, 3u);
   std::lock_guard lock(notes_->mutex);
   ASSERT_EQ(notes_->finished.size(), 1u);
   const EngineObserver::Finished& news = notes_->finished[0];
@@ -205,6 +207,9 @@ TEST_F(EngineTest, CountsWhatItDoes) {
   EXPECT_EQ(news.generated_tokens, 4);
   EXPECT_NEAR(news.queue_seconds + news.prefill_seconds + news.decode_seconds, news.e2e_seconds,
               1e-9);
+  EXPECT_NEAR(stats.first_token_seconds, news.queue_seconds + news.prefill_seconds, 1e-9);
+  EXPECT_GT(stats.next_token_seconds, 0);
+  EXPECT_LE(stats.next_token_seconds, news.decode_seconds);
 }
 
 TEST_F(EngineTest, AStepWithoutMemoryFailsItsRequestsOnly) {

@@ -136,6 +136,7 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
                             {}});
   context_->next_id = 1;
   last_stats_ = engine_->stats();
+  expert_load_.sample(last_stats_, last_log_);
   const auto& layers = model_.spec.layers;
   publish_facts(*metrics_, settings, last_stats_,
                 layers.empty() ? 0 : layers.front().attention.sliding_window);
@@ -374,7 +375,7 @@ Response Api::load() const {
 }
 
 Response Api::metrics_page() {
-  publish_stats(*metrics_, engine_->stats());
+  publish_stats(*metrics_, engine_->stats(), model_.spec);
   metrics_->set("moesaic:memory_actual_bytes", static_cast<double>(budget_->used()),
                 {{"term", "requests"}});
   return {200, "text/plain; version=0.0.4; charset=utf-8", {}, metrics_->expose(), {}};
@@ -382,7 +383,7 @@ Response Api::metrics_page() {
 
 Response Api::experts() const {
   return json_response(
-      200, expert_load_.json(engine_->stats(), model_, std::chrono::steady_clock::now()));
+      200, expert_load_.json(engine_->stats(), model_, created_, std::chrono::steady_clock::now()));
 }
 
 void Api::drain() {

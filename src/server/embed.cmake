@@ -1,15 +1,37 @@
-# cmake -DINPUT=page.html -DOUTPUT=page.cpp -P embed.cmake: a file's bytes as a C++ array, so that the
-# page travels inside the binary.
-file(READ ${INPUT} bytes HEX)
-string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
-file(WRITE ${OUTPUT} "#include \"server/web_page.h\"
+# cmake -DFOLDER=web -DOUTPUT=web_files.cpp -P embed.cmake: the files of the web page as C++ arrays, so that
+# they travel inside the binary.
+set(type_html "text/html")
+set(type_css "text/css")
+set(type_js "text/javascript")
+set(arrays "")
+set(table "")
+file(GLOB files RELATIVE ${FOLDER} ${FOLDER}/*)
+foreach(name IN LISTS files)
+  string(REGEX MATCH "[^.]*$" extension ${name})
+  if(NOT DEFINED type_${extension})
+    message(FATAL_ERROR "web/${name}: nothing here knows the content type of .${extension}")
+  endif()
+  if(name STREQUAL "index.html")
+    set(path "/")
+  else()
+    set(path "/web/${name}")
+  endif()
+  string(MAKE_C_IDENTIFIER "k_${name}" array)
+  file(READ ${FOLDER}/${name} bytes HEX)
+  string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
+  string(APPEND arrays "constexpr unsigned char ${array}[] = {${bytes}};\n")
+  string(APPEND table "    {\"${path}\", \"${type_${extension}}; charset=utf-8\",
+     {reinterpret_cast<const char*>(${array}), sizeof ${array}}},\n")
+endforeach()
+file(WRITE ${OUTPUT} "#include \"server/web_files.h\"
 
 namespace moesaic::server {
 namespace {
-constexpr unsigned char kBytes[] = {${bytes}};
+${arrays}const WebFile kFiles[] = {
+${table}};
 }  // namespace
 
-std::string_view web_page() { return {reinterpret_cast<const char*>(kBytes), sizeof kBytes}; }
+std::span<const WebFile> web_files() { return kFiles; }
 
 }  // namespace moesaic::server
 ")

@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "server/testing.h"
+#include "server/web_files.h"
 
 namespace moesaic::server::testing {
 namespace {
@@ -356,13 +357,18 @@ TEST(Life, MetricsHaveVllmsNamesAndAddUp) {
             1);
   const Answer page = ask(rig, get("/metrics"));
   EXPECT_EQ(page.header("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
-  // Each of the 9 + 18 computed rows went to one expert of each layer.
-  double rows = 0;
-  for (int expert = 0; expert < 4; ++expert) {
-    rows += std::max(0.0, metric(rig, "moesaic:expert_tokens_total",
-                                 {"expert=\"" + std::to_string(expert) + "\"", "layer=\"1\""}));
+  // Each of the 9 + 18 computed rows went to one expert of each layer that has experts. They are
+  // named as in the model, whose first layer is dense.
+  for (const char* layer : {"layer=\"1\"", "layer=\"2\""}) {
+    double rows = 0;
+    for (int expert = 0; expert < 4; ++expert) {
+      rows += std::max(0.0, metric(rig, "moesaic:expert_tokens_total",
+                                   {"expert=\"" + std::to_string(expert) + "\"", layer}));
+    }
+    EXPECT_GE(rows, 18) << layer;
+    EXPECT_GE(metric(rig, "moesaic:expert_imbalance", {layer}), 1) << layer;
   }
-  EXPECT_GE(rows, 18);
+  EXPECT_EQ(metric(rig, "moesaic:expert_tokens_total", {"layer=\"0\""}), -1);
 }
 
 TEST(Life, ThePageSeesItsExperts) {
@@ -371,6 +377,10 @@ TEST(Life, ThePageSeesItsExperts) {
   const json::value load = ask(rig, get("/moesaic/experts")).value();
   EXPECT_EQ(load.at("layers"), 2);
   EXPECT_EQ(load.at("experts"), 4);
+  EXPECT_EQ(load.at("layer_numbers"), (json::value{1, 2}));
+  EXPECT_EQ(load.at("model").at("chat"), true);
+  const json::value card = ask(rig, get("/v1/models")).value().at("data").at(0);
+  EXPECT_EQ(load.at("started"), card.at("created"));
   int64_t total = 0, recent = 0;
   for (int layer = 0; layer < 2; ++layer) {
     for (int expert = 0; expert < 4; ++expert) {
@@ -380,13 +390,39 @@ TEST(Life, ThePageSeesItsExperts) {
   }
   EXPECT_GE(total, 2 * 20);
   EXPECT_LE(recent, total);
+  // A step takes the toy 0.2 ms at the least.
+  EXPECT_GE(load.at("first_token_seconds").to_number<double>(), 2e-4);
+  EXPECT_GE(load.at("inter_token_seconds").to_number<double>(), 2e-4);
+  EXPECT_LT(load.at("inter_token_seconds").to_number<double>(), 0.1);
+  EXPECT_GT(load.at("tokens_per_second").to_number<double>(), 0);
   // Later all is quiet.
   EXPECT_TRUE(Rig::eventually(
       [&] {
         const json::value later = ask(rig, get("/moesaic/experts")).value();
-        return later.at("recent").at(0) == json::value{0, 0, 0, 0};
+        return later.at("recent").at(0) == json::value{0, 0, 0, 0} &&
+               later.at("first_token_seconds").is_null() &&
+               later.at("inter_token_seconds").is_null();
       },
       6s));
+}
+
+TEST(Life, ThePageIsFilesOfItsOwn) {
+  Rig rig(TestSettings{{"api-key", "secret"}});
+  ASSERT_GE(web_files().size(), 3u);
+  for (const WebFile& file : web_files()) {
+    SCOPED_TRACE(file.path);
+    const Answer answer = ask(rig, get(file.path));
+    EXPECT_EQ(answer.status, 200);
+    EXPECT_EQ(answer.header("Content-Type"), file.content_type);
+    EXPECT_EQ(answer.body, file.body);
+    EXPECT_EQ(answer.header("cache-control"), "no-cache");
+    const std::string policy = answer.header("content-security-policy");
+    EXPECT_NE(policy.find("script-src 'self';"), std::string::npos) << policy;
+    EXPECT_EQ(policy.find("unsafe"), std::string::npos) << policy;
+    EXPECT_EQ(ask(rig, post(file.path, "{}")).status, 405);
+  }
+  EXPECT_EQ(ask(rig, get("/web/nothing.js")).status, 404);
+  EXPECT_EQ(ask(rig, get("/index.html")).status, 404);
 }
 
 TEST(Life, AStalledEngineIsNotHealthy) {

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "server/expert_load.h"
 #include "server/server.h"
 
 namespace moesaic::server {
@@ -58,10 +59,12 @@ void MetricsObserver::on_finished(const Finished& finished) {
   }
 }
 
-void publish_experts(base::Metrics& metrics, const engine::EngineStats& stats) {
+void publish_experts(base::Metrics& metrics, const engine::EngineStats& stats,
+                     const model::ModelSpec& spec) {
   const auto experts = static_cast<size_t>(stats.experts);
-  for (size_t layer = 0; layer < static_cast<size_t>(stats.moe_layers); ++layer) {
-    const uint64_t* counts = stats.expert_tokens.data() + layer * experts;
+  const uint64_t* counts = stats.expert_tokens.data();
+  for (const int64_t layer : moe_layer_numbers(spec)) {
+    if (counts == stats.expert_tokens.data() + stats.expert_tokens.size()) break;
     uint64_t sum = 0, busiest = 0;
     for (size_t expert = 0; expert < experts; ++expert) {
       metrics.raise_to("moesaic:expert_tokens_total", static_cast<double>(counts[expert]),
@@ -69,6 +72,7 @@ void publish_experts(base::Metrics& metrics, const engine::EngineStats& stats) {
       sum += counts[expert];
       busiest = std::max(busiest, counts[expert]);
     }
+    counts += experts;
     if (sum == 0) continue;
     metrics.set(
         "moesaic:expert_imbalance",
@@ -97,7 +101,8 @@ std::shared_ptr<engine::EngineObserver> make_observer(std::shared_ptr<base::Metr
   return std::make_shared<MetricsObserver>(std::move(metrics));
 }
 
-void publish_stats(base::Metrics& metrics, const engine::EngineStats& stats) {
+void publish_stats(base::Metrics& metrics, const engine::EngineStats& stats,
+                   const model::ModelSpec& spec) {
   metrics.set("vllm:num_requests_running", static_cast<double>(stats.running));
   metrics.set("vllm:num_requests_waiting", static_cast<double>(stats.waiting));
   metrics.set("vllm:num_requests_waiting_by_reason", static_cast<double>(stats.waiting),
@@ -133,7 +138,7 @@ void publish_stats(base::Metrics& metrics, const engine::EngineStats& stats) {
     metrics.set("moesaic:memory_actual_bytes", static_cast<double>(base::allocated_bytes(tag)),
                 {{"term", std::string(base::to_string(tag))}});
   }
-  publish_experts(metrics, stats);
+  publish_experts(metrics, stats, spec);
 }
 
 void publish_facts(base::Metrics& metrics, const base::Settings& settings,

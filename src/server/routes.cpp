@@ -7,7 +7,7 @@
 #include <boost/json/parse.hpp>
 
 #include "server/openai_response.h"
-#include "server/web_page.h"
+#include "server/web_files.h"
 
 namespace moesaic::server {
 namespace {
@@ -27,7 +27,6 @@ struct Route {
 };
 
 constexpr auto kRoutes = std::to_array<Route>({
-    {"GET", "/", Kind::kAtOnce},
     {"GET", "/health", Kind::kAtOnce, false},
     {"GET", "/ping", Kind::kAtOnce, false},
     {"POST", "/ping", Kind::kAtOnce, false},
@@ -64,9 +63,19 @@ constexpr auto kRoutes = std::to_array<Route>({
     {"POST", "/generate_stream", Kind::kLater},
 });
 
+/// kRoutes and the files of the web page.
+const std::vector<Route>& routes() {
+  static const std::vector<Route> all = [] {
+    std::vector<Route> out(kRoutes.begin(), kRoutes.end());
+    for (const WebFile& file : web_files()) out.push_back({"GET", file.path, Kind::kAtOnce});
+    return out;
+  }();
+  return all;
+}
+
 const Route* find_route(std::string_view method, std::string_view path) {
   const std::string_view wanted = method == "HEAD" ? "GET" : method;
-  for (const Route& route : kRoutes) {
+  for (const Route& route : routes()) {
     if (route.path == path && route.method == wanted) return &route;
   }
   return nullptr;
@@ -75,7 +84,7 @@ const Route* find_route(std::string_view method, std::string_view path) {
 /// Methods of a path for Allow; "" when there is no such path.
 std::string allowed_methods(std::string_view path) {
   std::string out;
-  for (const Route& route : kRoutes) {
+  for (const Route& route : routes()) {
     if (route.path != path) continue;
     if (!out.empty()) out += ", ";
     out += route.method;
@@ -144,15 +153,18 @@ std::string method_label(const std::string& method) {
   return "other";
 }
 
-Response page() {
+/// Scripts and styles come from this server's files alone, and no string becomes markup or code:
+/// what a model says cannot turn into either, even where the page had a fault.
+Response page_file(const WebFile& file) {
   Response response;
-  response.content_type = "text/html; charset=utf-8";
+  response.content_type = file.content_type;
+  response.headers.push_back({"cache-control", "no-cache"});  // files of two versions do not mix
   response.headers.push_back(
       {"content-security-policy",
-       "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src "
-       "'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors "
-       "'none'"});
-  response.body = web_page();
+       "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src "
+       "data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+       "require-trusted-types-for 'script'; trusted-types 'none'"});
+  response.body = file.body;
   return response;
 }
 
@@ -265,7 +277,9 @@ std::optional<Response> Router::check(const RequestHead& head) {
 }
 
 Response Router::at_once(std::string_view path) {
-  if (path == "/") return page();
+  for (const WebFile& file : web_files()) {
+    if (file.path == path) return page_file(file);
+  }
   if (path == "/health" || path == "/ping") return api_.health();
   if (path == "/version") return api_.version();
   if (path == "/load") return api_.load();

@@ -205,6 +205,13 @@ class Rig {
     model.root = "/models/toy";
     model.max_model_len = options.max_model_len;
     model.spec.vocab_size = vocab;
+    // The toy counts experts of two layers; before them, as in DeepSeek's models, is a dense one.
+    model.spec.layers.resize(3);
+    for (const size_t layer : {1, 2}) {
+      model.spec.layers[layer].ffn.moe = true;
+      model.spec.layers[layer].ffn.experts = 4;
+      model.spec.layers[layer].ffn.router.top_k = 1;
+    }
     if (with_text) {
       model.tokenizer = text::Tokenizer::load(folder.path());
       model.chat_template = text::ChatTemplate::load(folder.path(), "");
