@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
 #include <sstream>
 
 #include "base/error.h"
@@ -443,16 +444,72 @@ TEST(Loader, RanksHoldTheirPartsOfTheSameModel) {
   }
 }
 
-TEST(Loader, ItemsAreListedOnceAndDoNotOverlap) {
-  const WeightLayout layout = testing::small_layout(DType::kF32);
-  std::vector<int64_t> offsets;
-  for (const WeightItem& item : list_items(layout)) {
-    EXPECT_EQ((item.matrix != nullptr) + (item.experts != nullptr) + (item.vector != nullptr), 1);
-    offsets.push_back(item.offset);
+/// The tensors of a checkpoint of testing::small_spec(), written by hand from the files that
+/// transformers saves of qwen2_moe, and not from a layout: name and elements.
+std::map<std::string, int64_t> small_checkpoint() {
+  std::map<std::string, int64_t> tensors = {
+      {"model.embed_tokens.weight", kVocab * kHidden},
+      {"model.norm.weight", kHidden},
+      {"lm_head.weight", kVocab * kHidden},
+      {"model.layers.0.mlp.gate.weight", kExperts * kHidden},
+      {"model.layers.0.mlp.shared_expert_gate.weight", kHidden},
+  };
+  for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+    for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) {
+      tensors[layer + norm + ".weight"] = kHidden;
+    }
+    // Two query heads of four elements over one key head.
+    for (const auto& [name, rows] : {std::pair("q_proj", 8), {"k_proj", 4}, {"v_proj", 4}}) {
+      tensors[layer + "self_attn." + name + ".weight"] = rows * kHidden;
+      tensors[layer + "self_attn." + name + ".bias"] = rows;
+    }
+    tensors[layer + "self_attn.o_proj.weight"] = kHidden * 8;
   }
-  EXPECT_EQ(offsets.size(), 18U);
-  std::sort(offsets.begin(), offsets.end());
-  EXPECT_EQ(std::adjacent_find(offsets.begin(), offsets.end()), offsets.end());
+  for (const char* ffn : {"model.layers.0.mlp.experts.0.", "model.layers.0.mlp.experts.1.",
+                          "model.layers.0.mlp.experts.2.", "model.layers.0.mlp.shared_expert.",
+                          "model.layers.1.mlp."}) {
+    for (const char* name : {"gate_proj", "up_proj", "down_proj"}) {
+      tensors[std::string(ffn) + name + ".weight"] = kWidth * kHidden;
+    }
+  }
+  return tensors;
+}
+
+TEST(Loader, EveryTensorOfACheckpointIsInOneItemAndItemsDoNotOverlap) {
+  const FakeBackend backend;
+  const WeightLayout layout = testing::small_layout(DType::kF32);
+  std::map<std::string, int64_t> found;
+  std::map<int64_t, int64_t> ranges;  // begin to end, in the buffer
+  const auto count = [&](const std::vector<Slice>& slices) {
+    for (const Slice& slice : slices) found[slice.name] += slice.rows * slice.cols;
+  };
+  for (const WeightItem& item : list_items(layout)) {
+    ASSERT_EQ((item.matrix != nullptr) + (item.experts != nullptr) + (item.vector != nullptr), 1);
+    size_t bytes = 0;
+    if (item.matrix != nullptr) {
+      count(item.matrix->slices);
+      bytes = packed_bytes(backend, *item.matrix);
+    } else if (item.vector != nullptr) {
+      count(item.vector->slices);
+      bytes = packed_bytes(backend, *item.vector);
+    } else {
+      for (const auto* slices : {&item.experts->gate, &item.experts->up, &item.experts->down}) {
+        count(*slices);
+      }
+      bytes = packed_bytes(backend, *item.experts);
+    }
+    ASSERT_GT(bytes, 0U);
+    EXPECT_TRUE(ranges.emplace(item.offset, item.offset + static_cast<int64_t>(bytes)).second)
+        << item.offset;
+  }
+  // An element that two items hold, or none, makes its tensor's count another.
+  EXPECT_EQ(found, small_checkpoint());
+  int64_t end = 0;
+  for (const auto& [first, last] : ranges) {
+    EXPECT_GE(first, end);
+    end = last;
+  }
+  EXPECT_LE(end, static_cast<int64_t>(layout.bytes));
 }
 
 }  // namespace
