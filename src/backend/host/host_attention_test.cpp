@@ -7,9 +7,6 @@
 namespace moesaic::backend::testing {
 namespace {
 
-constexpr DType kF32 = DType::kF32;
-constexpr DType kBF16 = DType::kBF16;
-constexpr DType kF16 = DType::kF16;
 
 /// K and V are rounded before anything is summed, so the type of the cache adds no error of its
 /// own; but with bf16 products (cpu/attention_test.cpp) queries and weights are rounded too, by at

@@ -192,4 +192,18 @@ struct CaseName {
   }
 };
 
+inline constexpr DType kF32 = DType::kF32;
+inline constexpr DType kBF16 = DType::kBF16;
+inline constexpr DType kF16 = DType::kF16;
+
+/// Sums in float against sums in double, for what is not rounded on the way.
+inline constexpr double kExact = 2e-5;
+/// Kernels may round the inputs of products with bf16 weights to bf16, which is off by at most 2^-9
+/// for each: 0.1% of a sum's usual size, and more where a sum is far larger than most (experts).
+inline constexpr double kRoundedInputs = 4e-2;
+
+inline double product_tolerance(DType weights) {
+  return weights == kBF16 ? kRoundedInputs : kExact;
+}
+
 }  // namespace moesaic::backend::testing
