@@ -109,7 +109,7 @@ export class Chat {
     this.#views.delete(exchange);
   }
 
-  /** Paints an exchange with the next frame; not so often that painting takes more than a fifth of the time. */
+  /** Paints an exchange with the next frame, but never for more than a fifth of the time. */
   later(exchange) {
     if (this.#waiting === null) requestAnimationFrame(() => this.#frame());
     this.#waiting = exchange;
@@ -142,7 +142,8 @@ export class Chat {
   }
 
   withdraw(exchange) {
-    for (const offered of this.#views.get(exchange)?.note.querySelectorAll("button") ?? []) offered.remove();
+    const offered = this.#views.get(exchange)?.note.querySelectorAll("button") ?? [];
+    for (const button of offered) button.remove();
   }
 
   /** Marks the place from which on the conversation is sent to the model. */
@@ -150,7 +151,8 @@ export class Chat {
     this.#log.querySelector(".left")?.remove();
     const first = this.#views.get(conversation.exchanges[conversation.left]);
     if (conversation.left === 0 || first === undefined) return;
-    first.element.before(box("p", "left", "What stands above no longer fits the model's context and is not sent."));
+    const words = "What stands above no longer fits the model's context and is not sent.";
+    first.element.before(box("p", "left", words));
   }
 
   #end() {

@@ -1,6 +1,8 @@
-// What has been asked and answered in this tab: kept over a reload, and cut to what the model's context holds.
+// What has been asked and answered in this tab: kept over a reload, and cut to what the model's
+// context holds.
 
 const kStore = "moesaic";
+export const kUnknown = Number.MAX_SAFE_INTEGER; // tokens, when nobody has counted them
 
 /** Thinking and answer of what a model wrote; `thinking` is true while only the former has come. */
 export function parts(raw) {
@@ -17,9 +19,10 @@ export function parts(raw) {
 }
 
 /**
- * One question and its answer, or one text and its completion (`completion` true): {question, raw, thought,
- * note, open, failed}. `raw` is what came, `thought` what came as reasoning of its own; `open` while it
- * comes; `failed` when there is no answer, so that the question is not sent again with the next one.
+ * A list of exchanges. One is a question and its answer, or a text and its completion (`completion`
+ * true): {question, raw, thought, note, open, failed}. `raw` is what came, `thought` what came as
+ * reasoning of its own; `open` while it comes; `failed` when there is no answer, so that the
+ * question is not sent again with the next one.
  */
 export class Conversation {
   exchanges = [];
@@ -82,11 +85,12 @@ export class Conversation {
   }
 
   /**
-   * Leaves out the oldest exchanges until the messages and an answer of `reserve` tokens fit `context`.
-   * `count` gives the tokens of messages, and is not called when they fit in any case.
+   * Leaves out the oldest exchanges until the messages and an answer of `reserve` tokens fit
+   * `context`. `count` gives the tokens of messages; it is not called when they fit in any case.
    */
   async fit(system, question, context, reserve, count) {
-    const bytes = new TextEncoder().encode(system + question).length; // no token is less than a byte
+    // No token is less than a byte, and 64 are enough for the template's own.
+    const bytes = new TextEncoder().encode(system + question).length;
     if (this.tokens + bytes + 64 + reserve <= context) return;
     while (this.#sent().length > 0) {
       if (await count(this.messages(system, question)) + reserve <= context) return;

@@ -1,5 +1,5 @@
-// The picture of the experts: a row for each layer that has them, a column for each expert, as warm as its
-// share of the layer's tokens.
+// The picture of the experts: a row for each layer that has them, a column for each expert, as warm
+// as its share of the layer's tokens.
 
 const kCold = "--cold", kHot = "--hot";
 const kAxis = { left: 48, top: 18, bottom: 22, legend: 44 }; // CSS pixels around the cells
@@ -12,7 +12,7 @@ function shares(rows, experts) {
   });
 }
 
-/** Which of `count` ticks to write when each needs `room` and has `width`: every first, second, fifth... */
+/** Every how many ticks to write one that needs `room`, when each has `width`: 1, 2, 5, 10, ... */
 function spacing(width, room) {
   for (let step = 1; ; step *= 10) {
     for (const times of [1, 2, 5]) {
@@ -69,8 +69,8 @@ export class Experts {
     // When nothing runs, the last picture stays, faded.
     if (!this.#idle || this.#warm === null) this.#warm = shares(rows, load.experts);
     const dense = load.model.layers - load.layers;
-    this.#say.summary.textContent = `${load.layers} layers with ${load.experts} experts, top ${load.top_k}` +
-      (dense > 0 ? `; ${dense} more without.` : ".");
+    const words = `${load.layers} layers with ${load.experts} experts, top ${load.top_k}`;
+    this.#say.summary.textContent = words + (dense > 0 ? `; ${dense} more without.` : ".");
     this.#say.busiest.textContent = this.#busiest();
     this.#describe();
     this.#draw();
@@ -97,8 +97,9 @@ export class Experts {
       return;
     }
     const [row, expert] = this.#chosen;
-    this.#say.cell.textContent = `${this.#name(this.#chosen)}: ${share.toFixed(2)} times an even share, ` +
-      `${this.#load.total[row][expert].toLocaleString("en")} tokens since the server started`;
+    const tokens = this.#load.total[row][expert].toLocaleString("en");
+    this.#say.cell.textContent = `${this.#name(this.#chosen)}: ${share.toFixed(2)} times an even ` +
+      `share, ${tokens} tokens since the server started`;
   }
 
   // --- choosing a cell
@@ -111,11 +112,13 @@ export class Experts {
   }
 
   #under(event) {
+    if (!this.#load?.layers) return null;
     const box = this.#canvas.getBoundingClientRect();
     const { width, height } = this.#sizes();
     const expert = Math.floor((event.clientX - box.left - kAxis.left) / width);
     const row = Math.floor((event.clientY - box.top - kAxis.top) / height);
-    const inside = expert >= 0 && expert < this.#load?.experts && row >= 0 && row < this.#load?.layers;
+    const { layers, experts } = this.#load;
+    const inside = expert >= 0 && expert < experts && row >= 0 && row < layers;
     return inside ? [row, expert] : null;
   }
 
@@ -175,7 +178,7 @@ export class Experts {
     return this.#load.experts / Math.max(this.#load.top_k, 1);
   }
 
-  /** 0 to 1 for shares of 0 to the most there can be; a logarithm, so that 1 and its doubles stand apart. */
+  /** 0 to 1 for shares of 0 to the most there can be; a logarithm, so that doubles stand apart. */
   #heat(share) {
     return Math.min(Math.log2(1 + share) / Math.log2(1 + this.#top()), 1);
   }
@@ -189,7 +192,8 @@ export class Experts {
     pen.globalAlpha = this.#idle ? 0.45 : 1;
     this.#warm.forEach((row, layer) => row.forEach((share, expert) => {
       pen.fillStyle = this.#mix(ends, this.#heat(share));
-      pen.fillRect(kAxis.left + expert * width, kAxis.top + layer * height, width - gap, height - gap);
+      const [x, y] = [kAxis.left + expert * width, kAxis.top + layer * height];
+      pen.fillRect(x, y, width - gap, height - gap);
     }));
     pen.globalAlpha = 1;
   }

@@ -1,6 +1,6 @@
-// Markdown as models write it, as DOM nodes. Whatever a text holds becomes text nodes: no string is ever
-// read as HTML, links lead to http, https and mailto only, and images are links. Every step is linear in
-// the text's length, and nesting is bounded, so that no text can hang the page.
+// Markdown as models write it, as DOM nodes. Whatever a text holds becomes text nodes: no string is
+// ever read as HTML, links lead to http, https and mailto only, and images are links. Every step is
+// linear in the text's length, and nesting is bounded, so that no text can hang the page.
 
 const kDeepest = 8; // quotes and lists in each other
 const kMostOpen = 32; // emphasis and brackets that wait for their other end
@@ -37,8 +37,8 @@ export class Writer {
     const old = this.#open;
     found.forEach((block, i) => this.#place(block, old[i]));
     for (const gone of old.slice(found.length)) gone.element.remove();
-    // The last line may become something else with its next letter, and so may the one above, which is a
-    // table's head or not by what the last one is. Either may then belong to the block before.
+    // The last line may become something else with its next letter, and so may the one above, which
+    // is a table's head or not by what the last one is. Either may then belong to the block before.
     let first = found.length - 1;
     while (first > 0 && found[first].first > lines.length - 3) --first;
     this.#open = found.slice(Math.max(first, 0));
@@ -153,7 +153,8 @@ function readBlock(lines, at, depth) {
     const text = line.trimStart().slice(heading[1].length).trim();
     const bare = without(text, "#");
     const closed = bare === "" || bare !== bare.trimEnd();
-    return { kind: "heading", level: heading[1].length, text: closed ? bare.trim() : text, end: at + 1 };
+    const level = heading[1].length;
+    return { kind: "heading", level, text: closed ? bare.trim() : text, end: at + 1 };
   }
   if (isRule(line)) return { kind: "rule", end: at + 1 };
   const align = tableAt(lines, at);
@@ -161,7 +162,8 @@ function readBlock(lines, at, depth) {
   if (depth < kDeepest && kQuote.test(line)) {
     let end = at;
     while (end < lines.length && kQuote.test(lines[end])) ++end;
-    return { kind: "quote", lines: lines.slice(at, end).map((text) => text.replace(kQuote, "")), end };
+    const inner = lines.slice(at, end).map((text) => text.replace(kQuote, ""));
+    return { kind: "quote", lines: inner, end };
   }
   if (depth < kDeepest && kItem.test(line)) return readList(lines, at, depth);
   let end = at + 1;
@@ -186,7 +188,8 @@ function readCode(lines, at, [whole, mark, info]) {
 function readTable(lines, at, align) {
   let end = at + 2;
   while (end < lines.length && !blank(lines[end]) && lines[end].includes("|")) ++end;
-  return { kind: "table", align, head: cells(lines[at]), rows: lines.slice(at + 2, end).map(cells), end };
+  const rows = lines.slice(at + 2, end).map(cells);
+  return { kind: "table", align, head: cells(lines[at]), rows, end };
 }
 
 /** Items of one kind of mark. What is indented deeper than the mark belongs to its item. */
@@ -201,13 +204,14 @@ function readList(lines, at, depth) {
     const item = inCode === null ? line.match(kItem) : null;
     if (item !== null && indent(line) <= margin) {
       if (item[2].slice(-1) !== kind || isRule(line)) break;
-      const width = item[0].length + (line.slice(item[0].length).match(/^[ \t]{0,4}/)[0].length || 1);
+      const blanks = line.slice(item[0].length).match(/^[ \t]{0,4}/)[0].length;
+      const width = item[0].length + (blanks || 1);
       items.push({ width, lines: [line.slice(width)] });
       inCode = fenceAfter(null, line.slice(width));
       continue;
     }
     if (!blank(line) && indent(line) <= margin) {
-      // An unindented line goes on with the item's text when it follows at once and begins nothing new.
+      // A line at the margin goes on with the item's text if it follows at once and begins nothing.
       if (inCode !== null || blank(lines[end - 1]) || interrupts(lines, end, depth)) break;
     }
     const last = items[items.length - 1];
@@ -256,18 +260,21 @@ function element(block, depth) {
     case "list": {
       const out = make(block.start === null ? "ul" : "ol");
       if (block.start !== null) out.start = block.start;
-      for (const lines of block.items) out.append(make("li", within(lines, depth + 1, block.loose)));
+      for (const lines of block.items) {
+        out.append(make("li", within(lines, depth + 1, block.loose)));
+      }
       return out;
     }
     default: return make("p", inline(block.text));
   }
 }
 
-/** The blocks inside a quote or an item; a tight item's text stands without a paragraph around it. */
+/** The blocks in a quote or an item; a tight item's text stands without a paragraph around it. */
 function within(lines, depth, paragraphs) {
   const out = document.createDocumentFragment();
   for (const block of blocks(lines, depth)) {
-    out.append(!paragraphs && block.kind === "paragraph" ? inline(block.text) : element(block, depth));
+    const bare = !paragraphs && block.kind === "paragraph";
+    out.append(bare ? inline(block.text) : element(block, depth));
   }
   return out;
 }
@@ -461,7 +468,8 @@ class Inline {
       const open = this.#open[place];
       if (!open || open.size > left || open.part === this.#parts.length - 1) break;
       this.#open.length = place;
-      this.#parts.push(make(kTags[mark + open.size], gathered(this.#parts.splice(open.part).slice(1))));
+      const inner = gathered(this.#parts.splice(open.part).slice(1));
+      this.#parts.push(make(kTags[mark + open.size], inner));
       left -= open.size;
       this.#at += open.size;
     }

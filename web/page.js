@@ -1,7 +1,8 @@
-// The page: what is asked and answered on the left, the experts on the right, the server's state above.
+// The page: what is asked and answered on the left, the experts on the right, the server's state
+// above.
 
 import { Chat } from "./chat.js";
-import { Conversation, store, stored } from "./conversation.js";
+import { Conversation, kUnknown, store, stored } from "./conversation.js";
 import { Experts } from "./experts.js";
 import { Refused, inWords, request, setKey, stream, watch } from "./server.js";
 
@@ -12,11 +13,11 @@ const kPrompts = {
   chat: ["Who are you?", "What is 17 + 26?", "Tell me a short story."],
   completion: ["Once upon a time there was", "The three most important things are"],
 };
-const kCompletion = 256; // tokens of a completion that has no limit of its own: it may never end by itself
+const kCompletion = 256; // tokens of a completion without a limit: it may never end by itself
 
 let conversation = Conversation.restored();
 let running = null; // {stop, exchange} of the answer that comes
-let server = null; // {started, model, context, chat, text} as soon as it is known
+let server = null; // {started, model, context, canRead} as soon as it is known
 let away = false; // it has been known and does not answer
 let leaving = false; // the page is being left, which breaks the answer off
 
@@ -33,13 +34,14 @@ function seen({ load, models }) {
   if (models !== null) found(load, models);
   experts.show(load);
   at("views").hidden = load.layers === 0;
+  const { first_token_seconds: first, inter_token_seconds: next } = load;
   const words = [];
-  if (load.first_token_seconds !== null) words.push(`first token ${milliseconds(load.first_token_seconds)}`);
-  if (load.inter_token_seconds > 0) words.push(`${Math.round(1 / load.inter_token_seconds)} tokens/s`);
-  if (words.length > 0) speed = words.join(", then ");
-  at("speed").textContent = [speed, `${load.running} running, ${load.waiting} waiting`].filter(Boolean).join(" · ");
+  if (first !== null) words.push(`first token ${milliseconds(first)}`);
+  if (next > 0) words.push(`${Math.round(1 / next)} tokens/s`);
+  if (words.length > 0) speed = words.join(", then ") + " · ";
+  at("speed").textContent = `${speed}${load.running} running, ${load.waiting} waiting`;
 }
-let speed = "";
+let speed = ""; // as it was last; an idle server has none
 
 function milliseconds(seconds) {
   return seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`;
@@ -49,12 +51,13 @@ function milliseconds(seconds) {
 function found(load, models) {
   const anew = server !== null && server.started !== load.started;
   const chosen = models.find((card) => card.id === server?.model) ?? models[0];
-  server = { started: load.started, model: chosen.id, context: chosen.max_model_len, ...load.model };
+  const { chat: canChat, text: canRead } = load.model;
+  server = { started: load.started, model: chosen.id, context: chosen.max_model_len, canRead };
   showModels(models);
   notice(anew ? "The server has been started anew." : away ? "The server is back." : "", 8000);
   away = false;
-  if (!load.model.text) notice("This server has no tokenizer and takes token ids alone; this page cannot talk to it.");
-  offerModes(load.model.chat);
+  if (!canRead) notice("This server has no tokenizer: it takes token ids, which this page cannot.");
+  offerModes(canChat);
 }
 
 /** A model without a chat template can only go on with a text. */
@@ -80,7 +83,9 @@ function showModels(models) {
   }
   const picker = document.createElement("select");
   picker.setAttribute("aria-label", "Model");
-  for (const card of models) picker.append(new Option(label(card), card.id, false, card.id === server.model));
+  for (const card of models) {
+    picker.append(new Option(label(card), card.id, false, card.id === server.model));
+  }
   picker.addEventListener("change", () => {
     server.model = picker.value;
     server.context = models[picker.selectedIndex].max_model_len;
@@ -128,7 +133,7 @@ function ready() {
     }
     return false;
   }
-  return server.text;
+  return server.canRead;
 }
 
 async function count(messages) {
@@ -137,7 +142,7 @@ async function count(messages) {
 }
 
 /** The path and body of a request. */
-async function prepared(exchange, wanted) {
+async function prepared(exchange, wanted, its) {
   const body = {
     model: server.model, stream: true, stream_options: { include_usage: true },
     temperature: wanted.temperature, max_tokens: wanted.max_tokens,
@@ -147,9 +152,10 @@ async function prepared(exchange, wanted) {
     return ["v1/completions", { ...body, max_tokens: wanted.max_tokens ?? kCompletion, prompt }];
   }
   const reserve = Math.min(wanted.max_tokens ?? 512, Math.floor(server.context / 4));
-  await conversation.fit(wanted.system, exchange.question, server.context, reserve, count);
-  chat.mark(conversation);
-  return ["v1/chat/completions", { ...body, messages: conversation.messages(wanted.system, exchange.question) }];
+  await its.fit(wanted.system, exchange.question, server.context, reserve, count);
+  if (its === conversation) chat.mark(its);
+  const messages = its.messages(wanted.system, exchange.question);
+  return ["v1/chat/completions", { ...body, messages }];
 }
 
 function ask(question, wanted) {
@@ -168,7 +174,8 @@ async function answer(exchange, wanted) {
   chat.withdraw(exchange);
   let note = "", failure = null;
   try {
-    const [path, body] = await prepared(exchange, wanted);
+    const [path, body] = await prepared(exchange, wanted, its);
+    if (!exchange.completion) its.tokens = kUnknown; // unless the answer ends in order
     for await (const event of stream(path, body, run.stop.signal)) {
       note = take(event, exchange, its) ?? note;
       if (its === conversation) chat.later(exchange);
@@ -192,7 +199,7 @@ function take(event, exchange, its) {
   const choice = event.choices[0];
   exchange.raw += choice?.delta?.content ?? choice?.text ?? "";
   exchange.thought += choice?.delta?.reasoning ?? choice?.delta?.reasoning_content ?? "";
-  if (event.usage) its.tokens = event.usage.total_tokens;
+  if (event.usage && !exchange.completion) its.tokens = event.usage.total_tokens;
   return choice?.finish_reason === "length" ? "cut at the limit of tokens" : undefined;
 }
 
@@ -307,7 +314,8 @@ at("panel").addEventListener("click", () => {
 
 function keep() {
   conversation.save();
-  store({ fields: Object.fromEntries(kFields.map((id) => [id, at(id).value])), key: at("key").value, draft: input.value });
+  const fields = Object.fromEntries(kFields.map((id) => [id, at(id).value]));
+  store({ fields, key: at("key").value, draft: input.value });
 }
 addEventListener("pagehide", () => {
   leaving = true;

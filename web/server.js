@@ -26,8 +26,9 @@ export async function request(path, { body, signal } = {}) {
   });
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
-  const message = problem.error?.message ?? problem.error ?? problem.detail;
-  throw new Refused(answer.status, typeof message === "string" ? message : "the server answered " + answer.status);
+  const words = problem.error?.message ?? problem.error ?? problem.detail;
+  const message = typeof words === "string" ? words : "the server answered " + answer.status;
+  throw new Refused(answer.status, message);
 }
 
 /** Yields the JSON of each server-sent event until [DONE]; a stream that ends without it throws. */
@@ -56,15 +57,15 @@ export function inWords(error) {
   if (error instanceof Refused) {
     return error.status === 401 ? "This server wants an API key: see Settings." : error.message;
   }
-  if (error.name === "TimeoutError" || error instanceof TypeError) return "The server does not answer.";
-  return error.message;
+  const silent = error.name === "TimeoutError" || error instanceof TypeError;
+  return silent ? "The server does not answer." : error.message;
 }
 
 /**
- * Looks at the server again and again: every second, four times a second while `busy()`, not at all while
- * nobody sees the page. `seen` gets {load, models}: what /moesaic/experts says, and the models' cards when
- * the server is new to the page (found, back again or started anew), else null. `lost` gets the error, each
- * time. Returns a function that looks at once.
+ * Looks at the server again and again: every second, four times a second while `busy()`, not at all
+ * while nobody sees the page. `seen` gets {load, models}: what /moesaic/experts says, and the
+ * models' cards when the server is new to the page (found, back again or started anew), else null.
+ * `lost` gets the error, each time. Returns a function that looks at once.
  */
 export function watch({ seen, lost, busy }) {
   let started = null, timer = 0;

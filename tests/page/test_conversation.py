@@ -208,6 +208,19 @@ def test_old_turns_make_room_for_new_ones(page, scripted):
     assert len(page.all(".exchange")) == 12, "what is not sent is still shown"
 
 
+def test_a_stopped_answer_counts_as_well(page, scripted):
+    scripted.models = [{"id": "scripted", "max_model_len": 200}]
+    page.open(scripted.url, "scripted")
+    go_on = threading.Event()
+    scripted.answers += [["word "] * 160 + ["END", go_on], ["yes"]]
+    page.send("first")
+    page.until(lambda: "END" in page.text("#log"))
+    page.find("#stop").click()
+    page.until(page.idle)
+    assert page.ask("second") == "yes"
+    assert sent(scripted) == [("user", "second")]
+
+
 def test_no_limit_is_sent_unless_one_is_set(chat, scripted):
     scripted.answers += [["a"], ["b"]]
     chat.ask("first")
