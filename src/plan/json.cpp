@@ -55,7 +55,7 @@ json::object model_object(const Plan& plan) {
           {"family", model.spec.family},
           {"can_serve", model.spec.not_served.empty()},
           {"not_served", model.spec.not_served},
-          {"published_quantization", model.quantization},
+          {"published_quantization", model.spec.quantization.method},
           {"total_params", count.total},
           {"active_params", count.active},
           {"params",

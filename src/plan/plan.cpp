@@ -280,7 +280,7 @@ Plan make_plan(const PlanInputs& asked) {
   plan.load = workload_of(inputs);
   const model::ModelSpec& spec = inputs.model.spec;
   const std::string quantization =
-      inputs.quantization == "auto" ? inputs.model.quantization : inputs.quantization;
+      inputs.quantization == "auto" ? inputs.model.spec.quantization.method : inputs.quantization;
   plan.format = find_format(quantization, inputs.dtype);
   plan.kv_element_bytes = kv_bytes_of(inputs);
   plan.parameters = count_parameters(spec);
