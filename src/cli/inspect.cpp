@@ -29,7 +29,8 @@ std::vector<Part> parts_of(const model::ParameterCount& count) {
           {"routers", "routers", count.routers},
           {"dense_ffn", "dense FFN", count.dense_ffn},
           {"shared_experts", "shared experts", count.shared_experts},
-          {"experts", "routed experts", count.experts}};
+          {"experts", "routed experts", count.experts},
+          {"encoder", "image encoder", count.encoder}};
 }
 
 std::string billions(int64_t parameters) {
@@ -38,6 +39,11 @@ std::string billions(int64_t parameters) {
 }
 
 std::string describe_attention(const model::AttentionSpec& attention) {
+  if (attention.kind == model::AttentionKind::kNone) return "none";
+  if (attention.kind == model::AttentionKind::kRecurrent) {
+    return fmt::format("recurrent, {} heads or channels, a state of {} values",
+                       attention.recurrent.heads, attention.recurrent.state);
+  }
   if (attention.kind == model::AttentionKind::kMla) {
     return fmt::format("{} heads of {}, latent of {} + {} cached a token", attention.heads,
                        attention.head_dim, attention.latent.kv_rank, attention.latent.rope_dim);
@@ -47,8 +53,8 @@ std::string describe_attention(const model::AttentionSpec& attention) {
       attention.sliding_window > 0 ? fmt::format(", window {}", attention.sliding_window) : "");
 }
 
-/// Distinct layer shapes, each with how many layers have it, in order of first use.
 std::string describe_ffn(const model::FfnSpec& ffn) {
+  if (ffn.empty()) return "none";
   if (!ffn.moe) return fmt::format("dense FFN of width {}", ffn.width);
   std::string text =
       fmt::format("{} experts of width {}, top {}", ffn.experts, ffn.width, ffn.router.top_k);
@@ -56,10 +62,13 @@ std::string describe_ffn(const model::FfnSpec& ffn) {
   return text;
 }
 
-std::vector<std::pair<std::string, int>> ffn_kinds(const model::ModelSpec& spec) {
+/// Distinct layer shapes, each with how many layers have it, in order of first use.
+template <typename Describe>
+std::vector<std::pair<std::string, int>> kinds_of(const model::ModelSpec& spec,
+                                                  const Describe& describe) {
   std::vector<std::pair<std::string, int>> kinds;
   for (const model::LayerSpec& layer : spec.layers) {
-    const std::string text = describe_ffn(layer.ffn);
+    const std::string text = describe(layer);
     auto found = std::find_if(kinds.begin(), kinds.end(),
                               [&](const auto& kind) { return kind.first == text; });
     if (found == kinds.end()) {
@@ -112,14 +121,17 @@ boost::json::object as_json(const model::ModelSpec& spec, const model::Parameter
 }
 
 void print_text(const model::ModelSpec& spec, const model::ParameterCount& count) {
-  const model::AttentionSpec& attention = spec.layers.front().attention;
   fmt::print("{} ({})\n", spec.architecture, spec.family);
   fmt::print("  parameters   {} in all, {} active for a token\n", billions(count.total),
              billions(count.active));
   fmt::print("  layers       {}, hidden size {}, vocabulary {}\n", spec.layers.size(), spec.hidden,
              spec.vocab_size);
-  fmt::print("  attention    {}\n", describe_attention(attention));
-  for (const auto& [text, layers] : ffn_kinds(spec)) {
+  for (const auto& [text, layers] :
+       kinds_of(spec, [](const auto& layer) { return describe_attention(layer.attention); })) {
+    fmt::print("  {:<12} {} in {} layers\n", "attention", text, layers);
+  }
+  for (const auto& [text, layers] :
+       kinds_of(spec, [](const auto& layer) { return describe_ffn(layer.ffn); })) {
     fmt::print("  {:<12} {} in {} layers\n", "FFN", text, layers);
   }
   fmt::print("  context      {} positions, rope theta {}\n", spec.max_position, spec.rope.theta);

@@ -172,8 +172,8 @@ void size_from_model(deploy::Service& service) {
   if (service.model.starts_with('/') || service.model.starts_with('.')) return;
   try {
     const plan::ResolvedModel model = plan::resolve_model(service.model);
-    service.weights_bytes =
-        static_cast<int64_t>(plan::weight_bytes(model.spec, plan::find_format(model.quantization)));
+    service.weights_bytes = static_cast<int64_t>(plan::weight_bytes(
+        model.spec, plan::published_format(model.spec.quantization, model.name)));
   } catch (const base::Error&) {
     return;  // A model whose size is not known here is none the worse for it.
   }

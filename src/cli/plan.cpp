@@ -75,6 +75,7 @@ plan::PlanInputs inputs_of(const Invocation& invocation) {
   inputs.catalog = plan::load_catalog(hardware);
   inputs.model = plan::resolve_model(invocation.arguments[0]);
   inputs.instances = split(invocation.option("instance", ""));
+  if (invocation.has("cloud")) inputs.clouds = split(invocation.option("cloud", ""));
   inputs.engine = invocation.option("engine", inputs.engine);
   inputs.concurrency = maybe_integer(invocation, "concurrency");
   inputs.context = maybe_integer(invocation, "context");
@@ -109,7 +110,8 @@ int run_plan(const Invocation& invocation) {
   } else if (!invocation.has("html")) {
     std::cout << plan::to_text(plan);
   }
-  return 0;
+  if (plan.found()) return 0;
+  throw base::UnavailableError(plan.notes.front());
 }
 
 }  // namespace
@@ -123,6 +125,8 @@ Command plan_command() {
       "model whose sizes are shipped. Nothing is downloaded and no device is needed. "
       "docs/planning.md has the formulas.",
       {{"instance", "NAMES", "Instances to look at, separated by commas; host is this machine."},
+       {"cloud", "NAMES",
+        "Whose instances, without --instance: aws (default), gcp, azure, ..., all."},
        {"hardware", "FILE", "YAML file of more accelerators and instances."},
        {"concurrency", "N", "Sequences to hold at once (default: as many as fit, up to 32)."},
        {"context", "N",
@@ -130,7 +134,8 @@ Command plan_command() {
        {"prompt-tokens", "N", "Tokens of a usual prompt."},
        {"output-tokens", "N", "Tokens of a usual answer."},
        {"dtype", "TYPE", "Type of plain weights: auto, bfloat16, float16, float32."},
-       {"quantization", "NAME", "none, fp8, int8, int4, awq, gptq, mxfp4 (default: as published)."},
+       {"quantization", "NAME",
+        "none, fp8, int8, int4, awq, gptq, mxfp4, nvfp4 (default: as published)."},
        {"kv-cache-dtype", "TYPE", "auto, bfloat16, float16, fp8."},
        {"tp", "N", "Ways in which each expert is cut."},
        {"ep", "N", "Groups over which experts are dealt out."},

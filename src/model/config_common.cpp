@@ -6,20 +6,12 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/quantization.h"
 
 namespace moesaic::model {
 
 namespace {
 
-// Far above every published model, far below what overflows a product of them.
-constexpr int64_t kMaxLayers = 1024;
-constexpr int64_t kMaxHidden = int64_t{1} << 20;
-constexpr int64_t kMaxWidth = int64_t{1} << 22;
-constexpr int64_t kMaxHeads = 4096;
-constexpr int64_t kMaxHeadDim = 512;
-constexpr int64_t kMaxExperts = 4096;
-constexpr int64_t kMaxVocab = int64_t{1} << 22;
-constexpr int64_t kMaxPosition = int64_t{1} << 30;
 constexpr size_t kMaxEosIds = 1024;
 constexpr double kMaxParameters = 1e14;
 constexpr int64_t kMaxExpertsOverLayers = int64_t{1} << 18;
@@ -141,12 +133,6 @@ AttentionSpec read_attention(const ConfigReader& config, const FamilyDefaults& d
   }
   attention.scale = 1.0 / std::sqrt(static_cast<double>(attention.head_dim));
   return attention;
-}
-
-/// The method that "quantization_config" names; parse_spec refuses it where it cannot be run.
-std::string read_quantization(const ConfigReader& config) {
-  const std::optional<ConfigReader> given = config.object("quantization_config");
-  return given ? given->string("quant_method", "unknown") : "";
 }
 
 void refuse_unsupported(const ConfigReader& config) {
@@ -361,6 +347,11 @@ void check_sizes(const ModelSpec& spec, const std::string& file) {
     parameters += 3.0 * hidden * static_cast<double>(ffn.width) *
                   static_cast<double>(std::max<int64_t>(1, ffn.experts));
     parameters += 3.0 * hidden * static_cast<double>(ffn.shared_width);
+    const RecurrentSpec& mixer = attention.recurrent;
+    parameters += hidden * static_cast<double>(mixer.in_width + mixer.out_width) +
+                  static_cast<double>(mixer.vectors) +
+                  static_cast<double>(mixer.out_width) *
+                      static_cast<double>(mixer.step_width + mixer.step_rank);
     experts += ffn.experts;
   }
   if (parameters > kMaxParameters || experts > kMaxExpertsOverLayers) {

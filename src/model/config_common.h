@@ -14,6 +14,17 @@
 
 namespace moesaic::model {
 
+// Bounds of what a config may say: far above every published model, far below what overflows a
+// product of them.
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHidden = int64_t{1} << 20;
+constexpr int64_t kMaxWidth = int64_t{1} << 22;
+constexpr int64_t kMaxHeads = 4096;
+constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxExperts = 4096;
+constexpr int64_t kMaxVocab = int64_t{1} << 22;
+constexpr int64_t kMaxPosition = int64_t{1} << 30;
+
 /// Values that transformers' config class of a family gives to absent keys (read from 5.23). Keys
 /// that size tensors (hidden_size, num_hidden_layers, ...) have none here: a file without them is
 /// refused rather than guessed at.

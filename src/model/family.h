@@ -44,6 +44,8 @@ struct Family {
   TensorNames names;
   /// False for a family that can be planned and inspected but not run yet.
   bool can_serve = true;
+  /// Other model_types of the same keys: the text part saved by itself, a later spelling.
+  std::vector<std::string> also = {};
 };
 
 /// What a spec is wanted for.

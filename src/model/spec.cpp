@@ -39,6 +39,8 @@ int64_t& place_of(ParameterCount& count, Part part) {
       return count.dense_ffn;
     case Part::kSharedExpert:
       return count.shared_experts;
+    case Part::kEncoder:
+      return count.encoder;
     case Part::kExpert:
       break;
   }
@@ -49,21 +51,22 @@ int64_t& place_of(ParameterCount& count, Part part) {
 
 ParameterCount count_parameters(const ModelSpec& spec) {
   ParameterCount count;
-  int64_t idle_experts = 0;  // parameters of experts that one token does not visit
+  double idle = 0;  // parameters that a token of text does not meet
   const auto add = [&](const SpecTensor& tensor) {
     place_of(count, tensor.part) += tensor.elements();
     count.total += tensor.elements();
   };
-  add(embedding_tensor(spec));
+  for (const SpecTensor& tensor : input_tensors(spec)) add(tensor);
   for (const SpecTensor& tensor : output_tensors(spec)) add(tensor);
   for (const LayerSpec& layer : spec.layers) {
     for (const SpecTensor& tensor : layer_tensors(spec, layer)) {
       add(tensor);
       if (tensor.part != Part::kExpert) continue;
-      idle_experts += tensor.elements() / tensor.copies * (tensor.copies - layer.ffn.router.top_k);
+      const double one = static_cast<double>(tensor.rows * tensor.columns);
+      idle += one * (static_cast<double>(tensor.copies) - layer.ffn.chosen());
     }
   }
-  count.active = count.total - idle_experts;
+  count.active = count.total - count.encoder - static_cast<int64_t>(idle);
   return count;
 }
 

@@ -357,7 +357,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"quantised",
                   "llama-3.1-8b",
                   R"({"quantization_config": {"quant_method": "awq"}})",
-                  {"quantization_config", "not supported yet"}},
+                  {"quantization_config", "quant_method awq", "not supported yet"}},
         BadConfig{"tie_not_boolean",
                   "llama-3.1-8b",
                   R"({"tie_word_embeddings": 1})",

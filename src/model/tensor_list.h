@@ -18,6 +18,7 @@ enum class Part : uint8_t {
   kDenseFfn,
   kSharedExpert,
   kExpert,
+  kEncoder,
 };
 
 /// How a tensor is divided when several devices hold one layer (tensor parallelism as in
@@ -44,8 +45,10 @@ struct SpecTensor {
 
 /// The tensors of one layer.
 std::vector<SpecTensor> layer_tensors(const ModelSpec& spec, const LayerSpec& layer);
-/// Embedding; and, apart, final norm and head (absent when tied).
 SpecTensor embedding_tensor(const ModelSpec& spec);
+/// What stands before the layers: the embedding, and encoders as one tensor.
+std::vector<SpecTensor> input_tensors(const ModelSpec& spec);
+/// What stands after them: final norm and head (absent when tied).
 std::vector<SpecTensor> output_tensors(const ModelSpec& spec);
 
 }  // namespace moesaic::model

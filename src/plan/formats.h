@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "model/quantization_facts.h"
 #include "tensor/weight_format.h"
 
 namespace moesaic::plan {
@@ -21,5 +22,11 @@ std::string quantization_name(const WeightFormat& format);
 /// nearest known name.
 WeightFormat find_format(const std::string& quantization, const std::string& dtype = "bfloat16");
 std::vector<std::string> format_names();
+
+/// The format that a checkpoint's own files describe; the plain one for `dtype` where they describe
+/// none. `model` is for messages. Throws ModelFileError with what was found in which file, and the
+/// remedy, when it is not known.
+WeightFormat published_format(const model::QuantizationFacts& facts, const std::string& model,
+                              const std::string& dtype = "bfloat16");
 
 }  // namespace moesaic::plan

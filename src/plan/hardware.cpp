@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cmath>
 #include <sstream>
@@ -71,10 +72,11 @@ Accelerator read_accelerator(const YAML::Node& node, const std::string& file, co
   Accelerator device;
   device.name = reader.text("name");
   device.vendor = reader.text("vendor", "nvidia");
-  if (device.vendor != "nvidia" && device.vendor != "aws-neuron") {
-    throw base::ModelFileError(file, fmt::format("accelerator {}: vendor must be nvidia or "
-                                                 "aws-neuron, not {}",
-                                                 device.name, device.vendor));
+  constexpr std::array kVendors = {"nvidia", "amd", "aws-neuron"};
+  if (std::find(kVendors.begin(), kVendors.end(), device.vendor) == kVendors.end()) {
+    throw base::ModelFileError(
+        file, fmt::format("accelerator {}: vendor must be one of {}, not {}", device.name,
+                          fmt::join(kVendors, ", "), device.vendor));
   }
   device.memory_bytes = static_cast<uint64_t>(reader.number("memory_gib", 0.1, kMost) * kGiB);
   device.bandwidth = reader.number("bandwidth_gbps", 1, kMost) * 1e9 * reach.bandwidth;
@@ -105,6 +107,7 @@ Instance read_instance(const YAML::Node& node, const std::string& file) {
     reader.fail(
         fmt::format("\"{}\" is this machine; an instance needs another name", instance.name));
   }
+  instance.cloud = reader.text("cloud", "own");
   instance.accelerator = reader.text("accelerator");
   const double devices = reader.number("devices", 1, 1024);
   if (devices != std::floor(devices)) reader.fail("\"devices\" must be a whole number");
@@ -140,12 +143,29 @@ void add_file(std::string_view text, const std::string& file, const Reach& reach
   reader.finish();
 }
 
-Efficiency read_efficiency(const YAML::Node& node) {
+/// An engine without figures of its own has those of the engine before it that is named instead.
+Efficiency read_efficiency(const YAML::Node& node, const std::vector<Efficiency>& before) {
   YamlReader reader(node, kEfficiencyFile);
   Efficiency set;
   set.engine = reader.text("name");
-  set.vendor = reader.text("vendor");
+  set.instead = reader.text("instead", "");
+  for (const Efficiency& other : before) {
+    if (!set.instead.empty() && other.engine == set.instead) {
+      const std::string name = set.engine;
+      set = other;
+      set.engine = name;
+      set.instead = other.engine;
+    }
+  }
+  set.vendors.clear();
+  for (const YAML::Node& vendor : reader.list("vendors")) {
+    set.vendors.push_back(vendor.as<std::string>());
+  }
   set.source = reader.text("source");
+  if (!set.instead.empty()) {
+    reader.finish();
+    return set;
+  }
   set.bandwidth_share = reader.number("bandwidth_share", 0.01, 1);
   set.bandwidth_share_4bit = reader.number("bandwidth_share_4bit", 0.01, 1);
   set.arithmetic_share = reader.number("arithmetic_share", 0.01, 1);
@@ -155,6 +175,7 @@ Efficiency read_efficiency(const YAML::Node& node) {
   set.sequence_seconds = reader.number("sequence_us", 0, 1e6) * 1e-6;
   set.link_seconds = reader.number("link_us", 0, 1e6) * 1e-6;
   set.network_seconds = reader.number("network_us", 0, 1e6) * 1e-6;
+  set.request_seconds = reader.number("request_ms", 0, 1e6) * 1e-3;
   set.runtime_bytes = static_cast<uint64_t>(reader.number("runtime_gib", 0, 100) * kGiB);
   set.graphs_bytes = static_cast<uint64_t>(reader.number("graphs_gib", 0, 100) * kGiB);
   set.communication_bytes =
@@ -169,7 +190,7 @@ const std::vector<Efficiency>& efficiencies() {
   static const std::vector<Efficiency> all = [] {
     std::vector<Efficiency> sets;
     for (const YAML::Node& node : parse_yaml(shipped_efficiency(), kEfficiencyFile)["engines"]) {
-      sets.push_back(read_efficiency(node));
+      sets.push_back(read_efficiency(node, sets));
     }
     return sets;
   }();
@@ -184,6 +205,20 @@ const Instance* Catalog::find_instance(const std::string& name) const {
 
 const Accelerator* Catalog::find_accelerator(const std::string& name) const {
   return find(accelerators, name);
+}
+
+std::vector<std::string> Catalog::clouds() const {
+  std::vector<std::string> names;
+  for (const Instance& instance : instances) {
+    if (std::find(names.begin(), names.end(), instance.cloud) == names.end()) {
+      names.push_back(instance.cloud);
+    }
+  }
+  return names;
+}
+
+bool Efficiency::runs_on(const std::string& vendor) const {
+  return std::find(vendors.begin(), vendors.end(), vendor) != vendors.end();
 }
 
 Catalog load_catalog(const std::optional<std::filesystem::path>& extra) {
@@ -214,6 +249,18 @@ Efficiency find_efficiency(const std::string& engine) {
   throw base::UsageError(
       fmt::format("--engine {}: unknown; the nearest known one is {} (known: {})", engine,
                   base::nearest(engine, engine_names()), fmt::join(engine_names(), ", ")));
+}
+
+Efficiency efficiency_on(const std::string& engine, const std::string& vendor) {
+  const Efficiency asked = find_efficiency(engine);
+  if (asked.runs_on(vendor)) return asked;
+  if (!asked.instead.empty() && find_efficiency(asked.instead).runs_on(vendor)) {
+    return find_efficiency(asked.instead);
+  }
+  const auto& sets = efficiencies();
+  const auto first = std::find_if(sets.begin(), sets.end(),
+                                  [&](const Efficiency& set) { return set.runs_on(vendor); });
+  return first == sets.end() ? asked : *first;
 }
 
 }  // namespace moesaic::plan

@@ -28,11 +28,13 @@ accelerators:
 TEST(Catalog, HasWhatTheIssueNamesWithDatedPrices) {
   const Catalog catalog = load_catalog();
   for (const char* name : {"A10G", "L4", "L40S", "A100-40GB", "A100-80GB", "H100", "H200", "B200",
-                           "Trainium1", "Trainium2"}) {
+                           "B300", "MI300X", "RTX-3090", "RTX-4090", "RTX-5090", "RTX-PRO-6000",
+                           "Trainium1", "Trainium2", "Trainium3", "Inferentia2"}) {
     EXPECT_NE(catalog.find_accelerator(name), nullptr) << name;
   }
   for (const char* prefix :
-       {"g5.", "g6.", "g6e.", "p4d.", "p4de.", "p5.", "p5en.", "p6-", "trn1.", "trn2.", "trn2u."}) {
+       {"g5.", "g6.", "g6e.", "p4d.", "p4de.", "p5.", "p5e.", "p5en.", "p6-b200.", "p6-b300.",
+        "inf2.", "trn3-", "trn1.", "trn2.", "trn2u."}) {
     EXPECT_TRUE(std::any_of(catalog.instances.begin(), catalog.instances.end(),
                             [&](const Instance& i) { return i.name.starts_with(prefix); }))
         << prefix;
@@ -49,6 +51,17 @@ TEST(Catalog, HasWhatTheIssueNamesWithDatedPrices) {
   EXPECT_EQ(h200.bf16_flops, 813e12);
   EXPECT_FALSE(catalog.find_accelerator("H100")->measured);
   EXPECT_NEAR(catalog.find_accelerator("H100")->bandwidth, 3.35e12 * 0.93, 1e6);
+}
+
+TEST(Catalog, EveryFigureHasASourceAndEveryCloudAnInstance) {
+  const Catalog catalog = load_catalog();
+  EXPECT_EQ(catalog.clouds(), (std::vector<std::string>{"aws", "gcp", "azure", "oci", "pc"}));
+  for (const Accelerator& device : catalog.accelerators) {
+    EXPECT_GT(device.source.size(), 10u) << device.name;
+    EXPECT_TRUE(std::any_of(catalog.instances.begin(), catalog.instances.end(), [&](const auto& i) {
+      return i.accelerator == device.name;
+    })) << device.name;
+  }
 }
 
 TEST(Catalog, AUsersFileAddsAndReplaces) {
@@ -118,6 +131,17 @@ TEST(Efficiency, HasOneSetPerEngineWithItsSource) {
     EXPECT_GT(find_efficiency(engine).source.size(), 20u);
   }
   EXPECT_THROW(find_efficiency("sglang"), base::UsageError);
+}
+
+TEST(Efficiency, IsThatOfAnEngineThatRunsOnTheDevice) {
+  for (const std::string& engine : engine_names()) {
+    for (const char* vendor : {"nvidia", "amd", "aws-neuron"}) {
+      EXPECT_TRUE(efficiency_on(engine, vendor).runs_on(vendor)) << engine << " " << vendor;
+    }
+  }
+  EXPECT_EQ(efficiency_on("moesaic", "nvidia").engine, "vllm");
+  EXPECT_EQ(efficiency_on("tgi", "amd").engine, "tgi");
+  EXPECT_EQ(efficiency_on("vllm", "aws-neuron").engine, "neuron");
 }
 
 }  // namespace

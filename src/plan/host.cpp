@@ -42,6 +42,7 @@ Candidate plan_host(const Setting& setting) {
   candidate.vendor = "cpu";
   candidate.engine = "moesaic";
   candidate.device_bytes = host.memory_bytes;
+  candidate.engine_runs = inputs.engine == candidate.engine;
   candidate.price_date = candidate.price_source = "not rented";
   candidate.reason = refusal(setting);
   if (!candidate.reason.empty()) return candidate;
@@ -82,6 +83,7 @@ Candidate plan_host(const Setting& setting) {
   } catch (const base::UnavailableError& error) {
     candidate.reason = error.what();
   }
+  candidate.recommendable = candidate.fits && candidate.engine_runs;
   candidate.notes.emplace_back(
       "no speed is given for a CPU: 'moesaic bench' measures it, beside its own roofline");
   return candidate;

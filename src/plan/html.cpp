@@ -79,6 +79,9 @@ std::string facts(const Plan& plan) {
   add("KV cache", fmt::format("{} bytes a token ({:.1f} times less than without sharing)",
                               grouped(plan.kv_bytes_per_token),
                               plan.mha_bytes_per_token / std::max(1.0, plan.kv_bytes_per_token)));
+  if (plan.state_bytes > 0) {
+    add("State", bytes_text(plan.state_bytes) + " a sequence, in the recurrent layers");
+  }
   add("Planned as",
       fmt::format("{} weights, {:.0f}-bit KV cache, {:.0f}% of each device", plan.format.label,
                   plan.kv_element_bytes * 8, plan.inputs.utilization * 100));
@@ -140,7 +143,8 @@ std::vector<const Candidate*> charted(const Plan& plan) {
   const Candidate* best = plan.recommended ? &plan.candidates[*plan.recommended] : nullptr;
   std::stable_sort(list.begin(), list.end(), [&](const Candidate* a, const Candidate* b) {
     const auto key = [&](const Candidate* c) {
-      return std::tuple(c != best, !c->usd_per_hour, c->usd_per_hour.value_or(0));
+      return std::tuple(c != best, !c->usd_per_hour_instances,
+                        c->usd_per_hour_instances.value_or(0));
     };
     return key(a) < key(b);
   });
@@ -201,8 +205,8 @@ std::string capacity_chart(const Plan& plan) {
 std::string cost_table(const Plan& plan) {
   std::string out =
       "<div class=\"scroll\"><table><tr><th>Instance</th><th class=\"l\">Devices</th>"
-      "<th>tp/ep/pp</th><th>Holds</th><th>Expected tok/s</th><th>Ideal</th><th>USD/h</th>"
-      "<th>USD/month</th><th>USD/M tokens</th><th>Whole instances USD/h</th></tr>\n";
+      "<th>tp/ep/pp</th><th>Holds</th><th>Served tok/s</th><th>Decoding alone</th><th>USD/h</th>"
+      "<th>USD/month</th><th>USD/M tokens</th><th>USD/h of a share</th></tr>\n";
   for (size_t i = 0; i < plan.candidates.size(); ++i) {
     const Candidate& candidate = plan.candidates[i];
     if (!candidate.fits) {
@@ -214,21 +218,24 @@ std::string cost_table(const Plan& plan) {
       continue;
     }
     const std::optional<double> month =
-        candidate.usd_per_hour ? std::optional(*candidate.usd_per_hour * kHoursPerMonth)
-                               : std::nullopt;
+        candidate.usd_per_hour_instances
+            ? std::optional(*candidate.usd_per_hour_instances * kHoursPerMonth)
+            : std::nullopt;
     out += fmt::format(
         "<tr{}><td>{}</td><td class=\"l\">{}</td><td>{}/{}/{}</td><td>{}</td><td>{}</td><td>{}</td>"
         "<td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
         plan.recommended == i ? " class=\"best\"" : "", escape(candidate.instance),
         escape(describe_devices(candidate)), candidate.tp, candidate.ep, candidate.pp,
-        grouped(real(candidate.sequences)), grouped(candidate.decode.tokens_per_s),
-        grouped(candidate.decode.ideal_tokens_per_s), money(candidate.usd_per_hour),
+        grouped(real(candidate.sequences)), grouped(candidate.served_tokens_per_s),
+        grouped(candidate.decode.tokens_per_s), money(candidate.usd_per_hour_instances),
         month ? grouped(*month) : "&ndash;", money(candidate.usd_per_million_tokens),
-        money(candidate.usd_per_hour_instances));
+        money(candidate.usd_per_hour));
   }
   return out +
          "</table></div>\n<p class=\"small\">USD/h, month (730 hours) and a million generated "
-         "tokens are for the devices used, which may be a part of an instance. Prices are "
+         "tokens are of whole instances, as they are billed; a share is what the devices used "
+         "would "
+         "cost if other servers used the rest. Prices are "
          "list prices as of the month that --json gives for each: verify before "
          "buying.</p>\n";
 }
@@ -250,6 +257,7 @@ std::string to_html(const Plan& plan) {
       "<h1>Plan for {0}</h1>\n",
       name, kStyle);
   out += facts(plan);
+  if (!plan.found()) out += "<p><strong>" + escape(plan.notes.front()) + "</strong></p>\n";
   out += "<h2>Memory of each device</h2>\n" + memory_bars(plan);
   out += "<h2>Context against concurrency</h2>\n" + capacity_chart(plan);
   out += "<h2>Cost</h2>\n" + cost_table(plan);

@@ -55,7 +55,8 @@ json::object model_object(const Plan& plan) {
           {"family", model.spec.family},
           {"can_serve", model.spec.not_served.empty()},
           {"not_served", model.spec.not_served},
-          {"published_quantization", model.quantization},
+          {"published_quantization", model.spec.quantization.method},
+          {"published_quantization_found", model.spec.quantization.found},
           {"total_params", count.total},
           {"active_params", count.active},
           {"params",
@@ -65,7 +66,8 @@ json::object model_object(const Plan& plan) {
             {"routers", count.routers},
             {"dense_ffn", count.dense_ffn},
             {"shared_experts", count.shared_experts},
-            {"experts", count.experts}}},
+            {"experts", count.experts},
+            {"encoder", count.encoder}}},
           {"layers", model.spec.layers.size()},
           {"moe_layers", model.spec.moe_layers()},
           {"experts", model.spec.max_experts()},
@@ -73,6 +75,7 @@ json::object model_object(const Plan& plan) {
           {"max_position", model.spec.max_position},
           {"kv_bytes_per_token", plan.kv_bytes_per_token},
           {"kv_bytes_per_token_past_windows", plan.kv_bytes_past_windows},
+          {"state_bytes_per_sequence", plan.state_bytes},
           {"kv_bytes_per_token_without_sharing", plan.mha_bytes_per_token}};
 }
 
@@ -109,13 +112,15 @@ json::object candidate_object(const Candidate& candidate) {
     one["sequences"] = batch;
     decode_at.push_back(std::move(one));
   }
-  const std::optional<double> month = candidate.usd_per_hour
-                                          ? std::optional(*candidate.usd_per_hour * kHoursPerMonth)
-                                          : std::nullopt;
+  const std::optional<double> month =
+      candidate.usd_per_hour_instances
+          ? std::optional(*candidate.usd_per_hour_instances * kHoursPerMonth)
+          : std::nullopt;
   return {{"instance", candidate.instance},
           {"accelerator", candidate.accelerator},
           {"vendor", candidate.vendor},
           {"engine", candidate.engine},
+          {"engine_runs", candidate.engine_runs},
           {"nodes", candidate.nodes},
           {"tp", candidate.tp},
           {"ep", candidate.ep},
@@ -137,6 +142,7 @@ json::object candidate_object(const Candidate& candidate) {
           {"capacity", std::move(capacity)},
           {"concurrency", candidate.concurrency},
           {"decode_tokens_per_s", rate(candidate.decode.tokens_per_s)},
+          {"served_tokens_per_s", rate(candidate.served_tokens_per_s)},
           {"prefill_tokens_per_s", rate(candidate.prefill.tokens_per_s)},
           {"first_token_seconds", rate(candidate.first_token_seconds)},
           {"decode", estimate_value(candidate.decode)},
@@ -147,7 +153,7 @@ json::object candidate_object(const Candidate& candidate) {
           {"usd_per_hour_instances", maybe(candidate.usd_per_hour_instances)},
           {"usd_per_month", maybe(month)},
           {"usd_per_million_tokens", maybe(candidate.usd_per_million_tokens)},
-          {"usd_per_million_prompt_tokens", maybe(candidate.usd_per_million_prompt_tokens)},
+          {"usd_per_million_tokens_share", maybe(candidate.usd_per_million_tokens_share)},
           {"price_date", candidate.price_date},
           {"price_source", candidate.price_source},
           {"load_seconds", rate(candidate.load_seconds)}};

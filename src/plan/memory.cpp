@@ -61,6 +61,9 @@ void add(const SpecTensor& tensor, double bytes, MemoryTerms& terms) {
     case Part::kDenseFfn:
       terms.shared_experts += whole;
       return;
+    case Part::kEncoder:
+      terms.encoder += whole;
+      return;
     case Part::kAttention:
     case Part::kNorm:
     case Part::kRouter:
@@ -79,7 +82,11 @@ MemoryTerms stage_terms(const ModelSpec& spec, const Layout& layout, const Weigh
     for (const SpecTensor& tensor : layer_tensors(spec, spec.layers[i])) count(tensor);
   }
   const bool head = stage == layout.pp - 1;
-  if (stage == 0 || (head && spec.tied_embeddings)) count(embedding_tensor(spec));
+  if (stage == 0) {
+    for (const SpecTensor& tensor : input_tensors(spec)) count(tensor);
+  } else if (head && spec.tied_embeddings) {
+    count(embedding_tensor(spec));
+  }
   if (head) {
     for (const SpecTensor& tensor : output_tensors(spec)) count(tensor);
   }
@@ -89,6 +96,18 @@ MemoryTerms stage_terms(const ModelSpec& spec, const Layout& layout, const Weigh
 /// Heads of which one device keeps keys and values.
 int64_t kv_heads_held(const model::AttentionSpec& attention, const Layout& layout) {
   return std::max<int64_t>(1, ceil_div(attention.kv_heads, layout.stage_devices()));
+}
+
+/// Values that a row of the attention part takes beside the residual stream, on one device.
+double attention_width(const model::AttentionSpec& attention, const Layout& layout) {
+  const double devices = real(layout.stage_devices());
+  if (attention.kind == AttentionKind::kNone) return 0;
+  if (attention.kind == AttentionKind::kRecurrent) {
+    return real(attention.recurrent.in_width + attention.recurrent.out_width) / devices;
+  }
+  const double heads = real(ceil_div(attention.heads, layout.stage_devices()));
+  const double kv = 2 * real(kv_heads_held(attention, layout) * attention.head_dim);
+  return heads * real(attention.head_dim) + kv + real(attention.output_width()) / devices;
 }
 
 }  // namespace
@@ -110,8 +129,11 @@ std::string check_layout(const ModelSpec& spec, const Layout& layout) {
   }
   for (const LayerSpec& layer : spec.layers) {
     const model::AttentionSpec& attention = layer.attention;
-    if (attention.heads % devices != 0) {
-      return fmt::format("{} heads do not divide over {} devices", attention.heads, devices);
+    const bool recurrent = attention.kind == AttentionKind::kRecurrent;
+    const int64_t heads = recurrent ? attention.recurrent.heads : attention.heads;
+    if (heads % devices != 0) {
+      return fmt::format("{} {}heads do not divide over {} devices", heads,
+                         recurrent ? "recurrent " : "", devices);
     }
     if (attention.kind == AttentionKind::kGqa && attention.kv_heads % devices != 0 &&
         devices % attention.kv_heads != 0) {
@@ -158,6 +180,25 @@ uint64_t weight_bytes(const ModelSpec& spec, const WeightFormat& format) {
   return weight_terms(spec, {}, format).weights();
 }
 
+double cached_bytes(const model::AttentionSpec& attention, const Layout& layout,
+                    double kv_element_bytes) {
+  switch (attention.kind) {
+    case AttentionKind::kMla:
+      return attention.cached_bytes(kv_element_bytes);
+    case AttentionKind::kGqa:
+      return 2 * real(kv_heads_held(attention, layout) * attention.head_dim) * kv_element_bytes;
+    case AttentionKind::kRecurrent:
+    case AttentionKind::kNone:
+      break;
+  }
+  return 0;
+}
+
+double state_bytes(const model::AttentionSpec& attention, const Layout& layout) {
+  if (attention.kind != AttentionKind::kRecurrent) return 0;
+  return attention.recurrent.state_bytes() / real(layout.stage_devices());
+}
+
 double sequence_bytes(const ModelSpec& spec, const Layout& layout, double kv_element_bytes,
                       double length) {
   double most = 0;
@@ -166,11 +207,10 @@ double sequence_bytes(const ModelSpec& spec, const Layout& layout, double kv_ele
     const auto [first, last] = stage_layers(spec.layers.size(), layout, stage);
     for (size_t i = first; i < last; ++i) {
       const model::AttentionSpec& attention = spec.layers[i].attention;
-      const double values = attention.kind == AttentionKind::kMla
-                                ? real(attention.cached_values())
-                                : 2 * real(kv_heads_held(attention, layout) * attention.head_dim);
       const double window = real(attention.sliding_window);
-      bytes += values * kv_element_bytes * (window > 0 ? std::min(window, length) : length);
+      bytes += cached_bytes(attention, layout, kv_element_bytes) *
+                   (window > 0 ? std::min(window, length) : length) +
+               state_bytes(attention, layout);
     }
     most = std::max(most, bytes);
   }
@@ -182,11 +222,7 @@ uint64_t activation_bytes(const ModelSpec& spec, const Layout& layout, int64_t r
   const int64_t devices = layout.stage_devices();
   double widest = 0;  // values per row, beside the residual stream
   for (const LayerSpec& layer : spec.layers) {
-    const model::AttentionSpec& attention = layer.attention;
-    const double heads = real(ceil_div(attention.heads, devices));
-    const double kv = 2 * real(kv_heads_held(attention, layout) * attention.head_dim);
-    const double attend =
-        heads * real(attention.head_dim) + kv + real(attention.output_width()) / real(devices);
+    const double attend = attention_width(layer.attention, layout);
     const FfnSpec& ffn = layer.ffn;
     double feed = 3 * real(ffn.width) / real(devices);  // gate, up and their product
     if (ffn.moe) {

@@ -30,13 +30,14 @@ struct MemoryTerms {
   uint64_t experts = 0;         ///< routed experts
   uint64_t shared_experts = 0;  ///< shared experts and dense feed-forward layers
   uint64_t embeddings = 0;      ///< embedding and head
+  uint64_t encoder = 0;         ///< encoders of images or sound
   uint64_t kv_cache = 0;
   uint64_t activations = 0;    ///< of one step
   uint64_t graphs = 0;         ///< captured graphs
   uint64_t communication = 0;  ///< buffers of the collectives
   uint64_t runtime = 0;        ///< driver context, libraries, workspaces
   uint64_t margin = 0;         ///< what the memory utilisation leaves free
-  uint64_t weights() const { return attention + experts + shared_experts + embeddings; }
+  uint64_t weights() const { return attention + experts + shared_experts + embeddings + encoder; }
   uint64_t total() const {
     return weights() + kv_cache + activations + graphs + communication + runtime + margin;
   }
@@ -63,9 +64,15 @@ MemoryTerms weight_terms(const model::ModelSpec& spec, const Layout& layout,
 /// All weights on one device, in bytes: what a checkpoint takes.
 uint64_t weight_bytes(const model::ModelSpec& spec, const WeightFormat& format);
 
-/// Bytes that one sequence of `length` tokens caches on one device, in the stage with the most.
-/// Key-value heads are repeated where a stage has more devices than heads; a latent is whole on
-/// every device; layers with a window hold at most that many tokens.
+/// Bytes that a token caches in a layer on one device. Key-value heads are repeated where a stage
+/// has more devices than heads; a latent, and its indexer's key, is whole on every device.
+double cached_bytes(const model::AttentionSpec& attention, const Layout& layout,
+                    double kv_element_bytes);
+/// Bytes of a recurrent layer's state of one sequence on one device; 0 for other layers.
+double state_bytes(const model::AttentionSpec& attention, const Layout& layout);
+
+/// Bytes that one sequence of `length` tokens keeps on one device, in the stage with the most.
+/// Layers with a window hold at most that many tokens; recurrent ones a state of fixed size.
 double sequence_bytes(const model::ModelSpec& spec, const Layout& layout, double kv_element_bytes,
                       double length);
 

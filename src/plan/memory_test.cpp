@@ -56,7 +56,10 @@ TEST(Weights, CutPartsAddUpToTheWhole) {
       const auto all = static_cast<double>(weight_terms(spec, layout, plain).weights()) *
                        static_cast<double>(layout.devices());
       EXPECT_GE(all, whole) << name;
-      EXPECT_LT(all, 1.08 * whole) << name << ": what is repeated on devices is small";
+      // Expert parallelism repeats what is no expert; that is much of a model whose every layer has
+      // a dense feed-forward beside its experts, as Gemma 4's.
+      const bool dense_too = name.find("gemma-4") != std::string::npos;
+      EXPECT_LT(all, (dense_too ? 1.16 : 1.08) * whole) << name << ": what is repeated is small";
     }
   }
 }

@@ -84,7 +84,8 @@ constexpr std::array kQuantWords = {
     QuantWord{"awq", "awq"},          QuantWord{"gptq", "gptq"},   QuantWord{"fp8", "fp8"},
     QuantWord{"int8", "int8"},        QuantWord{"w8a8", "int8"},   QuantWord{"8bit", "int8"},
     QuantWord{"int4", "int4"},        QuantWord{"w4a16", "gptq"},  QuantWord{"4bit", "int4"},
-    QuantWord{"bnb", "bitsandbytes"}, QuantWord{"mxfp4", "mxfp4"}, QuantWord{"eetq", "int8"}};
+    QuantWord{"bnb", "bitsandbytes"}, QuantWord{"mxfp4", "mxfp4"}, QuantWord{"eetq", "int8"},
+    QuantWord{"nvfp4", "nvfp4"}};
 
 template <size_t N>
 bool holds(const std::array<const char*, N>& words, const std::string& word) {
@@ -178,10 +179,13 @@ std::optional<Found> find_shipped(const std::string& asked) {
 boost::json::object config_of(const Found& found) {
   boost::json::object config = found.model->config;
   // "AWQ-fp16" is AWQ that computes in 16 bits.
+  if (found.match.quantization.empty() && !found.match.bits16) return config;
+  config.erase("quantization_config");
+  if (auto* text = config.if_contains("text_config"); text != nullptr && text->is_object()) {
+    text->as_object().erase("quantization_config");
+  }
   if (!found.match.quantization.empty()) {
     config["quantization_config"] = {{"quant_method", found.match.quantization}};
-  } else if (found.match.bits16) {
-    config.erase("quantization_config");
   }
   return config;
 }
@@ -194,7 +198,6 @@ ResolvedModel from_shipped(const Found& found, const std::string& asked) {
   resolved.relation = found.relation;
   resolved.recalled = found.model->recalled;
   resolved.spec = model::parse_spec(config_of(found), found.model->name, model::Purpose::kPlan);
-  resolved.quantization = resolved.spec.quantization;
   return resolved;
 }
 
@@ -204,7 +207,6 @@ ResolvedModel from_files(const std::string& path) {
   resolved.asked = path;
   resolved.source = "its own config.json";
   resolved.spec = model::load_spec(path, {}, model::Purpose::kPlan);
-  resolved.quantization = resolved.spec.quantization;
   return resolved;
 }
 

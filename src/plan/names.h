@@ -18,8 +18,7 @@ struct ResolvedModel {
   std::string source;    ///< where the facts come from
   std::string relation;  ///< how `asked` was recognised as `name`; empty when it is the same
   std::vector<std::string> recalled;  ///< keys of the facts written from general knowledge
-  std::string quantization;           ///< what the weights are published in; empty = 16 bits
-  model::ModelSpec spec;
+  model::ModelSpec spec;              ///< with what the weights are published in
 };
 
 /// Resolves `model`. Throws UsageError (exit 64) that asks for the config.json and names the

@@ -73,7 +73,14 @@ std::string known_instances(const Catalog& catalog, const std::string& name) {
 std::vector<const Instance*> instances_of(const PlanInputs& inputs) {
   std::vector<const Instance*> found;
   if (inputs.instances.empty()) {
-    for (const Instance& instance : inputs.catalog.instances) found.push_back(&instance);
+    const auto asked = [&](const std::string& cloud) {
+      const auto& clouds = inputs.clouds;
+      return cloud == "own" || std::find(clouds.begin(), clouds.end(), cloud) != clouds.end() ||
+             std::find(clouds.begin(), clouds.end(), "all") != clouds.end();
+    };
+    for (const Instance& instance : inputs.catalog.instances) {
+      if (asked(instance.cloud)) found.push_back(&instance);
+    }
     return found;
   }
   for (const std::string& name : inputs.instances) {
@@ -103,6 +110,16 @@ void check_budget(const PlanInputs& inputs, const std::vector<const Instance*>& 
   refuse(fmt::format(
       "--budget {:g}: nothing can be rented for that; give US dollars an hour above 0{}",
       *inputs.budget, least));
+}
+
+void check_clouds(const PlanInputs& inputs) {
+  std::vector<std::string> known = inputs.catalog.clouds();
+  known.emplace_back("all");
+  for (const std::string& cloud : inputs.clouds) {
+    if (std::find(known.begin(), known.end(), cloud) != known.end()) continue;
+    refuse(fmt::format("--cloud {}: unknown; the nearest known one is {} (known: {})", cloud,
+                       base::nearest(cloud, known), fmt::join(known, ", ")));
+  }
 }
 
 void check_ranks(const PlanInputs& inputs) {
@@ -137,36 +154,39 @@ double full_values(const model::ModelSpec& spec) {
   return values;
 }
 
-double cached_values(const model::ModelSpec& spec, bool past_windows) {
-  double values = 0;
+/// Bytes of a token in all layers; past windows, in those that keep it.
+double cached_bytes(const model::ModelSpec& spec, double value_bytes, bool past_windows) {
+  double bytes = 0;
   for (const model::LayerSpec& layer : spec.layers) {
     const int64_t window = layer.attention.sliding_window;
     if (past_windows && window > 0 && window < spec.max_position) continue;
-    values += static_cast<double>(layer.attention.cached_values());
+    bytes += layer.attention.cached_bytes(value_bytes);
   }
-  return values;
+  return bytes;
 }
 
-/// Cheaper by what is used, then fewer devices, then the smaller bill.
+/// Cheaper by what is billed, that is by whole instances; then faster; then fewer devices.
 bool better(const Candidate& a, const Candidate& b) {
   const auto key = [](const Candidate& candidate) {
-    return std::tuple(!candidate.usd_per_hour.has_value(), candidate.usd_per_hour.value_or(0),
-                      candidate.devices, candidate.usd_per_hour_instances.value_or(0));
+    return std::tuple(!candidate.usd_per_hour_instances.has_value(),
+                      candidate.usd_per_hour_instances.value_or(0), -candidate.served_tokens_per_s,
+                      candidate.devices);
   };
   return key(a) < key(b);
 }
 
-/// The unfitting candidate that lacks least, in parts of its device; one that the engine asked for
-/// runs on, if there is any.
+/// The unfitting candidate that lacks least, in parts of its device; one that could be asked for,
+/// if there is any.
 std::optional<size_t> nearest_miss(const std::vector<Candidate>& candidates,
                                    const std::string& engine) {
+  const Efficiency asked = find_efficiency(engine);
   std::optional<size_t> best;
   std::pair<bool, double> least;
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& candidate = candidates[i];
     if (candidate.fits || candidate.vendor == "cpu") continue;
     if (candidate.per_device.weights() == 0) continue;
-    const bool foreign = (candidate.vendor == "aws-neuron") != (engine == "neuron");
+    const bool foreign = !candidate.engine_runs && candidate.engine != asked.instead;
     const std::pair need(foreign, static_cast<double>(candidate.per_device.total()) /
                                       static_cast<double>(candidate.device_bytes));
     if (!best || need < least) {
@@ -183,12 +203,6 @@ void add_notes(Plan& plan) {
   if (!model.spec.not_served.empty()) {
     plan.notes.push_back(
         fmt::format("moesaic serve cannot run this model yet: {}", model.spec.not_served));
-  }
-  const bool gpus = std::any_of(plan.candidates.begin(), plan.candidates.end(),
-                                [](const Candidate& each) { return each.vendor == "nvidia"; });
-  if (gpus && plan.inputs.engine == "moesaic") {
-    plan.notes.push_back(
-        "moesaic has no GPU backend in this build; the speed of one is taken to be vLLM's");
   }
   if (!model.recalled.empty()) {
     plan.notes.push_back(
@@ -209,8 +223,13 @@ void add_disagreements(Plan& plan) {
                   bytes_text(total * 2)));
 }
 
-/// Something fits, but not within the budget or not under the engine asked for.
-void note_nothing_recommended(Plan& plan) {
+/// Why there is no recommendation, as the first of the notes.
+void note_nothing_recommended(Plan& plan, bool any_fits) {
+  const auto first = [&](const std::string& note) { plan.notes.insert(plan.notes.begin(), note); };
+  if (!any_fits) {
+    first("nothing that was looked at holds this load");
+    return;
+  }
   const Candidate* cheapest = nullptr;
   for (const Candidate& candidate : plan.candidates) {
     if (!candidate.fits || !candidate.usd_per_hour_instances) continue;
@@ -219,11 +238,13 @@ void note_nothing_recommended(Plan& plan) {
       cheapest = &candidate;
     }
   }
-  if (cheapest == nullptr) return;
-  plan.notes.push_back(fmt::format(
-      "nothing that fits is within the budget and runs under {}; of what fits, {} is billed least: "
-      "{:.2f} USD an hour",
-      plan.inputs.engine, cheapest->instance, *cheapest->usd_per_hour_instances));
+  const std::string least =
+      cheapest == nullptr
+          ? "; of what fits, no list price is known"
+          : fmt::format("; of what fits, {} is billed least: {:.2f} USD an hour, and {} runs on it",
+                        cheapest->instance, *cheapest->usd_per_hour_instances, cheapest->engine);
+  first(fmt::format("nothing that fits is {}one that {} runs on{}",
+                    plan.inputs.budget ? "within the budget and " : "", plan.inputs.engine, least));
 }
 
 }  // namespace
@@ -275,20 +296,24 @@ Plan make_plan(const PlanInputs& asked) {
   check_ranks(inputs);
   check_utilization(inputs.utilization);
   find_efficiency(inputs.engine);  // an unknown engine is refused before any work
+  check_clouds(inputs);
   const std::vector<const Instance*> instances = instances_of(inputs);
   check_budget(inputs, instances);
   plan.load = workload_of(inputs);
   const model::ModelSpec& spec = inputs.model.spec;
-  const std::string quantization =
-      inputs.quantization == "auto" ? inputs.model.quantization : inputs.quantization;
-  plan.format = find_format(quantization, inputs.dtype);
+  // An engine's flag for what the files already say is no other wish.
+  const bool as_published =
+      inputs.quantization == "auto" || inputs.quantization == spec.quantization.method;
+  plan.format = as_published ? published_format(spec.quantization, inputs.model.name, inputs.dtype)
+                             : find_format(inputs.quantization, inputs.dtype);
   plan.kv_element_bytes = kv_bytes_of(inputs);
   plan.parameters = count_parameters(spec);
   plan.bf16_bytes = weight_bytes(spec, find_format("none"));
   plan.int8_bytes = weight_bytes(spec, find_format("int8"));
   plan.int4_bytes = weight_bytes(spec, find_format("int4"));
-  plan.kv_bytes_per_token = cached_values(spec, false) * plan.kv_element_bytes;
-  plan.kv_bytes_past_windows = cached_values(spec, true) * plan.kv_element_bytes;
+  plan.kv_bytes_per_token = cached_bytes(spec, plan.kv_element_bytes, false);
+  plan.kv_bytes_past_windows = cached_bytes(spec, plan.kv_element_bytes, true);
+  plan.state_bytes = sequence_bytes(spec, {}, plan.kv_element_bytes, 0);
   plan.mha_bytes_per_token = full_values(spec) * plan.kv_element_bytes;
   const Setting setting{.inputs = &inputs,
                         .load = plan.load,
@@ -314,9 +339,9 @@ Plan make_plan(const PlanInputs& asked) {
     plan.remedied = nearest_miss(plan.candidates, inputs.engine);
     if (plan.remedied) plan.remedies = find_remedies(setting, plan.candidates[*plan.remedied]);
   }
-  if (any_fits && !plan.recommended) note_nothing_recommended(plan);
   add_notes(plan);
   add_disagreements(plan);
+  if (!plan.recommended) note_nothing_recommended(plan, any_fits);
   return plan;
 }
 

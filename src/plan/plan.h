@@ -29,7 +29,8 @@ struct HostDevice {
 struct PlanInputs {
   ResolvedModel model;
   Catalog catalog;
-  std::vector<std::string> instances;  ///< empty = all of the catalogue
+  std::vector<std::string> instances;         ///< empty = all of `clouds`
+  std::vector<std::string> clouds = {"aws"};  ///< "all" = every one; "own" ones always
   std::string engine = "moesaic";
   std::optional<int64_t> concurrency;     ///< sequences that must be held at once
   std::optional<int64_t> context;         ///< longest sequence, in tokens
@@ -57,20 +58,21 @@ struct Candidate {
   std::string instance;
   std::string accelerator;
   std::string vendor;
-  std::string engine;  ///< whose efficiency was used
+  std::string engine;        ///< whose efficiency was used
+  bool engine_runs = false;  ///< the engine that was asked for runs on this device
   int64_t nodes = 1;
   int64_t tp = 1, ep = 1, pp = 1;
   int64_t devices = 1;           ///< used, over all nodes
   int64_t instance_devices = 1;  ///< that one instance has
   bool fits = false;
-  bool recommendable = false;        ///< fits, within the budget, and the engine runs there
+  bool recommendable = false;        ///< fits, within the budget, and can be asked for
   std::string reason;                ///< why it fits or does not, in one line
   std::vector<std::string> smaller;  ///< what smaller layouts failed on
   std::vector<std::string> notes;
   uint64_t device_bytes = 0;
   MemoryTerms per_device;
   uint64_t kv_needed = 0;     ///< of per_device.kv_cache, what the load takes
-  int64_t kv_tokens = 0;      ///< tokens the pool holds in sequences of the longest length
+  int64_t kv_tokens = 0;      ///< tokens the pool holds, in sequences of the longest length
   int64_t max_model_len = 0;  ///< the longest single sequence the pool holds
   int64_t sequences = 0;      ///< usual requests the pool holds at once
   /// Sequences of each length that the pool holds, for lengths that double.
@@ -79,11 +81,14 @@ struct Candidate {
   Estimate decode, prefill;
   std::vector<std::pair<int64_t, Estimate>> decode_at;  ///< 1, 8, 32, 128, 256 as far as they fit
   double first_token_seconds = 0;
+  /// Generated tokens/s of the load when each request's prompt is read too: a request of P + O
+  /// tokens takes the engine P / prefill rate + O / decode rate.
+  double served_tokens_per_s = 0;
   double share = 1;                              ///< devices used / devices paid for
   std::optional<double> usd_per_hour;            ///< of the devices used
   std::optional<double> usd_per_hour_instances;  ///< of the whole instances
-  std::optional<double> usd_per_million_tokens;  ///< generated, at `concurrency`
-  std::optional<double> usd_per_million_prompt_tokens;
+  /// Generated at `concurrency`, prompts read along the way; of the bill, and of the share.
+  std::optional<double> usd_per_million_tokens, usd_per_million_tokens_share;
   std::string price_date, price_source;
   double load_seconds = 0;
   Layout layout() const { return {tp, ep, pp}; }
@@ -105,12 +110,15 @@ struct Plan {
   uint64_t bf16_bytes = 0, int8_bytes = 0, int4_bytes = 0;
   double kv_bytes_per_token = 0;     ///< of a token, on one device that holds all layers
   double kv_bytes_past_windows = 0;  ///< of one more token of a sequence longer than any window
+  double state_bytes = 0;            ///< of a sequence of any length: recurrent layers' states
   double mha_bytes_per_token = 0;    ///< the same if every head kept its own keys and values
   std::vector<Candidate> candidates;
   std::optional<size_t> recommended;
   std::vector<Remedy> remedies;    ///< when nothing fits
   std::optional<size_t> remedied;  ///< the candidate that the remedies are reckoned for
   std::vector<std::string> notes;
+  /// Something can be had that holds the load: `recommended` is set.
+  bool found() const { return recommended.has_value(); }
 };
 
 /// Plans. Throws UsageError (exit 64) for an unknown instance, engine or type, a budget of zero, a

@@ -59,6 +59,7 @@ std::vector<NamedTerm> named_terms(const MemoryTerms& terms) {
           {"experts", "experts", "#f28e2b", terms.experts},
           {"shared_experts", "shared experts, dense FFN", "#ffbe7d", terms.shared_experts},
           {"embeddings", "embeddings and head", "#76b7b2", terms.embeddings},
+          {"encoder", "image encoder", "#bab0ac", terms.encoder},
           {"kv_cache", "KV cache", "#59a14f", terms.kv_cache},
           {"activations", "activations", "#edc948", terms.activations},
           {"graphs", "captured graphs", "#b07aa1", terms.graphs},

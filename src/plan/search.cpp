@@ -145,8 +145,11 @@ void fill_memory(const Setting& setting, const Efficiency& efficiency, const Lay
   candidate.per_device = terms;
   const auto pool = static_cast<double>(left);
   candidate.max_model_len = longest(setting, layout, pool);
-  candidate.kv_tokens = held(setting, layout, pool, load.context) * load.context;
-  if (candidate.kv_tokens == 0) candidate.kv_tokens = candidate.max_model_len;
+  // Where windows or states make long sequences cheaper by the token, one may hold more than many.
+  const double of_longest = pool / std::max(1.0, kv_bytes(setting, layout, load.context));
+  candidate.kv_tokens =
+      std::max(candidate.max_model_len,
+               static_cast<int64_t>(of_longest * static_cast<double>(load.context)));
   candidate.sequences = held(setting, layout, pool, load.usual());
   candidate.capacity.clear();
   for (int64_t length = std::min<int64_t>(1024, spec.max_position); length <= spec.max_position;
@@ -203,6 +206,7 @@ void note_widths(const Setting& setting, const Layout& layout, Candidate& candid
       candidate.notes.push_back("the latent KV cache is whole on every device of a stage");
       return;
     }
+    if (attention.kind != model::AttentionKind::kGqa) continue;
     if (attention.kv_heads < layout.stage_devices()) {
       candidate.notes.push_back(fmt::format("{} KV heads on {} devices: each is kept {} times",
                                             attention.kv_heads, layout.stage_devices(),
@@ -237,6 +241,8 @@ void fill_speed(const Setting& setting, const Instance& instance, const Accelera
                                        machine, prompt, rows);
   candidate.first_token_seconds = first_token_seconds(
       spec, layout, setting.format, setting.kv_element_bytes, machine, prompt, rows);
+  candidate.served_tokens_per_s =
+      served_rate(candidate.prefill, candidate.decode, prompt, static_cast<double>(load.output));
   for (const int64_t batch : kShownBatches) {
     if (batch <= candidate.sequences) candidate.decode_at.emplace_back(batch, decode(batch));
   }
@@ -254,9 +260,9 @@ void fill_cost(const Instance& instance, Candidate& candidate) {
   const double whole = *instance.usd_per_hour * static_cast<double>(candidate.nodes);
   candidate.usd_per_hour_instances = whole;
   candidate.usd_per_hour = whole * candidate.share;
-  const auto per_million = [&](double rate) { return *candidate.usd_per_hour / 3600 / rate * 1e6; };
-  candidate.usd_per_million_tokens = per_million(candidate.decode.tokens_per_s);
-  candidate.usd_per_million_prompt_tokens = per_million(candidate.prefill.tokens_per_s);
+  const double millions_per_hour = candidate.served_tokens_per_s * 3600 / 1e6;
+  candidate.usd_per_million_tokens = whole / millions_per_hour;
+  candidate.usd_per_million_tokens_share = *candidate.usd_per_hour / millions_per_hour;
 }
 
 void take(const Layout& layout, const Size& size, Candidate& candidate) {
@@ -336,14 +342,14 @@ Candidate plan_instance(const Setting& setting, const Instance& instance) {
   const PlanInputs& inputs = *setting.inputs;
   const Accelerator& device = *inputs.catalog.find_accelerator(instance.accelerator);
   const bool neuron = device.vendor == "aws-neuron";
-  const bool suits = neuron == (inputs.engine == "neuron");
-  const Efficiency efficiency =
-      find_efficiency(suits ? inputs.engine : (neuron ? "neuron" : "vllm"));
+  const Efficiency asked = find_efficiency(inputs.engine);
+  const Efficiency efficiency = efficiency_on(inputs.engine, device.vendor);
   Candidate candidate;
   candidate.instance = instance.name;
   candidate.accelerator = device.name;
   candidate.vendor = device.vendor;
   candidate.engine = efficiency.engine;
+  candidate.engine_runs = asked.runs_on(device.vendor);
   candidate.instance_devices = instance.devices;
   candidate.device_bytes = device.memory_bytes;
   if (!search(setting, instance, efficiency, candidate)) {
@@ -365,12 +371,21 @@ Candidate plan_instance(const Setting& setting, const Instance& instance) {
   if (neuron) {
     candidate.notes.emplace_back("devices are chips; Neuron's tp_degree counts NeuronCores");
   }
-  if (!suits) {
-    candidate.notes.push_back(fmt::format("{} runs it, not {}", efficiency.engine, inputs.engine));
+  // moesaic's own plans are for devices that it is to run on: those of the engine named instead.
+  const bool wanted = candidate.engine_runs || efficiency.engine == asked.instead;
+  if (!candidate.engine_runs) {
+    candidate.notes.push_back(fmt::format("{} cannot run on this device: these are {}'s figures",
+                                          inputs.engine, efficiency.engine));
   }
-  candidate.recommendable = candidate.fits && suits;
-  if (inputs.budget && candidate.usd_per_hour_instances &&
-      *candidate.usd_per_hour_instances > *inputs.budget) {
+  candidate.recommendable = candidate.fits && wanted;
+  if (!inputs.budget) return candidate;
+  if (!candidate.usd_per_hour_instances) {
+    if (instance.cloud == "own") return candidate;
+    candidate.recommendable = false;
+    candidate.notes.emplace_back(
+        "no list price is known, and so not whether it is within the budget; give the price with "
+        "--hardware");
+  } else if (*candidate.usd_per_hour_instances > *inputs.budget) {
     candidate.recommendable = false;
     candidate.notes.push_back(
         fmt::format("over the budget: whole instances cost {:.2f} USD an hour",

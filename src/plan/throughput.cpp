@@ -52,7 +52,7 @@ class Sizer {
   void weights(const LayerSpec& layer, const Step& step, Work& work) const {
     double distinct = 0;
     if (layer.ffn.moe) {
-      distinct = expected_experts(real(layer.ffn.experts), real(layer.ffn.router.top_k), step.rows);
+      distinct = expected_experts(real(layer.ffn.experts), layer.ffn.chosen(), step.rows);
       work.distinct = std::max(work.distinct, distinct);
     }
     const double devices = real(layout_.stage_devices());
@@ -61,7 +61,7 @@ class Sizer {
       if (tensor.part == Part::kExpert) {
         // Each of the ep groups reads its share of the experts that the batch touches.
         work.bytes += tensor_bytes(tensor, layout_, format_, distinct / real(layout_.ep));
-        work.operations += 2 * one * real(layer.ffn.router.top_k) * step.rows / devices;
+        work.operations += 2 * one * layer.ffn.chosen() * step.rows / devices;
       } else {
         const double bytes = tensor_bytes(tensor, layout_, format_);
         work.bytes += bytes;
@@ -72,15 +72,25 @@ class Sizer {
   }
 
   void attention(const model::AttentionSpec& attention, const Step& step, Work& work) const {
-    const double window = real(attention.sliding_window);
-    const double seen = window > 0 ? std::min(window, step.context) : step.context;
     const double devices = real(layout_.stage_devices());
-    const bool latent = attention.kind == AttentionKind::kMla;
-    const double held = std::max(1.0, std::ceil(real(attention.kv_heads) / devices));
-    const double values =
-        latent ? real(attention.cached_values()) : 2 * held * real(attention.head_dim);
-    work.bytes += step.sequences * seen * values * kv_bytes_;
+    if (attention.kind == AttentionKind::kRecurrent) {
+      // The state is read and written once a step, and each token decays it, adds to it, reads it.
+      work.bytes += 2 * step.sequences * state_bytes(attention, layout_);
+      work.operations += 6 * step.rows * real(attention.recurrent.state) / devices;
+    }
+    if (attention.heads == 0) return;
+    const double window = real(attention.sliding_window);
+    double seen = window > 0 ? std::min(window, step.context) : step.context;
+    const model::IndexerSpec& indexer = attention.indexer;
+    if (indexer.heads > 0) {
+      work.bytes += step.sequences * step.context * indexer.cached_bytes();
+      work.operations += 2 * step.rows * step.context * real(indexer.heads * indexer.dim);
+    }
+    if (indexer.top_k > 0) seen = std::min(seen, real(indexer.top_k));
+    const double token = cached_bytes(attention, layout_, kv_bytes_) - indexer.cached_bytes();
+    work.bytes += step.sequences * seen * token;
     // Scores and weighted sum. Decoding with a latent attends over the latent itself.
+    const bool latent = attention.kind == AttentionKind::kMla;
     double width =
         real(attention.head_dim) + real(attention.output_width()) / real(attention.heads);
     if (latent && !step.prefill) width = real(attention.cached_values() + attention.latent.kv_rank);
@@ -217,10 +227,14 @@ Estimate prefill_estimate(const ModelSpec& spec, const Layout& layout, const Wei
   return estimate;
 }
 
+double served_rate(const Estimate& prefill, const Estimate& decode, double prompt, double output) {
+  return output / (prompt / prefill.tokens_per_s + output / decode.tokens_per_s);
+}
+
 double first_token_seconds(const ModelSpec& spec, const Layout& layout, const WeightFormat& format,
                            double kv_element_bytes, const Machine& machine, double prompt,
                            double rows) {
-  double seconds = 0;
+  double seconds = machine.efficiency->request_seconds;
   double done = 0;
   while (done < prompt) {
     const double chunk = std::min(rows, prompt - done);

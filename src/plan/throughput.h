@@ -45,6 +45,10 @@ Estimate prefill_estimate(const model::ModelSpec& spec, const Layout& layout,
                           const WeightFormat& format, double kv_element_bytes,
                           const Machine& machine, double prompt, double rows);
 
+/// Generated tokens/s of requests of `prompt` and `output` tokens, when reading prompts and
+/// generating take turns on the devices.
+double served_rate(const Estimate& prefill, const Estimate& decode, double prompt, double output);
+
 /// Seconds from the arrival of one prompt at an idle server to its first token.
 double first_token_seconds(const model::ModelSpec& spec, const Layout& layout,
                            const WeightFormat& format, double kv_element_bytes,

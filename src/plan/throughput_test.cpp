@@ -52,8 +52,9 @@ class MixtralOnOneH200 : public testing::Test {
   Machine machine_{.device = catalog_.find_accelerator("H200"), .efficiency = &efficiency_};
 };
 
-/// data/efficiency.yaml says within 5%; the acceptance asks for 15%.
-TEST_F(MixtralOnOneH200, IsWithin5PercentOfEveryMeasuredFigure) {
+/// The five figures of data/efficiency.yaml were fitted to these twelve: this shows that the fit
+/// holds, not that it predicts anything. Published has what it was not fitted to.
+TEST_F(MixtralOnOneH200, TheFitIsWithin5PercentOfWhatItWasFittedTo) {
   struct Measured {
     const char* format;
     double sequences;
@@ -128,6 +129,98 @@ TEST_F(MixtralOnOneH200, TwoDevicesAreFasterThanOneAndSlowerThanTwice) {
   EXPECT_LT(rate({2, 1, 1}, two), 2 * one);
   EXPECT_GT(rate({1, 2, 1}, two), one);
   EXPECT_GT(rate({1, 1, 2}, two), one) << "stages work on different sequences";
+}
+
+/// Figures that others published and that nothing here was fitted to.
+class Published : public testing::Test {
+ protected:
+  static model::ModelSpec dense(int64_t hidden, int64_t layers, int64_t heads, int64_t kv_heads,
+                                int64_t width, int64_t vocab) {
+    model::ModelSpec spec;
+    spec.hidden = hidden;
+    spec.vocab_size = vocab;
+    spec.max_position = 131072;
+    model::LayerSpec layer;
+    layer.attention.heads = heads;
+    layer.attention.kv_heads = kv_heads;
+    layer.attention.head_dim = 128;
+    layer.ffn.width = width;
+    spec.layers.assign(static_cast<size_t>(layers), layer);
+    return spec;
+  }
+  Machine machine(const char* device) const {
+    return {
+        .device = catalog_.find_accelerator(device), .efficiency = &efficiency_, .node_devices = 8};
+  }
+
+  model::ModelSpec llama2_7b_ = dense(4096, 32, 32, 32, 11008, 32000);
+  model::ModelSpec llama2_70b_ = dense(8192, 80, 64, 8, 28672, 32000);
+  model::ModelSpec llama31_8b_ = dense(4096, 32, 32, 8, 14336, 128256);
+  model::ModelSpec llama31_70b_ = dense(8192, 80, 64, 8, 28672, 128256);
+  Catalog catalog_ = load_catalog();
+  Efficiency efficiency_ = find_efficiency("vllm");
+};
+
+/// vLLM's nightly benchmark on H200s (buildkite.com/vllm/performance-benchmark/builds/9515,
+/// 2024-11): seconds of 8 requests of 32 + 128 tokens at once, in bf16.
+TEST_F(Published, LatencyOfVllmOnH200s) {
+  const Machine h200 = machine("H200");
+  const auto seconds = [&](const model::ModelSpec& spec, const Layout& layout) {
+    const WeightFormat bf16 = find_format("none");
+    const double prompts =
+        256 / prefill_estimate(spec, layout, bf16, 2, h200, 32, 256).tokens_per_s;
+    return prompts + 127 * decode_estimate(spec, layout, bf16, 2, h200, 8, 96).step_seconds;
+  };
+  EXPECT_NEAR(seconds(llama31_8b_, {}) / 0.833, 1, 0.15);
+  EXPECT_NEAR(seconds(llama31_70b_, {4, 1, 1}) / 2.078, 1, 0.15);
+  EXPECT_NEAR(seconds(resolve_model("mixtral-8x7b").spec, {2, 1, 1}) / 1.917, 1, 0.15);
+}
+
+/// TensorRT-LLM 1.0 (docs/source/performance/perf-overview.md): generated tokens/s of Llama 3.1 8B
+/// with fp8 weights and cache under all the load it can hold.
+TEST_F(Published, ServedTokensOfTensorRtLlm) {
+  const WeightFormat fp8 = find_format("fp8");
+  const auto served = [&](const char* device, double prompt, double output) {
+    const Machine on = machine(device);
+    const double room = 0.9 * static_cast<double>(on.device->memory_bytes) - 12e9;
+    const double sequences =
+        std::min(512.0, room / sequence_bytes(llama31_8b_, {}, 1, prompt + output));
+    const Estimate prefill = prefill_estimate(llama31_8b_, {}, fp8, 1, on, prompt, 8192);
+    const Estimate decode =
+        decode_estimate(llama31_8b_, {}, fp8, 1, on, sequences, prompt + output / 2);
+    return served_rate(prefill, decode, prompt, output);
+  };
+  EXPECT_NEAR(served("H200", 2048, 128) / 3538, 1, 0.12);
+  EXPECT_NEAR(served("H200", 5000, 500) / 3902, 1, 0.12);
+  EXPECT_NEAR(served("H200", 2048, 2048) / 12194, 1, 0.12);
+  EXPECT_NEAR(served("H100", 2048, 128) / 3450, 1, 0.12);
+  EXPECT_NEAR(served("H100", 5000, 500) / 3459, 1, 0.12);
+}
+
+/// TensorRT-LLM 0.5 (docs/source/performance.md, "Low Latency"): milliseconds to the first token of
+/// one prompt, in the engine alone.
+TEST_F(Published, FirstTokenOfTensorRtLlm) {
+  efficiency_.request_seconds = 0;
+  const auto ms = [&](const model::ModelSpec& spec, const char* device, const char* format,
+                      int64_t tp, double prompt) {
+    return 1000 * first_token_seconds(spec, {tp, 1, 1}, find_format(format), 2, machine(device),
+                                      prompt, 2048);
+  };
+  EXPECT_NEAR(ms(llama2_7b_, "H100", "fp8", 1, 2048) / 36, 1, 0.2);
+  EXPECT_NEAR(ms(llama2_70b_, "H100", "fp8", 4, 2048) / 109, 1, 0.1);
+  EXPECT_NEAR(ms(llama2_7b_, "L40S", "fp8", 1, 2048) / 73, 1, 0.1);
+  EXPECT_NEAR(ms(llama2_7b_, "A100-80GB", "none", 1, 2048) / 133, 1, 0.35);
+  EXPECT_NEAR(ms(llama2_70b_, "A100-80GB", "none", 4, 2048) / 377, 1, 0.35);
+  EXPECT_NEAR(ms(llama2_7b_, "H100", "fp8", 1, 128) / 7, 1, 0.3);
+  EXPECT_NEAR(ms(llama2_7b_, "A100-80GB", "none", 1, 128) / 16, 1, 0.3);
+}
+
+/// vLLM's nightly benchmark on H200s, ShareGPT prompts (some 200 tokens) at one a second: the
+/// median first token of the whole server, 58.7 ms for 70B on four (build 9513).
+TEST_F(Published, FirstTokenOfVllmAsServed) {
+  const double ms = 1000 * first_token_seconds(llama31_70b_, {4, 1, 1}, find_format("none"), 2,
+                                               machine("H200"), 200, 2048);
+  EXPECT_NEAR(ms / 58.7, 1, 0.4);
 }
 
 }  // namespace

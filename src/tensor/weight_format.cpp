@@ -35,7 +35,8 @@ using enum DType;
 
 // fp8 blocks of 128 x 128 share a scale of 4 bytes; int8 has one of 2 bytes for each output; AWQ
 // and GPTQ groups of 128 have a scale of 16 bits and a zero point of 4; MXFP4 groups of 32 share an
-// exponent of 8 bits; NF4 blocks of 64 a scale of 8 with double quantisation.
+// exponent of 8 bits, NVFP4 groups of 16 a scale of 8; NF4 blocks of 64 a scale of 8 with double
+// quantisation.
 constexpr std::array kFormats = {
     WeightFormat(kBF16),
     WeightFormat(kF16),
@@ -47,6 +48,7 @@ constexpr std::array kFormats = {
     format_of({"gptq", "4-bit GPTQ", kAffine, kI32, 4, 1, 128, 16, 4, 128, false, false}),
     format_of({"int4", "4-bit", kAffine, kI32, 4, 1, 128, 16, 4, 128, false, false}),
     format_of({"mxfp4", "MXFP4 (experts)", kCoded, kU8, 4, 1, 32, 8, 0, 32, true, false}),
+    format_of({"nvfp4", "NVFP4", kCoded, kU8, 4, 1, 16, 8, 0, 64, false, false}),
     format_of({"bitsandbytes", "4-bit NF4", kCoded, kU8, 4, 1, 64, 8, 0, 64, false, false}),
 };
 

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/config_common.h"
 #include "model/families/families.h"
+#include "model/quantization.h"
 
 namespace moesaic::model {
 
@@ -91,13 +92,36 @@ const std::vector<Family>& families() {
       phimoe_family(),
       glm4_moe_family(),
       granitemoe_family(),
+      deepseek_v32_family(),
+      kimi_k25_family(),
+      glm4_moe_lite_family(),
+      glm_moe_dsa_family(),
+      granitemoehybrid_family(),
+      qwen3_next_family(),
+      qwen3_5_moe_family(),
+      qwen3_vl_moe_family(),
+      minimax_m2_family(),
+      llama4_family(),
+      gemma4_family(),
+      ernie4_5_moe_family(),
+      hunyuan_v1_moe_family(),
+      dots1_family(),
+      bailing_moe_family(),
+      nemotron_h_family(),
+      step3_family(),
+      longcat_flash_family(),
+      jamba_family(),
   };
   return all;
 }
 
 const Family* find_family(const std::string& model_type) {
   for (const Family& family : families()) {
-    if (family.model_type == model_type) return &family;
+    const auto& also = family.also;
+    if (family.model_type == model_type ||
+        std::find(also.begin(), also.end(), model_type) != also.end()) {
+      return &family;
+    }
   }
   return nullptr;
 }
@@ -121,18 +145,21 @@ ModelSpec parse_spec(const boost::json::object& object, const std::string& file,
     spdlog::warn("{}: auto_map is ignored; checkpoints never execute code", file);
   }
   ModelSpec spec = family->parse(object, file);
+  spec.family = family->model_type;
   check_sizes(spec, file);
-  if (!spec.quantization.empty()) {
+  const bool quantised = !spec.quantization.method.empty();
+  if (quantised) {
     spec.not_served = fmt::format("its weights are quantised ({}), which is not supported yet",
-                                  spec.quantization);
+                                  spec.quantization.method);
   }
   if (!family->can_serve) {
     spec.not_served = fmt::format("the family {} cannot be run yet", type);
   }
-  if (purpose == Purpose::kServe && !spec.quantization.empty()) {
-    config.fail("quantization_config",
-                "is present: quantised weights are not supported yet; use the model's bfloat16 or "
-                "float16 checkpoint");
+  if (purpose == Purpose::kServe && quantised) {
+    throw base::ModelFileError(
+        file, fmt::format("the weights are quantised ({}), which is not supported yet; use the "
+                          "model's bfloat16 or float16 checkpoint",
+                          spec.quantization.found));
   }
   return spec;
 }
@@ -152,6 +179,7 @@ ModelSpec load_spec(const std::filesystem::path& folder_or_config,
                     const boost::json::object& overrides, Purpose purpose) {
   std::filesystem::path file;
   boost::json::object config = read_config(folder_or_config, file);
+  add_quantization_file(file.parent_path(), config);
   merge_config(overrides, config);
   ModelSpec spec = parse_spec(config, file.string(), purpose);
   add_generation_eos(file.parent_path(), spec);
