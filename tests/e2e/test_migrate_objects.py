@@ -379,6 +379,8 @@ def test_what_the_file_has_not_is_not_added(tmp_path):
     assert sorted(set(with_service.objects) - set(without.objects)) == [
         *("dashboard.yaml", "rules.yaml", "servicemonitor.yaml")
     ]
+    wrong = run("migrate", tmp_path / "in.yaml", "-o", tmp_path / "o", "--without", "gateway")
+    assert wrong.returncode == 64 and "httproute" in wrong.stderr
 
 
 SPACES = [("", "default"), ("default", ""), ("", ""), ("llm", ""), ("", "llm")]
@@ -684,3 +686,17 @@ def test_objects_without_a_name_belong_to_nobody(tmp_path):
     for name in ("service.yaml", "disruptionbudget.yaml", "autoscaler.yaml"):
         assert name not in moved.objects
     assert "- Service - PodDisruptionBudget - HorizontalPodAutoscaler" in moved.report
+
+
+def test_two_workloads_of_one_name_have_objects_apart(tmp_path):
+    file = tmp_path / "in.yaml"
+    one = pod(MODEL)
+    file.write_text(one + "---\n" + one.replace("kind: Deployment", "kind: StatefulSet"))
+    assert run("migrate", file, "-o", tmp_path / "out").returncode == 0
+    names = [
+        (body["kind"], body["metadata"]["name"])
+        for folder in (tmp_path / "out").iterdir()
+        for body in objects_in(folder).values()
+        if body["kind"] != "Kustomization"
+    ]
+    assert len(set(names)) == len(names) >= 4
