@@ -643,6 +643,19 @@ def test_a_group_without_a_template_for_its_leader(tmp_path):
     assert moved.objects["service.yaml"]["metadata"]["name"] == "front"
 
 
+@pytest.mark.parametrize("kind", ["Pod", "LeaderWorkerSet"])
+def test_labels_of_kinds_without_a_selector_stay(kind, tmp_path):
+    """A Service that finds the pods by one of the labels that ours are found by."""
+    label = "app.kubernetes.io/name: theirs"
+    container = "containers: [{name: s, image: vllm/vllm-openai, args: [org/m]}]"
+    text = f"kind: Pod\nmetadata: {{name: g, labels: {{{label}}}}}\nspec: {{{container}}}\n"
+    if kind == "LeaderWorkerSet":
+        text = group(LEADER.replace("role: leader", label))
+    service = SERVICE.replace("{app: x}", f"{{{label}}}")
+    moved = Moved(tmp_path, text, service)
+    assert moved.objects["service.yaml"]["spec"]["selector"] == yaml.safe_load(label)
+
+
 def test_a_list_is_read_as_its_items(tmp_path):
     """As `kubectl get -o yaml` writes them, with what the cluster added."""
     items = [yaml.safe_load(text) for text in (pod(MODEL), SERVICE)]
