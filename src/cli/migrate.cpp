@@ -184,16 +184,31 @@ struct Migration {
   MigratedSettings settings;
 };
 
+/// Two workloads of one name have objects of different names around them.
+void name_apart(deploy::Service& service, const std::vector<Migration>& others) {
+  const std::string name = service.name;
+  const auto taken = [&](const Migration& other) {
+    return other.workload.service.name == service.name &&
+           deploy::shares_namespace(other.workload.service.name_space, service.name_space);
+  };
+  for (int i = 2; std::any_of(others.begin(), others.end(), taken); ++i) {
+    const std::string suffix = fmt::format("-{}", i);
+    service.name = name.substr(0, deploy::kMaxNameLength - suffix.size()) + suffix;
+  }
+}
+
 /// All of them are understood before anything is written.
 std::vector<Migration> understand(deploy::ManifestFile read, const Invocation& invocation,
                                   const std::string& file) {
   std::vector<Migration> all;
   std::vector<std::string> without;
   if (invocation.has("without")) without = split_list(invocation.option("without", ""));
+  deploy::check_parts(without);
   for (Workload& workload : read.workloads) {
     Migration migration{std::move(workload), {}};
     Workload& moved = migration.workload;
     if (invocation.has("image")) moved.service.image = invocation.option("image", "");
+    name_apart(moved.service, all);
     moved.service.without.insert(moved.service.without.end(), without.begin(), without.end());
     try {
       migration.settings = migrate_settings(moved);

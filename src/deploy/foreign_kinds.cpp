@@ -316,6 +316,12 @@ class Maker {
     container = text.get_object();
     const std::string address = text_at(model, "storageUri", object_.place);
     const std::string place = model_of(address, pod, container, made);
+    if (model.contains("storage")) {
+      made.blockers.push_back(
+          fmt::format("the model was fetched from a storage of KServe's; put its "
+                      "folder on a volume and mount that at {}",
+                      kMounted));
+    }
     set_server(container, address.empty() ? "" : place);
     pod["containers"] = json::array{std::move(container)};
     return true;

@@ -19,10 +19,12 @@ void add(Args& args, std::string_view flag, int64_t value, int64_t unless) {
   args.push_back(fmt::to_string(value));
 }
 
-/// Logical NeuronCores of a device: two on Trainium 1 and Inferentia 2; Trainium 2 has eight
+/// Logical NeuronCores of a device: two on Trainium 1 and Inferentia 2; later ones have eight
 /// physical ones that the runtime pairs unless told otherwise (Neuron documentation, "logical
 /// NeuronCore configuration").
-int64_t neuron_cores(const std::string& instance) { return instance.starts_with("trn2") ? 4 : 2; }
+int64_t neuron_cores(const std::string& instance) {
+  return instance.starts_with("trn1") || instance.starts_with("inf") ? 2 : 4;
+}
 
 /// What moesaic calls the backend of an accelerator; empty = it finds none by itself, and takes the
 /// processor.

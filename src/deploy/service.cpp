@@ -30,7 +30,7 @@ struct EngineFacts {
 };
 
 // vLLM and TGI: the tags whose flags and metrics were read. Neuron: the image that the Neuron SDK
-// 2.33 documentation names, for Trainium 2 and later; older chips need an older one.
+// 2.33 documentation names, for Trainium 2 and later.
 constexpr EngineFacts kEngines[] = {
     {Engine::kMoesaic, "moesaic", "moesaic:0.1.0"},
     {Engine::kVllm, "vllm", "vllm/vllm-openai:v0.32.0"},
@@ -39,6 +39,12 @@ constexpr EngineFacts kEngines[] = {
      "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx:"
      "0.29.0.1.2.0-neuronx-py314-sdk2.33.0-ubuntu26.04"},
 };
+
+/// The last image for Trainium 1 and Inferentia 2: the newer ones are for later chips (Neuron SDK
+/// documentation, "Configure and deploy a vLLM server").
+constexpr std::string_view kOldNeuronImage =
+    "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx:"
+    "0.16.0-neuronx-py312-sdk2.30.0-ubuntu24.04";
 
 const EngineFacts& facts(Engine engine) {
   return *std::find_if(std::begin(kEngines), std::end(kEngines),
@@ -174,8 +180,10 @@ void check_clients(const Service& service) {
   }
 }
 
-void check_parts(const Service& service) {
-  for (const std::string& part : service.without) {
+}  // namespace
+
+void check_parts(const std::vector<std::string>& without) {
+  for (const std::string& part : without) {
     const auto parts = optional_parts();
     if (std::find(parts.begin(), parts.end(), part) != parts.end()) continue;
     throw UsageError(fmt::format("--without '{}': it is none of {}", part.substr(0, 40),
@@ -183,8 +191,15 @@ void check_parts(const Service& service) {
   }
 }
 
+namespace {
+
 void derive(Service& service) {
-  if (service.image.empty()) service.image = default_image(service.engine);
+  const bool old_chips =
+      service.engine == Engine::kNeuron &&
+      (service.instance.starts_with("trn1") || service.instance.starts_with("inf"));
+  if (service.image.empty()) {
+    service.image = old_chips ? kOldNeuronImage : default_image(service.engine);
+  }
   if (service.gateway.empty()) service.gateway = "gateway";
   if (service.monitor_space.empty()) service.monitor_space = "monitoring";
   if (service.hf_secret_key.empty()) service.hf_secret_key = "token";
@@ -279,7 +294,7 @@ void complete(Service& service) {
   check_names(service);
   check_engine(service);
   check_parallel(service);
-  check_parts(service);
+  check_parts(service.without);
   check_clients(service);
   derive(service);
 }

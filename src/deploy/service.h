@@ -155,6 +155,8 @@ struct Service {
 
 /// The objects a service can do without, by the names of their files: "httproute", ...
 std::span<const std::string_view> optional_parts();
+/// Throws UsageError for a word that is none of them.
+void check_parts(const std::vector<std::string>& without);
 /// Whether the object of that file is written.
 bool has_part(const Service& service, std::string_view part);
 

@@ -69,7 +69,11 @@ void WorkloadReader::read_ports() {
     if (!name.empty()) service.port_name = name;
     report_rest(*port, "the port's ", {"name", "containerPort", "protocol"});
   }
-  if (names.contains(service.port_name)) service.port_name = "moesaic";
+  if (names.contains(service.port_name)) {
+    changed(fmt::format("the server's port is named moesaic, as another container's is {}",
+                        service.port_name));
+    service.port_name = "moesaic";
+  }
 }
 
 /// What the file does not have may stand in another one: a new Service of the same name would take

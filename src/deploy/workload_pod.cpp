@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "deploy/manifests.h"
 #include "deploy/workload_parts.h"
 
 namespace moesaic::deploy {
@@ -88,8 +89,16 @@ void WorkloadReader::read_labels() {
     kept(
         fmt::format("the selector, which cannot be changed in place ({} labels)", selector.size()));
   }
-  for (const auto& label : object_at(*pod_, "metadata.labels", place_)) {
-    if (!selector.contains(label.key())) keep.pod_labels.insert(label);
+  const json::object& pod_labels = object_at(*pod_, "metadata.labels", place_);
+  if (selector.empty()) {
+    // Ours, with the values that the pods have: Services look for those.
+    keep.selector = selector_labels(out_.service);
+    for (auto& label : keep.selector) {
+      if (const json::value* value = pod_labels.if_contains(label.key())) label.value() = *value;
+    }
+  }
+  for (const auto& label : pod_labels) {
+    if (!keep.selector.contains(label.key())) keep.pod_labels.insert(label);
   }
   if (!keep.pod_labels.empty()) kept("labels of the pods");
   keep.pod_annotations = own_annotations(object_at(*pod_, "metadata.annotations", place_));

@@ -186,6 +186,13 @@ def test_chips_of_trainium_are_those_dealt_out(concurrency, tmp_path):
     assert (pod_of(objects).get("schedulerName") == "my-scheduler") == (1 < chips < 16)
 
 
+def test_older_chips_have_the_image_made_for_them(tmp_path):
+    flags = ("--engine", "neuron", "--instance")
+    old = container(deploy(tmp_path / "old", OLMOE, *flags, "trn1.32xlarge"))["image"]
+    new = container(deploy(tmp_path / "new", OLMOE, *flags, "trn2.48xlarge"))["image"]
+    assert ":0.16." in old and old != new
+
+
 def test_ranks_that_trainium_does_not_deal_out_are_refused(tmp_path):
     arguments = (OLMOE, "--instance", "trn1.32xlarge", "--engine", "neuron", "--tp", "2")
     result = run("deploy", *arguments, "-o", tmp_path / "out")

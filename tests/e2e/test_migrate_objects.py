@@ -379,6 +379,8 @@ def test_what_the_file_has_not_is_not_added(tmp_path):
     assert sorted(set(with_service.objects) - set(without.objects)) == [
         *("dashboard.yaml", "rules.yaml", "servicemonitor.yaml")
     ]
+    wrong = run("migrate", tmp_path / "in.yaml", "-o", tmp_path / "o", "--without", "gateway")
+    assert wrong.returncode == 64 and "httproute" in wrong.stderr
 
 
 SPACES = [("", "default"), ("default", ""), ("", ""), ("llm", ""), ("", "llm")]
@@ -641,6 +643,19 @@ def test_a_group_without_a_template_for_its_leader(tmp_path):
     assert moved.objects["service.yaml"]["metadata"]["name"] == "front"
 
 
+@pytest.mark.parametrize("kind", ["Pod", "LeaderWorkerSet"])
+def test_labels_of_kinds_without_a_selector_stay(kind, tmp_path):
+    """A Service that finds the pods by one of the labels that ours are found by."""
+    label = "app.kubernetes.io/name: theirs"
+    container = "containers: [{name: s, image: vllm/vllm-openai, args: [org/m]}]"
+    text = f"kind: Pod\nmetadata: {{name: g, labels: {{{label}}}}}\nspec: {{{container}}}\n"
+    if kind == "LeaderWorkerSet":
+        text = group(LEADER.replace("role: leader", label))
+    service = SERVICE.replace("{app: x}", f"{{{label}}}")
+    moved = Moved(tmp_path, text, service)
+    assert moved.objects["service.yaml"]["spec"]["selector"] == yaml.safe_load(label)
+
+
 def test_a_list_is_read_as_its_items(tmp_path):
     """As `kubectl get -o yaml` writes them, with what the cluster added."""
     items = [yaml.safe_load(text) for text in (pod(MODEL), SERVICE)]
@@ -684,3 +699,17 @@ def test_objects_without_a_name_belong_to_nobody(tmp_path):
     for name in ("service.yaml", "disruptionbudget.yaml", "autoscaler.yaml"):
         assert name not in moved.objects
     assert "- Service - PodDisruptionBudget - HorizontalPodAutoscaler" in moved.report
+
+
+def test_two_workloads_of_one_name_have_objects_apart(tmp_path):
+    file = tmp_path / "in.yaml"
+    one = pod(MODEL)
+    file.write_text(one + "---\n" + one.replace("kind: Deployment", "kind: StatefulSet"))
+    assert run("migrate", file, "-o", tmp_path / "out").returncode == 0
+    names = [
+        (body["kind"], body["metadata"]["name"])
+        for folder in (tmp_path / "out").iterdir()
+        for body in objects_in(folder).values()
+        if body["kind"] != "Kustomization"
+    ]
+    assert len(set(names)) == len(names) >= 4
