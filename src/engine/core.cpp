@@ -351,11 +351,10 @@ void EngineCore::land(Flight& flight, std::vector<Sampled>& sampled) {
     const RequestId id = request.request.id;
     if (sequence.finished || failed.contains(id)) continue;
     touched.insert(id);
-    if (sampled[i].broken) {
-      failed.insert(id);
-    } else if (flight.step->samples[i].target >= 0) {
+    const bool broken = sampled[i].broken;
+    if (!broken && flight.step->samples[i].target >= 0) {
       request.prompt_logprobs.push_back(std::move(sampled[i].logprobs));
-    } else if (!accept(sequence, sampled[i], now)) {
+    } else if (broken || !accept(sequence, sampled[i], now)) {
       failed.insert(id);
     }
   }

@@ -38,7 +38,8 @@ _SONGS = ["The River Song", "Blue Morning", "Dance of the Geese", "Silver Moon",
 _TOPICS = ["bees", "old clocks", "the history of Tarn", "wooden boats", "pear jam", "snow", "goats",
            "windmills", "glass lamps", "the river Silla", "sheep", "honey bread", "lighthouses",
            "the sea", "hot springs", "mushrooms", "music", "bridges"]  # fmt: skip
-_WEATHER = ["sunny", "rainy", "cloudy", "windy", "snowy", "foggy", "clear", "stormy"]
+_WEATHER = ["sunny", "rainy", "cloudy", "windy", "snowy", "foggy", "clear", "stormy",
+            "partly cloudy", "hot", "cold", "mild", "warm and dry"]  # fmt: skip
 _UNITS = {"metres": "feet", "kilometres": "miles", "kilograms": "pounds", "litres": "gallons",
           "miles": "kilometres", "pounds": "kilograms", "feet": "metres"}  # fmt: skip
 _LANGUAGES = ["French", "German", "Korean", "Spanish", "Italian", "Japanese"]
@@ -387,6 +388,31 @@ def call_text(calls):
     )
 
 
+_DONE = ["ok", "OK", "Ok.", "done", "Done.", "success", "Success!", "It worked.", "true", "yes",
+         "Completed", "The request was carried out.", "accepted", "finished"]  # fmt: skip
+
+
+def _in_words(r, result, told):
+    """A tool's result as a program without JSON would print it, or a person write it."""
+    if set(result) == {"status"} and r.random() < 0.6:
+        return r.choice([*_DONE, result["status"], told])
+    items = list(result.items())
+    r.shuffle(items)
+    values = [str(v) for _, v in items]
+    named = [f"{k}{r.choice([': ', '=', ' '])}{v}" for k, v in items]
+    text = r.choice([", ".join(values), " ".join(values), "; ".join(values), "\n".join(values),
+                     ", ".join(named), "\n".join(named), "Result: " + ", ".join(values),
+                     listing(values), told, told])  # fmt: skip
+    if "temperature" in result and r.random() < 0.5:
+        unit = r.choice([" degrees", "°C", "°", " C", "C"])
+        text = text.replace(str(result["temperature"]), str(result["temperature"]) + unit, 1)
+        text = text.replace(unit + " degrees", unit)
+    roll = r.random()
+    if roll < 0.15:
+        return text[:1].upper() + text[1:].rstrip(".") + "."
+    return json.dumps(text, ensure_ascii=False) if roll < 0.2 else text
+
+
 def _made(r, family, schema, names):
     """One use of a tool: (question, call, tool's answer as text, sentences telling it)."""
     values, asks, result, told = family[3](r)
@@ -395,8 +421,11 @@ def _made(r, family, schema, names):
         "name": schema["function"]["name"],
         "arguments": {names[k]: v for k, v in values.items()},
     }
+    answer = r.choice(told)
     reply = json.dumps(result, ensure_ascii=False)
-    return question, call, reply, r.choice(told)
+    if r.random() < 0.45:
+        reply = _in_words(r, result, answer)
+    return question, call, reply, answer
 
 
 def _toolbox(r, wanted):
