@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a stage (build, test, lint) needs and is missing: Debian packages, Rust, and for tests a
 # Python environment in .venv. Says what it installs and why. Works as root or through sudo; on a system
-# without apt it names what is missing and stops.
+# that is not Debian it looks for the tools and libraries themselves, names those it misses and stops.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=${1:-build}
@@ -13,13 +13,25 @@ case $stage in
   *) echo "setup: unknown stage '$stage'; use build, test or lint" >&2; exit 64 ;;
 esac
 
+# Whether what a package brings is here, whatever brought it.
+brought() {
+  case $1 in
+    h:*) echo "#include <${1#h:}>" | c++ -std=c++20 -E -x c++ - >/dev/null 2>&1 ;;
+    pc:*) pkg-config --exists "${1#pc:}" 2>/dev/null ;;
+    py:*) python3 -c "import ${1#py:}" 2>/dev/null ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
 missing=()
-while read -r of package reason; do
+while read -r of package brings reason; do
   [[ -z $of || $of == \#* ]] && continue
   [[ " $stages " == *" $of "* ]] || continue
   if command -v dpkg-query >/dev/null; then
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [[ $state == installed ]] && continue
+  elif brought "$brings"; then
+    continue
   fi
   missing+=("$package")
   echo "setup: needs $package: $reason"
@@ -35,8 +47,7 @@ fi
 
 if ((${#missing[@]})); then
   if ! command -v apt-get >/dev/null || ! grep -q '^ID=debian' /etc/os-release 2>/dev/null; then
-    echo "setup: this is not Debian; install the equivalents of the packages above and run again." >&2
-    command -v dpkg-query >/dev/null && echo "setup: missing: ${missing[*]}" >&2
+    echo "setup: this is not Debian; install what it calls ${missing[*]} and run again." >&2
     exit 69
   fi
   sudo=""

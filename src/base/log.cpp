@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <fmt/chrono.h>
 #include <poll.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
@@ -12,19 +13,80 @@
 #include <climits>
 #include <condition_variable>
 #include <csignal>
+#include <cstdlib>
+#include <ctime>
 #include <deque>
+#include <iterator>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace moesaic::base {
 namespace {
 
-constexpr const char* kPattern = "%H:%M:%S.%e %^%-5l%$ %v";
+constexpr const char* kPattern = "%Y-%m-%d %H:%M:%S.%e %^%-5l%$ %v";
 /// Bytes that may wait to be written: some thousands of lines.
 constexpr size_t kMaxQueued = size_t{256} << 10;
+
+std::atomic<LogFormat> g_format{LogFormat::kText};
+
+/// The text as a JSON string; what is not UTF-8 is not shown.
+void append_json(std::string_view text, spdlog::memory_buf_t& out) {
+  const auto add = [&](std::string_view piece) {
+    out.append(piece.data(), piece.data() + piece.size());
+  };
+  add("\"");
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const size_t size = utf8_size(text.substr(i));
+    if (size == 0) {
+      add("\\ufffd");
+    } else if (byte == '"' || byte == '\\') {
+      add("\\");
+      add(text.substr(i, 1));
+    } else if (byte < 0x20 || byte == 0x7f) {
+      add(fmt::format("\\u{:04x}", byte));
+    } else {
+      add(text.substr(i, size));
+    }
+    i += std::max<size_t>(size, 1);
+  }
+  add("\"");
+}
+
+void append_json_line(std::chrono::system_clock::time_point time, std::string_view level,
+                      std::string_view message, spdlog::memory_buf_t& out) {
+  const auto since = time.time_since_epoch();
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(since);
+  const auto rest = std::chrono::duration_cast<std::chrono::milliseconds>(since - seconds);
+  fmt::format_to(std::back_inserter(out),
+                 R"({{"time":"{:%Y-%m-%dT%H:%M:%S}.{:03}Z","level":"{}","message":)",
+                 fmt::gmtime(static_cast<std::time_t>(seconds.count())), rest.count(), level);
+  append_json(message, out);
+  out.push_back('}');
+  out.push_back('\n');
+}
+
+/// Lines in the format that is set.
+class Formatter : public spdlog::formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& out) override {
+    if (g_format == LogFormat::kText) return text_.format(message, out);
+    const auto level = spdlog::level::to_string_view(message.level);
+    append_json_line(message.time, {level.data(), level.size()},
+                     {message.payload.data(), message.payload.size()}, out);
+  }
+  std::unique_ptr<spdlog::formatter> clone() const override {
+    return std::make_unique<Formatter>();
+  }
+
+ private:
+  spdlog::pattern_formatter text_{kPattern};
+};
 
 /// Writes everything, waiting for a reader if need be. False when it cannot be written.
 bool write_all(int fd, std::string_view text) {
@@ -161,7 +223,7 @@ class Writer {
   uint64_t told_ = 0;
   std::atomic<uint64_t> dropped_{0};
   bool running_ = false;
-  spdlog::pattern_formatter formatter_{kPattern};
+  Formatter formatter_;
 };
 
 Writer& writer() {
@@ -174,7 +236,7 @@ class Sink : public spdlog::sinks::base_sink<std::mutex> {
     spdlog::memory_buf_t buffer;
     formatter_->format(message, buffer);
     std::string text = fmt::to_string(buffer);
-    if (terminal_ && message.color_range_end > message.color_range_start) {
+    if (colours_ && message.color_range_end > message.color_range_start) {
       text.insert(message.color_range_end, "\x1b[m");
       text.insert(message.color_range_start, color(message.level));
     }
@@ -188,12 +250,17 @@ class Sink : public spdlog::sinks::base_sink<std::mutex> {
     return level == spdlog::level::info ? "\x1b[32m" : "\x1b[36m";
   }
 
-  const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
+  static bool no_color() {
+    const char* value = std::getenv("NO_COLOR");
+    return value != nullptr && *value != '\0';
+  }
+
+  const bool colours_ = ::isatty(STDERR_FILENO) != 0 && !no_color();
 };
 
 }  // namespace
 
-void init_logging(std::string_view level) {
+void init_logging(std::string_view level, LogFormat format) {
   static const std::map<std::string, spdlog::level::level_enum> kLevels = {
       {"trace", spdlog::level::trace},       {"debug", spdlog::level::debug},
       {"info", spdlog::level::info},         {"warning", spdlog::level::warn},
@@ -209,20 +276,30 @@ void init_logging(std::string_view level) {
   }
   if (!spdlog::get("moesaic")) {
     const auto logger = std::make_shared<spdlog::logger>("moesaic", std::make_shared<Sink>());
-    logger->set_pattern(kPattern);
+    logger->set_formatter(std::make_unique<Formatter>());
     // A line that cannot even be put together, for want of memory. The default handler would write
     // to stderr itself.
     logger->set_error_handler([](const std::string&) { writer().drop(); });
     spdlog::set_default_logger(logger);
   }
   spdlog::set_level(found->second);
+  g_format = format;
 }
+
+LogFormat log_format() { return g_format; }
 
 void print_with_log(int fd, std::string text) { writer().push(fd, std::move(text)); }
 
 void flush_log(std::chrono::milliseconds patience) { writer().flush(patience); }
 
 uint64_t dropped_log_lines() { return writer().dropped(); }
+
+void write_last_error(const std::string& message) {
+  if (g_format == LogFormat::kText) return write_last_words("moesaic: " + message + "\n");
+  spdlog::memory_buf_t line;
+  append_json_line(std::chrono::system_clock::now(), "critical", message, line);
+  write_last_words({line.data(), line.size()});
+}
 
 void write_last_words(std::string_view text) noexcept {
   constexpr int kPatience = 1000;

@@ -15,9 +15,17 @@
 
 namespace moesaic::base {
 
+/// How a line looks: "2026-11-27 18:04:05.123 info  text" in local time, or an object of time
+/// (UTC), level and message, one to a line.
+enum class LogFormat : uint8_t { kText, kJson };
+
 /// Sets the level ("trace" ... "critical", "off"; Python's "DEBUG", "WARNING" are understood) and
-/// the line format. Throws UsageError on an unknown level.
-void init_logging(std::string_view level);
+/// the line format. Throws UsageError on an unknown level. Levels have colours on a terminal,
+/// unless NO_COLOR is set.
+void init_logging(std::string_view level, LogFormat format = LogFormat::kText);
+
+/// The format that was set last.
+LogFormat log_format();
 
 /// Text for standard output or standard error as it is, in order with the log's lines and like them
 /// dropped rather than waited for.
@@ -28,6 +36,9 @@ void flush_log(std::chrono::milliseconds patience = std::chrono::seconds(1));
 
 /// Lines that were dropped since the program started.
 uint64_t dropped_log_lines();
+
+/// The error that ends the program, at once: "moesaic: message", or a critical line of JSON.
+void write_last_error(const std::string& message);
 
 /// Writes to standard error at once, before the process ends; gives a full pipe a second. May be
 /// called from a signal handler.

@@ -72,6 +72,40 @@ size_t lines_of(const std::string& text) {
   return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
 }
 
+/// What `work` writes to standard error.
+std::string written_by(const std::function<void()>& work) {
+  const Pipe pipe;
+  {
+    const StandardError swapped(pipe.ends[1]);
+    work();
+    flush_log();
+  }
+  return pipe.read_all();
+}
+
+TEST(Log, TextLinesHaveADate) {
+  init_logging("info");
+  const std::string text = written_by([] { spdlog::warn("one"); });
+  EXPECT_TRUE(std::regex_match(
+      text, std::regex(R"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} warn(ing)? one\n)")))
+      << text;
+  EXPECT_EQ(written_by([] { write_last_error("gone"); }), "moesaic: gone\n");
+}
+
+TEST(Log, JsonLinesAreObjectsWhateverTheyHold) {
+  init_logging("info", LogFormat::kJson);
+  const std::string line = written_by([] { spdlog::info("a \"b\" \\ \n\x01 \xED\x95\x9C \xFF"); });
+  const std::string last = written_by([] { write_last_error("the end"); });
+  init_logging("info");
+  const std::string start = R"(\{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","level":)";
+  EXPECT_TRUE(std::regex_search(line, std::regex("^" + start + R"("info","message":)"))) << line;
+  EXPECT_TRUE(
+      line.ends_with("\"message\":\"a \\\"b\\\" \\\\ \\u000a\\u0001 \xED\x95\x9C \\ufffd\"}\n"))
+      << line;
+  EXPECT_TRUE(std::regex_match(last, std::regex(start + R"("critical","message":"the end"\}\n)")))
+      << last;
+}
+
 TEST(Log, WritesLinesInOrder) {
   init_logging("info");
   const Pipe pipe;

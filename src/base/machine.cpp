@@ -169,11 +169,13 @@ std::optional<double> read_quota(const fs::path& folder, bool version2) {
 
 Topology discover_topology() {
   Topology result;
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  const bool known = sched_getaffinity(0, sizeof(allowed), &allowed) == 0;
+  result.cpus = known ? CPU_COUNT(&allowed)
+                      : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   hwloc_topology_t topology = nullptr;
   if (hwloc_topology_init(&topology) == 0 && hwloc_topology_load(topology) == 0) {
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    sched_getaffinity(0, sizeof(allowed), &allowed);
     const int cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
     for (int i = 0; i < cores; ++i) {
       const hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, i);

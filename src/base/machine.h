@@ -14,6 +14,7 @@ namespace moesaic::base {
 struct Topology {
   std::vector<int> cores;   ///< one logical CPU per physical core, grouped by NUMA node
   std::vector<int> nodes;   ///< the NUMA node of each of them, counted from 0
+  int cpus = 1;             ///< logical CPUs that this process may use
   int numa_nodes = 1;       ///< that have one of the cores
   size_t l1d_bytes = 0;     ///< per core
   size_t l2_bytes = 0;      ///< per core

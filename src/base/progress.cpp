@@ -45,13 +45,19 @@ std::string duration(double seconds) {
 
 Progress::Output standard_error() {
   Progress::Output output;
-  output.terminal = ::isatty(STDERR_FILENO) != 0;
+  const bool json = log_format() == LogFormat::kJson;
+  output.terminal = !json && ::isatty(STDERR_FILENO) != 0;
   struct winsize size {};
   if (output.terminal && ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
     // A full last column would wrap on some terminals.
     output.columns = std::min<int>(kMaxColumns, size.ws_col - 1);
   }
   output.write = [](std::string_view text) { print_with_log(STDERR_FILENO, std::string(text)); };
+  if (json) {
+    output.write = [](std::string_view text) {
+      spdlog::info("{}", text.substr(0, text.find('\n')));
+    };
+  }
   output.now = [] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
         .count();

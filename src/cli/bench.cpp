@@ -25,6 +25,7 @@ namespace moesaic::cli {
 namespace {
 
 constexpr int64_t kPrefill = 512;
+constexpr int64_t kDecode = 64;  ///< tokens after the prefill, with room
 constexpr int64_t kSequences = 16;
 constexpr int64_t kFill = 64;  ///< tokens of each sequence in one step that fills its context
 
@@ -233,11 +234,6 @@ Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::stri
   return result;
 }
 
-/// Nothing is faster than its limit. Caches that hold a small model's weights are, of memory's.
-bool is_faulty(const std::vector<Result>& results) {
-  return std::any_of(results.begin(), results.end(), [](const Result& r) { return r.share() > 1; });
-}
-
 void print_results(const Machine& machine, const LoadedModel& model,
                    const std::vector<Result>& results) {
   fmt::print("{}\n", model.description());
@@ -252,7 +248,10 @@ void print_results(const Machine& machine, const LoadedModel& model,
       fmt::print("{:<26}{} of {} experts touched per step\n", "", result.touched, all);
     }
   }
-  if (!is_faulty(results)) return;
+  // Nothing is faster than its limit; but memory does not limit what caches hold.
+  const bool faulty = std::any_of(results.begin(), results.end(),
+                                  [](const Result& result) { return result.share() > 1; });
+  if (!faulty) return;
   const size_t caches = base::discover_topology().all_l3_bytes;
   fmt::print(
       "\nA limit is faulty: nothing is faster than what bounds it. Do not quote shares above "
@@ -264,46 +263,72 @@ void print_results(const Machine& machine, const LoadedModel& model,
   }
 }
 
-std::unique_ptr<LoadedModel> load_for_bench(const Invocation& invocation, int64_t length) {
+/// Tokens that a sequence of this model may have, prompt and output together.
+int64_t context_of(const LoadedModel& model, const base::Settings& settings) {
+  if (settings.get_bool("allow-long-max-model-len")) return model.max_model_len;
+  return std::min(model.max_model_len, model.spec.max_position);
+}
+
+/// A model without its weights, for sequences of `length` tokens or of what its context has.
+std::unique_ptr<LoadedModel> prepare_for_bench(const Invocation& invocation, int64_t length) {
   base::init_logging("warning");
   check_setting_states(invocation.settings);
   const MemoryDefaults defaults{
       .max_model_len = length, .max_sequences = kSequences, .max_rows = 2048};
-  return load_model(model_path(invocation), invocation.settings, defaults);
+  return prepare_model(model_path(invocation), invocation.settings, defaults);
+}
+
+/// Tokens of the measured prefill, which decode then goes on from: whole pieces of what fills the
+/// contexts of the sixteen. Throws ConfigError when the context has no room for one.
+int64_t prefill_for(const LoadedModel& model, const base::Settings& settings) {
+  const int64_t room = context_of(model, settings) - kDecode;
+  const int64_t tokens = std::min(kPrefill, room) / kFill * kFill;
+  if (tokens > 0) return tokens;
+  throw base::ConfigError(
+      fmt::format("the model's context is too short to measure; {} tokens are "
+                  "the least",
+                  kFill + kDecode));
+}
+
+void print_json(const Machine& machine, const LoadedModel& model, int64_t prefill_tokens,
+                const std::vector<std::pair<const char*, Result>>& results) {
+  bool faulty = false;
+  boost::json::object root;
+  root["backend"] = model.description();
+  root["bandwidth_bytes_per_s"] = machine.bandwidth;
+  root["peak_operations_per_s"] = machine.peak;
+  root["prefill_tokens"] = prefill_tokens;
+  for (const auto& [name, result] : results) {
+    root[fmt::format("{}_tokens_per_s", name)] = result.tokens_per_s;
+    root[fmt::format("{}_limit_share", name)] = result.share();
+    root[fmt::format("{}_experts_touched", name)] = result.touched;
+    faulty = faulty || result.share() > 1;
+  }
+  root["limit_is_faulty"] = faulty;
+  std::cout << boost::json::serialize(root) << "\n";
 }
 
 int bench_latency(const Invocation& invocation) {
   const int repeats = static_cast<int>(invocation.integer("repeats", 5, 1, 1000));
-  const auto model = load_for_bench(invocation, kPrefill + 64);
+  const auto model = prepare_for_bench(invocation, kPrefill + kDecode);
+  const int64_t tokens = prefill_for(*model, invocation.settings);
+  load_weights(*model, invocation.settings);
   Gauge gauge(invocation, *model);
-  Runner runner(*model, std::max(kPrefill, kSequences * kFill));
-  const Result prefill =
-      measure(runner, *model, gauge, "prefill, 512 tokens", {1, kPrefill, 0}, repeats, 1);
+  Runner runner(*model, std::max(tokens, kSequences * kFill));
+  const Result prefill = measure(runner, *model, gauge, fmt::format("prefill, {} tokens", tokens),
+                                 {1, tokens, 0}, repeats, 1);
   const Result decode =
-      measure(runner, *model, gauge, "decode, 1 sequence", {1, 1, kPrefill}, repeats, 8);
+      measure(runner, *model, gauge, "decode, 1 sequence", {1, 1, tokens}, repeats, 8);
   // Each of the sixteen needs a context of its own: untouched pages would all be one page of zeros.
-  for (int64_t context = 0; context < kPrefill; context += kFill) {
+  for (int64_t context = 0; context < tokens; context += kFill) {
     runner.run(kSequences, kFill, context);
   }
   const Result decode16 =
-      measure(runner, *model, gauge, "decode, 16 sequences", {kSequences, 1, kPrefill}, repeats, 4);
+      measure(runner, *model, gauge, "decode, 16 sequences", {kSequences, 1, tokens}, repeats, 4);
   const Machine machine = gauge.median_machine();
   if (invocation.has("json")) {
-    boost::json::object root;
-    root["backend"] = model->description();
-    root["bandwidth_bytes_per_s"] = machine.bandwidth;
-    root["peak_operations_per_s"] = machine.peak;
-    root["prefill_tokens_per_s"] = prefill.tokens_per_s;
-    root["prefill_limit_share"] = prefill.share();
-    root["prefill_experts_touched"] = prefill.touched;
-    root["decode_tokens_per_s"] = decode.tokens_per_s;
-    root["decode_limit_share"] = decode.share();
-    root["decode_experts_touched"] = decode.touched;
-    root["decode16_tokens_per_s"] = decode16.tokens_per_s;
-    root["decode16_limit_share"] = decode16.share();
-    root["decode16_experts_touched"] = decode16.touched;
-    root["limit_is_faulty"] = is_faulty({prefill, decode, decode16});
-    std::cout << boost::json::serialize(root) << "\n";
+    print_json(machine, *model, tokens,
+               {{"prefill", prefill}, {"decode", decode}, {"decode16", decode16}});
   } else {
     print_results(machine, *model, {prefill, decode, decode16});
   }
@@ -345,7 +370,14 @@ int bench_throughput(const Invocation& invocation) {
   const int64_t requests = invocation.integer("requests", 32, 1, 100000);
   const int64_t input = invocation.integer("input-len", 256, 1, 1 << 20);
   const int64_t output = invocation.integer("output-len", 64, 1, 1 << 20);
-  const auto model = load_for_bench(invocation, input + output);
+  const auto model = prepare_for_bench(invocation, input + output);
+  if (const int64_t most = context_of(*model, invocation.settings); input + output > most) {
+    throw base::ConfigError(
+        fmt::format("--input-len {} and --output-len {} together are more than "
+                    "the context of {} tokens; lower them",
+                    input, output, most));
+  }
+  load_weights(*model, invocation.settings);
   const auto engine =
       start_engine(*model, invocation.settings, std::make_shared<engine::EngineObserver>());
   const auto counter = std::make_shared<Counter>();

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
@@ -15,8 +18,11 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "cli/commands.h"
+#include "cli/line_editor.h"
 #include "cli/loaded_model.h"
+#include "cli/word_wrap.h"
 
 namespace moesaic::cli {
 namespace {
@@ -61,9 +67,17 @@ float real(const Invocation& invocation, const std::string& name, float fallback
   return value;
 }
 
+/// Columns of the terminal that answers go to; 0 when it is none, or does not say.
+size_t columns() {
+  winsize size{};
+  if (isatty(STDOUT_FILENO) == 0 || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return 0;
+  return size.ws_col;
+}
+
 /// One conversation at the terminal.
 class Conversation {
  public:
+  /// Reads the tokenizer and the chat template; the weights may come later.
   Conversation(LoadedModel& model, const Invocation& invocation)
       : model_(model),
         settings_(invocation.settings),
@@ -83,8 +97,12 @@ class Conversation {
     if (invocation.has("seed")) {
       sampling_.seed = static_cast<uint64_t>(invocation.integer("seed", 0, 0, INT64_MAX));
     }
-    engine_ = start_engine(model, settings_, std::make_shared<engine::EngineObserver>());
     reset();
+  }
+
+  /// Before the first question, when the weights are there.
+  void start() {
+    engine_ = start_engine(model_, settings_, std::make_shared<engine::EngineObserver>());
   }
 
   void reset() {
@@ -137,6 +155,7 @@ class Conversation {
       throw base::UnavailableError("the engine refused the request; its KV cache is too small");
     }
     std::string answer;
+    WordWrap out(columns, [](std::string_view text) { std::cout << text << std::flush; });
     g_interrupted = false;
     for (;;) {
       if (g_interrupted.exchange(false)) engine_->finish(id, -1, engine::FinishReason::kAbort);
@@ -145,12 +164,13 @@ class Conversation {
       std::string piece;
       for (int32_t token : output->tokens) piece += decoder.push(token);
       if (output->finish != engine::FinishReason::kNone) piece += decoder.finish();
-      std::cout << piece << std::flush;
+      out.add(piece);
       answer += piece;
-      if (output->finish == engine::FinishReason::kLength) std::cout << " (cut at the limit)";
-      if (output->finish == engine::FinishReason::kError) std::cout << " (failed; see the log)";
+      if (output->finish == engine::FinishReason::kLength) out.add(" (cut at the limit)");
+      if (output->finish == engine::FinishReason::kError) out.add(" (failed; see the log)");
       if (output->finish != engine::FinishReason::kNone) break;
     }
+    out.finish();
     std::cout << "\n";
     return answer;
   }
@@ -166,29 +186,107 @@ class Conversation {
   engine::RequestId last_id_ = 0;
 };
 
+constexpr const char* kHelp =
+    "/reset  forget the conversation\n"
+    "/help   this text\n"
+    "/exit   leave, as Ctrl-D does\n"
+    "Several lines: Alt-Enter between them, a backslash at a line's end, or \"\"\" before the first\n"
+    "and after the last. Pasted text is one message. Arrow keys bring earlier ones back, Ctrl-R\n"
+    "looks for one. Ctrl-C stops an answer, or drops what is typed.\n";
+
+/// Whether a line is meant for the program: a slash and one word. A path has more.
+bool is_command(const std::string& line) {
+  return line.size() > 1 && line[0] == '/' &&
+         std::all_of(line.begin() + 1, line.end(), [](char c) { return c >= 'a' && c <= 'z'; });
+}
+
+/// Does what a line says or asks the model; false when the conversation is over.
+bool act(Conversation& conversation, const std::string& line) {
+  static const std::vector<std::string> kCommands = {"/reset", "/help", "/exit", "/quit"};
+  if (line == "/exit" || line == "/quit") return false;
+  if (line == "/reset") {
+    conversation.reset();
+  } else if (line == "/help") {
+    std::cout << kHelp;
+  } else if (is_command(line)) {
+    std::cout << fmt::format("(there is no {}, did you mean {}? /help lists all)\n",
+                             line.substr(0, 40), base::nearest(line, kCommands));
+  } else if (line.find_first_not_of(" \t\n") != std::string::npos) {
+    conversation.ask(line);
+  }
+  return true;
+}
+
+/// Questions from a terminal.
+class Prompt {
+ public:
+  /// The next one, which may have several lines; none when the user leaves.
+  std::optional<std::string> read() {
+    for (;;) {
+      std::cout << "\n" << std::flush;
+      LineEditor::Line line = editor_.read("> ");
+      if (line.end == LineEditor::End::kLine) line = whole(std::move(line.text));
+      if (line.end == LineEditor::End::kClosed) return std::nullopt;
+      if (line.end == LineEditor::End::kLine) {
+        interrupted_ = false;
+        if (!line.text.empty()) editor_.remember(line.text);
+        return line.text;
+      }
+      // The first one may have been meant for an answer that had just ended.
+      if (line.text.empty() && interrupted_) return std::nullopt;
+      interrupted_ = line.text.empty();
+      std::cout << (interrupted_ ? "\n(Ctrl-C again leaves, as Ctrl-D does)\n" : "\n");
+    }
+  }
+
+ private:
+  /// Reads on while the text says that it is not whole.
+  LineEditor::Line whole(std::string text) {
+    constexpr std::string_view kFence = "\"\"\"";
+    const bool fenced = text.starts_with(kFence);
+    if (fenced) text.erase(0, kFence.size());
+    while (fenced ? !text.ends_with(kFence) : text.ends_with('\\')) {
+      LineEditor::Line more = editor_.read(". ");
+      if (more.end != LineEditor::End::kLine) {
+        more.text = text;
+        return more;
+      }
+      if (!fenced) text.pop_back();
+      text += "\n" + more.text;
+    }
+    if (fenced) text.resize(text.size() - kFence.size());
+    return {LineEditor::End::kLine, text};
+  }
+
+  LineEditor editor_{g_interrupted};
+  bool interrupted_ = false;
+};
+
+void talk(Conversation& conversation) {
+  std::cout << "Ctrl-C stops an answer, Ctrl-D ends, /help says more.\n";
+  Prompt prompt;
+  while (const auto question = prompt.read()) {
+    if (!act(conversation, *question)) break;
+  }
+  std::cout << "\n";
+}
+
 int run_chat(const Invocation& invocation) {
   base::init_logging("warning");
   check_setting_states(invocation.settings);
-  const auto model = load_model(model_path(invocation), invocation.settings,
-                                {.max_model_len = 0, .max_sequences = 1, .max_rows = 0});
+  const auto model = prepare_model(model_path(invocation), invocation.settings,
+                                   {.max_model_len = 0, .max_sequences = 1, .max_rows = 0});
   Conversation conversation(*model, invocation);
+  load_weights(*model, invocation.settings);
+  conversation.start();
+  use_utf8();
   std::signal(SIGINT, [](int) { g_interrupted = true; });
-  const bool terminal = isatty(STDIN_FILENO) != 0;
-  if (terminal) {
-    std::cout << "Ctrl-C stops an answer, Ctrl-D ends, /reset forgets the conversation.\n";
+  if (isatty(STDIN_FILENO) != 0) {
+    talk(conversation);
+    return 0;
   }
-  std::string line;
-  for (;;) {
-    if (terminal) std::cout << "\n> " << std::flush;
-    if (!std::getline(std::cin, line)) break;
-    if (line == "/exit" || line == "/quit") break;
-    if (line == "/reset") {
-      conversation.reset();
-    } else if (!line.empty()) {
-      conversation.ask(line);
-    }
+  for (std::string line; std::getline(std::cin, line) && act(conversation, line);) {
   }
-  if (terminal) std::cout << "\n";
   return 0;
 }
 
@@ -199,7 +297,7 @@ Command chat_command() {
           "MODEL",
           "Talk to a model in the terminal.",
           "Answers stream as they are made, and the conversation so far is part of each question. "
-          "Reads one question per line, also from a pipe.",
+          "From a pipe, each line is a question. Nothing that is typed is kept on disk.",
           {{"system", "TEXT", "System message of the conversation."},
            {"max-tokens", "N", "Longest answer. Default 512."},
            {"temperature", "T", "0 always takes the likeliest token. Default 0.7."},

@@ -33,6 +33,17 @@ struct Flag {
   bool negated = false;
 };
 
+/// "a", "b" and "c" of "a|b|c".
+std::vector<std::string_view> parts_of(std::string_view choices) {
+  std::vector<std::string_view> parts;
+  while (!choices.empty()) {
+    const size_t bar = choices.find('|');
+    parts.push_back(choices.substr(0, bar));
+    choices = bar == std::string_view::npos ? std::string_view{} : choices.substr(bar + 1);
+  }
+  return parts;
+}
+
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 bool takes(const Command& command, const SettingRow& row) {
@@ -339,6 +350,84 @@ Invocation parse_command_line(const Command& command, std::span<const std::strin
   return invocation;
 }
 
+std::vector<std::string> completions(const Command& command, std::span<const std::string> words) {
+  const auto flags = known_flags(command);
+  std::string last = words.empty() ? "" : words.back();
+  std::string flag = words.size() > 1 ? words[words.size() - 2] : "";
+  std::string kept;  // of the last word, before what is completed
+  if (const size_t equals = last.find('='); last.starts_with('-') && equals != last.npos) {
+    flag = last.substr(0, equals);
+    kept = last.substr(0, equals + 1);
+    last.erase(0, equals + 1);
+  }
+  std::vector<std::string> found;
+  const auto add = [&](const std::string& word) {
+    if (word.starts_with(last)) found.push_back(kept + word);
+  };
+  const auto known = flags.find(flag);
+  if (known != flags.end() && known->second.row != nullptr) {
+    const SettingRow& row = *known->second.row;
+    const std::string_view choices = row.works.empty() ? row.range : row.works;
+    if (row.type != SettingType::kBool) {
+      if (choices.find('|') == std::string_view::npos) return {};
+      for (const std::string_view choice : parts_of(choices)) add(std::string(choice));
+      return found;
+    }
+    if (!kept.empty()) {
+      add("true");
+      add("false");
+      return found;
+    }
+  } else if (known != flags.end() && !known->second.option->value.empty()) {
+    return {};
+  }
+  if (!last.starts_with('-')) {
+    // "latency|throughput MODEL": words to choose from come first.
+    const std::string_view first = command.arguments.substr(0, command.arguments.find(' '));
+    if (words.size() > 1 || first.find('|') == std::string_view::npos) return {};
+    for (const std::string_view word : parts_of(first)) add(std::string(word));
+    return found;
+  }
+  for (const auto& [spelling, what] : flags) {
+    const bool works = what.row == nullptr || what.row->state == SettingState::kActive;
+    if (works && spelling.starts_with("--")) add(spelling);
+  }
+  return found;
+}
+
+namespace {
+
+/// What stands for a setting's value in --help: " N", " auto|cpu", "" for a switch.
+std::string placeholder(const SettingRow& row) {
+  const std::string_view choices = row.works.empty() ? row.range : row.works;
+  switch (row.type) {
+    case SettingType::kBool:
+      return fmt::format(", --no-{}", row.name);
+    case SettingType::kInt:
+      return choices.find('|') == std::string_view::npos ? " N" : fmt::format(" {}", choices);
+    case SettingType::kFloat:
+      return " X";
+    case SettingType::kString:
+      return choices.empty() ? " TEXT" : fmt::format(" {}", choices);
+    case SettingType::kStringList:
+      return " A,B,...";
+    case SettingType::kJson:
+      return " JSON";
+  }
+  return "";
+}
+
+/// "1 to 65536", " at least 1"; "" for none.
+std::string range_in_words(const SettingRow& row) {
+  const size_t dots = row.range.find("..");
+  if (dots == std::string_view::npos) return "";
+  const std::string_view high = row.range.substr(dots + 2);
+  return high.empty() ? fmt::format(" At least {}.", row.range.substr(0, dots))
+                      : fmt::format(" {} to {}.", row.range.substr(0, dots), high);
+}
+
+}  // namespace
+
 std::string wrapped(std::string_view text, size_t indent, size_t width) {
   std::string out;
   size_t column = indent;
@@ -384,16 +473,11 @@ std::string help_text(const Command& command) {
       group = row.group;
       out += fmt::format("\n{}:\n", group);
     }
-    std::string line = fmt::format("  --{}", row.name);
-    if (row.type == SettingType::kBool) line += fmt::format(", --no-{}", row.name);
-    const std::string_view choices = row.works.empty() ? row.range : row.works;
-    if (!choices.empty() && row.type == SettingType::kString) line += fmt::format(" {}", choices);
-    out +=
-        line + "\n      " +
-        wrapped(fmt::format("{}{}", row.help,
+    out += fmt::format(
+        "  --{}{}\n      {}\n", row.name, placeholder(row),
+        wrapped(fmt::format("{}{}{}", row.help, range_in_words(row),
                             row.fallback.empty() ? "" : fmt::format(" Default {}.", row.fallback)),
-                6) +
-        "\n";
+                6));
   }
   out += "\n" +
          wrapped(

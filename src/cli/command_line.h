@@ -55,6 +55,10 @@ Invocation parse_command_line(const Command& command, std::span<const std::strin
 Invocation parse_command_line(const Command& command, std::span<const std::string> arguments,
                               const std::function<const char*(const char*)>& getenv);
 
+/// What can stand where the last of `words` stands, given those before it and its own beginning:
+/// flags of the command, or values of the flag before it. Empty where only a file makes sense.
+std::vector<std::string> completions(const Command& command, std::span<const std::string> words);
+
 /// The text of `moesaic COMMAND --help`, at most 80 columns wide.
 std::string help_text(const Command& command);
 

@@ -2,14 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <functional>
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <string_view>
 #include <thread>
 
 #include "base/error.h"
@@ -125,6 +128,8 @@ model::MemoryNeeds plan(LoadedModel& model, const base::Settings& settings,
   }
 }
 
+}  // namespace
+
 fs::path cache_folder(const base::Settings& settings) {
   const std::string asked = settings.get_string("prepared-cache");
   if (asked == "off") return {};
@@ -137,8 +142,6 @@ fs::path cache_folder(const base::Settings& settings) {
   }
   return {};
 }
-
-}  // namespace
 
 std::string model_name(const Invocation& invocation) {
   std::string given = invocation.settings.get_string("model");
@@ -159,6 +162,34 @@ std::string model_name(const Invocation& invocation) {
   return given;
 }
 
+namespace {
+
+bool is_gguf(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return false;
+  std::array<char, 4> start{};
+  std::ifstream(path, std::ios::binary).read(start.data(), start.size());
+  return path.extension() == ".gguf" || std::string_view(start.data(), start.size()) == "GGUF";
+}
+
+/// Names a model in another format than ours for what it is: a file, or a folder of nothing else.
+void refuse_gguf(const fs::path& given) {
+  std::error_code error;
+  std::optional<fs::path> found;
+  if (is_gguf(given)) found = given;
+  if (fs::is_directory(given, error) && !fs::exists(given / "config.json", error)) {
+    for (const auto& entry : fs::directory_iterator(given, error)) {
+      if (is_gguf(entry.path())) found = entry.path();
+    }
+  }
+  if (!found) return;
+  throw base::ModelFileError(found->string(),
+                             "this is a GGUF file, which moesaic does not read yet; give the "
+                             "folder of the same model's safetensors version");
+}
+
+}  // namespace
+
 fs::path model_path(const Invocation& invocation) {
   const std::string given = model_name(invocation);
   std::error_code error;
@@ -168,6 +199,7 @@ fs::path model_path(const Invocation& invocation) {
         "example: hf download {} --local-dir DIR) and give that folder",
         given, given));
   }
+  refuse_gguf(given);
   return given;
 }
 
@@ -268,6 +300,12 @@ std::vector<LoadedRank> make_ranks(const base::Settings& settings) {
   const bool reference = settings.get_string("backend") == "reference";
   auto threads = static_cast<int>(reference ? count : settings.get_int("threads"));
   if (threads == 0) threads = base::usable_cores(topology);
+  if (!reference && threads > topology.cpus) {
+    throw base::ConfigError(fmt::format(
+        "{} {}: this process may use {} CPUs, and more threads would only wait for each other; "
+        "leave it out for one per core",
+        settings.origin("threads"), threads, topology.cpus));
+  }
   if (count > static_cast<int>(topology.cores.size())) {
     spdlog::warn("{} {}: this process has {} cores, on which ranks will wait for each other",
                  settings.origin("tensor-parallel-size"), count, topology.cores.size());
@@ -392,16 +430,18 @@ std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Setti
   return model;
 }
 
-std::unique_ptr<LoadedModel> load_model(const fs::path& path, const base::Settings& settings,
-                                        const MemoryDefaults& defaults) {
+std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
+                                           const MemoryDefaults& defaults) {
   auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
   model->folder = fs::is_directory(path) ? path : path.parent_path();
   spdlog::info("{}; {}", model->description(), model->spec.architecture);
   for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
-
-  load_ranks(*model, settings);
-  base::flush_log();  // before what the commands print themselves
   return model;
+}
+
+void load_weights(LoadedModel& model, const base::Settings& settings) {
+  load_ranks(model, settings);
+  base::flush_log();  // before what the commands print themselves
 }
 
 std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_rows) {
@@ -455,11 +495,15 @@ void warn_of_unknown_tokens(const text::Tokenizer& tokenizer, int64_t rows) {
 
 }  // namespace
 
+fs::path tokenizer_folder(const LoadedModel& model, const base::Settings& settings) {
+  const std::string other = settings.get_string("tokenizer");
+  return other.empty() ? model.folder : fs::path(other);
+}
+
 std::shared_ptr<const text::Tokenizer> load_tokenizer(const LoadedModel& model,
                                                       const base::Settings& settings) {
   if (settings.get_bool("skip-tokenizer-init")) return nullptr;
-  const std::string other = settings.get_string("tokenizer");
-  const fs::path place = other.empty() ? model.folder : fs::path(other);
+  const fs::path place = tokenizer_folder(model, settings);
   if (settings.get_string("load-format") == "dummy" && !fs::exists(place / "tokenizer.json")) {
     spdlog::warn("no tokenizer.json in {}; prompts must be token ids", place.string());
     return nullptr;

@@ -56,7 +56,8 @@ struct LoadedModel {
 /// both and they differ.
 std::string model_name(const Invocation& invocation);
 
-/// model_name() as a path; throws MissingFileError when there is nothing of that name.
+/// model_name() as a path; throws MissingFileError when there is nothing of that name, and
+/// ModelFileError when it is GGUF.
 std::filesystem::path model_path(const Invocation& invocation);
 
 /// Refuses settings whose feature does not exist yet, and logs those without effect.
@@ -82,11 +83,17 @@ void check_contradictions(const base::Settings& settings, const model::ModelSpec
 std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Settings& settings,
                                         const MemoryDefaults& memory_defaults);
 
-/// Reads the config, plans memory, loads or makes the weights with progress on stderr, and
-/// allocates the KV cache.
-std::unique_ptr<LoadedModel> load_model(const std::filesystem::path& path,
-                                        const base::Settings& settings,
-                                        const MemoryDefaults& memory_defaults);
+/// Reads the config and plans memory: all that can be refused before weights are read.
+std::unique_ptr<LoadedModel> prepare_model(const std::filesystem::path& path,
+                                           const base::Settings& settings,
+                                           const MemoryDefaults& memory_defaults);
+
+/// Loads or makes the weights of a prepared model, with progress on stderr, and allocates the KV
+/// cache.
+void load_weights(LoadedModel& model, const base::Settings& settings);
+
+/// The folder of --prepared-cache; empty without one.
+std::filesystem::path cache_folder(const base::Settings& settings);
 
 /// What runs the model's steps of at most `max_rows` rows; the model outlives it.
 std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_rows);
@@ -94,6 +101,9 @@ std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_
 /// An engine over the model, which must outlive it.
 std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Settings& settings,
                                              std::shared_ptr<engine::EngineObserver> observer);
+
+/// Where the tokenizer's files are: --tokenizer or the model's folder.
+std::filesystem::path tokenizer_folder(const LoadedModel& model, const base::Settings& settings);
 
 /// The tokenizer of --tokenizer or the model's folder; null with --skip-tokenizer-init, or for
 /// dummy weights when there is none. Warns of tokens for which the model has no embedding.

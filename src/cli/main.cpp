@@ -21,45 +21,37 @@ namespace {
 
 using namespace moesaic;
 
-std::string overview(const std::vector<cli::Command>& commands) {
+std::string overview() {
   std::string out =
       "moesaic serves Mixture-of-Experts language models.\n\n"
       "Usage: moesaic COMMAND [arguments]\n\nCommands:\n";
-  for (const cli::Command& command : commands) {
-    out += fmt::format("  {:<10}{}\n", command.name, cli::wrapped(command.summary, 12));
+  for (const cli::Command& command : cli::commands()) {
+    out += fmt::format("  {:<12}{}\n", command.name, cli::wrapped(command.summary, 14));
   }
   return out +
-         "\n'moesaic COMMAND --help' says more. A first try:\n"
+         "\n'moesaic help COMMAND' says more. A first try:\n"
          "  moesaic serve models/demo\n";
 }
 
+int print(const std::string& text) {
+  std::cout << text;
+  return 0;
+}
+
 int run(const std::vector<std::string>& arguments) {
-  const std::vector<cli::Command> commands = {
-      cli::serve_command(), cli::chat_command(), cli::inspect_command(), cli::bench_command(),
-      cli::docs_command(),  cli::plan_command(), cli::deploy_command(),  cli::migrate_command()};
-  if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" ||
-      arguments[0] == "help") {
-    std::cout << overview(commands);
-    return 0;
+  const std::string first = arguments.empty() ? "help" : arguments[0];
+  if (first == "--help" || first == "-h" || first == "help") {
+    const bool about = first == "help" && arguments.size() > 1;
+    return print(about ? cli::help_text(cli::find_command(arguments[1])) : overview());
   }
-  if (arguments[0] == "--version" || arguments[0] == "version") {
-    std::cout << "moesaic " MOESAIC_VERSION "\n";
-    return 0;
+  if (first == "--version" || first == "version") return print("moesaic " MOESAIC_VERSION "\n");
+  const cli::Command& command = cli::find_command(first);
+  const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
+  for (const std::string& argument : rest) {
+    if (argument == "--") break;
+    if (argument == "--help" || argument == "-h") return print(cli::help_text(command));
   }
-  for (const cli::Command& command : commands) {
-    if (arguments[0] != command.name) continue;
-    const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
-    for (const std::string& argument : rest) {
-      if (argument == "--") break;
-      if (argument == "--help" || argument == "-h") {
-        std::cout << cli::help_text(command);
-        return 0;
-      }
-    }
-    return command.run(cli::parse_command_line(command, rest));
-  }
-  throw base::UsageError(
-      fmt::format("unknown command '{}'; 'moesaic --help' lists them", arguments[0]));
+  return command.run(cli::parse_command_line(command, rest));
 }
 
 /// A program started without its standard streams would take the first file or socket that it opens
@@ -71,7 +63,7 @@ void open_standard_streams() {
 }
 
 int fail(base::ExitCode code, const std::string& message) {
-  base::write_last_words("moesaic: " + message + "\n");
+  base::write_last_error(message);
   return static_cast<int>(code);
 }
 

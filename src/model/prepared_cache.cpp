@@ -6,12 +6,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <mutex>
+#include <regex>
 #include <span>
 #include <utility>
 #include <vector>
@@ -248,6 +251,31 @@ std::string rank_part(const Shard& shard) {
   return fmt::format("{}of{}-", shard.rank, shard.ranks);
 }
 
+/// What people call the model of a folder: its last part, or of a Hugging Face cache the part that
+/// says ORG--NAME; made fit for a file name.
+std::string model_of(const fs::path& folder) {
+  constexpr std::string_view kHub = "models--";
+  constexpr size_t kMost = 64;
+  std::string name;
+  for (const fs::path& part : folder) {
+    if (!part.empty() && part != "/") name = part.string();
+    if (name.starts_with(kHub)) break;
+  }
+  if (name.starts_with(kHub)) name.erase(0, kHub.size());
+  for (char& c : name) {
+    const bool plain =
+        std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.';
+    if (!plain) c = '_';
+  }
+  return name.empty() ? "model" : name.substr(0, kMost);
+}
+
+/// Whether a file that is being written has lost its writer.
+bool is_abandoned(const fs::path& path) {
+  const File part(path, O_RDWR);
+  return part && ::flock(part.fd(), LOCK_EX | LOCK_NB) == 0;
+}
+
 /// Removes the model folder's files, finished or abandoned, but `keep` and those of the ranks that
 /// share the model with this one.
 void remove_others(const fs::path& folder, const std::string& prefix, const Shard& shard,
@@ -267,9 +295,7 @@ void remove_others(const fs::path& folder, const std::string& prefix, const Shar
     if (!name.starts_with(prefix) || name.starts_with(keep.filename().string())) continue;
     if (is_sibling(name)) continue;
     if (name.ends_with(kSuffix)) stale.push_back(entry.path());
-    if (!name.ends_with(kPartSuffix)) continue;
-    const File part(entry.path(), O_RDWR);
-    if (part && ::flock(part.fd(), LOCK_EX | LOCK_NB) == 0) stale.push_back(entry.path());
+    if (name.ends_with(kPartSuffix) && is_abandoned(entry.path())) stale.push_back(entry.path());
   }
   for (const fs::path& path : stale) {
     if (fs::remove(path, error)) spdlog::info("removed the outdated {}", path.string());
@@ -325,7 +351,7 @@ PreparedCache::PreparedCache(fs::path cache_folder, const PreparedKey& key)
       fmt::format("{}\n{}\n{}\n{}", key.folder, key.checkpoint, key.packing, key.layout);
   key_[0] = base::hash_text(text, 0);
   key_[1] = base::hash_text(text, 1);
-  prefix_ = fmt::format("{:016x}-", base::hash_text(key.folder));
+  prefix_ = fmt::format("{}-{:016x}-", model_of(key.folder), base::hash_text(key.folder));
   path_ = folder_ / fmt::format("{}{}{:016x}{}", prefix_, rank_part(shard_), key_[0], kSuffix);
 }
 
@@ -394,6 +420,30 @@ void PreparedCache::write(const backend::Buffer& buffer, backend::Backend& backe
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   spdlog::info("wrote {} ({:.2f} GiB in {:.1f} s); --prepared-cache off does without",
                path_.string(), static_cast<double>(needed) / (1 << 30), seconds.count());
+}
+
+std::vector<PreparedFile> prepared_files(const fs::path& cache_folder) {
+  static const std::regex kName(
+      R"((?:(.+)-)?[0-9a-f]{16}-\d+of\d+-[0-9a-f]{16}\.moesaic(\.part)?)");
+  std::vector<PreparedFile> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(cache_folder, error)) {
+    const std::string name = entry.path().filename().string();
+    std::smatch parts;
+    if (!entry.is_regular_file(error) || !std::regex_match(name, parts, kName)) continue;
+    files.push_back({entry.path(), parts[1].str(), entry.file_size(error),
+                     entry.last_write_time(error), !parts[2].matched});
+  }
+  std::sort(files.begin(), files.end(),
+            [](const auto& a, const auto& b) { return a.path < b.path; });
+  return files;
+}
+
+bool remove_prepared_file(const PreparedFile& file) {
+  if (!file.finished && !is_abandoned(file.path)) return false;
+  std::error_code error;
+  fs::remove(file.path, error);
+  return !error;
 }
 
 }  // namespace moesaic::model

@@ -5,12 +5,15 @@
 // after the folder and what it was made from. It is only ever a shortcut: whatever is wrong with
 // it, loading goes on without.
 //
+// Names: MODEL-FOLDER-RANKofRANKS-KEY.moesaic, FOLDER and KEY being hashes of 16 digits.
+//
 // File: a header, a hash of each chunk of data, padding to a page, the buffer's bytes. It is
 // written under a temporary name, locked, and renamed when complete.
 
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "backend/ops.h"
 #include "base/thread_pool.h"
@@ -54,5 +57,20 @@ class PreparedCache {
   std::string prefix_;  ///< of all file names of the model's folder
   uint64_t key_[2];
 };
+
+/// A file of the cache, finished or not.
+struct PreparedFile {
+  std::filesystem::path path;
+  std::string model;  ///< as the name says; "" in names of older versions
+  uint64_t bytes = 0;
+  std::filesystem::file_time_type written;
+  bool finished = true;
+};
+
+/// The cache's files in a folder, by name; none when there is no such folder.
+std::vector<PreparedFile> prepared_files(const std::filesystem::path& cache_folder);
+
+/// Removes one of them. False when it is there still: somebody is writing it, or it may not be.
+bool remove_prepared_file(const PreparedFile& file);
 
 }  // namespace moesaic::model

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json/parse.hpp>
+#include <boost/url/pct_string_view.hpp>
 #include <chrono>
 
 #include "base/error.h"
@@ -143,6 +144,12 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
 }
 
 Api::~Api() { stop(); }
+
+void Api::check(const base::Settings& settings, const ServedModel& model) {
+  sampling_defaults(model.generation_config_json,
+                    settings.get_string("override-generation-config"));
+  template_kwargs(settings);
+}
 
 void Api::stop() {
   intake_pool_.stop();
@@ -326,18 +333,38 @@ void Api::detokenize(Request request, const std::shared_ptr<Exchange>& exchange)
   });
 }
 
+void Api::write_card(JsonWriter& json, const std::string& name) const {
+  json.begin_object().member("id", name).member("object", "model").member("created", created_);
+  json.member("owned_by", "moesaic").member("root", model_.root).member_null("parent");
+  json.member("max_model_len", model_.max_model_len);
+  write_permission(json, created_);
+  json.end_object();
+}
+
 Response Api::models() const {
   JsonWriter json;
   json.begin_object().member("object", "list").key("data").begin_array();
-  for (const std::string& name : model_.names) {
-    json.begin_object().member("id", name).member("object", "model").member("created", created_);
-    json.member("owned_by", "moesaic").member("root", model_.root).member_null("parent");
-    json.member("max_model_len", model_.max_model_len);
-    write_permission(json, created_);
-    json.end_object();
-  }
+  for (const std::string& name : model_.names) write_card(json, name);
   json.end_array().end_object();
   return json_response(200, json.take());
+}
+
+Response Api::model(std::string_view encoded_name) const {
+  return guarded([&] {
+    const auto decoded = boost::urls::make_pct_string_view(encoded_name);
+    const std::string name = decoded ? decoded->decode() : std::string(encoded_name);
+    check_model(name);
+    JsonWriter json;
+    write_card(json, name);
+    return json_response(200, json.take());
+  });
+}
+
+Response Api::tokenizer_info() const {
+  if (!model_.tokenizer) {
+    return error_response(404, "NotFoundError", "this server runs without a tokenizer");
+  }
+  return json_response(200, model_.tokenizer_info);
 }
 
 Response Api::version() const {

@@ -30,6 +30,9 @@ class Api {
       std::shared_ptr<base::Metrics> metrics, std::shared_ptr<ByteBudget> budget);
   ~Api();
 
+  /// Throws what the constructor would because of settings or the model's files.
+  static void check(const base::Settings& settings, const ServedModel& model);
+
   /// Endpoints that generate or read text: their work happens on the text threads.
   void completions(Request request, const std::shared_ptr<Exchange>& exchange);
   void chat(Request request, const std::shared_ptr<Exchange>& exchange);
@@ -38,12 +41,16 @@ class Api {
 
   /// Endpoints that answer at once.
   Response models() const;
+  /// The card of one name, percent-encoded as in a path, or 404.
+  Response model(std::string_view encoded_name) const;
+  Response tokenizer_info() const;
   Response version() const;
   Response health() const;
   Response load() const;
   Response metrics_page();
   Response experts() const;
 
+  const RequestLimits& limits() const { return limits_; }
   /// No new generations; health says so.
   void drain();
   bool draining() const { return draining_; }
@@ -69,6 +76,7 @@ class Api {
   /// Bytes of memory that reading a body of so many bytes may take.
   uint64_t body_memory(size_t bytes) const;
   void check_model(const std::string& name) const;
+  void write_card(JsonWriter& json, const std::string& name) const;
   std::shared_ptr<void> count(std::atomic<int64_t>& counter);
 
   GenerationRequest accept_completion(CompletionRequest& request, ByteShare held,

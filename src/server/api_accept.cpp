@@ -11,6 +11,7 @@
 #include "server/api.h"
 #include "server/fields.h"
 #include "server/json_writer.h"
+#include "server/request_fields.h"
 
 namespace moesaic::server {
 
@@ -231,11 +232,7 @@ std::string Api::render(ChatInput& chat) const {
 
 GenerationRequest Api::accept_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const {
   GenerationRequest accepted = accept_common(request, std::move(held), true);
-  const int64_t bytes = text_bytes(request.chat.messages);
-  if (bytes > limits_.max_prompt_bytes) {
-    value_error("messages", fmt::format("the messages have {} bytes; --max-prompt-bytes is {}",
-                                        bytes, limits_.max_prompt_bytes));
-  }
+  check_prompt_bytes(text_bytes(request.chat.messages), "messages", limits_);
   ByteShare work = accepted.held.another(body_bytes * kRenderWork);
   const std::string rendered = render(request.chat);
   check_text_size(rendered.size(), request);
@@ -257,12 +254,14 @@ GenerationRequest Api::accept_chat(ChatRequest& request, size_t body_bytes, Byte
 }
 
 Response Api::tokenize_now(const json::object& body, ByteShare& held) const {
-  const Fields fields(body);
+  const Body kind = Fields(body).has("messages") ? kTokenizeChat : kTokenizeText;
+  check_fields(body, kind, limits_);
+  const Fields fields(body, kind);
   ByteShare work = held.another();
   if (const auto model = fields.name("model")) check_model(*model);
   const bool strings = fields.boolean("return_token_strs").value_or(false);
   std::vector<int32_t> ids;
-  if (fields.has("messages")) {
+  if (kind == kTokenizeChat) {
     ChatInput chat = parse_chat_input(body, content_format_);
     work.resize(held.bytes() * kRenderWork);
     const std::string rendered = render(chat);
@@ -271,11 +270,7 @@ Response Api::tokenize_now(const json::object& body, ByteShare& held) const {
                                         fields.boolean("add_special_tokens").value_or(false));
   } else {
     const auto prompt = fields.string("prompt");
-    if (!prompt) schema_error("prompt", "is required");
-    if (static_cast<int64_t>(prompt->size()) > limits_.max_prompt_bytes) {
-      value_error("prompt", fmt::format("the prompt has {} bytes; --max-prompt-bytes is {}",
-                                        prompt->size(), limits_.max_prompt_bytes));
-    }
+    check_prompt_bytes(static_cast<int64_t>(prompt->size()), "prompt", limits_);
     work.resize(prompt->size() * kTextWork);
     ids = tokenizer("prompt").encode(*prompt, fields.boolean("add_special_tokens").value_or(true),
                                      text::Tokenizer::Specials::kParse);
@@ -299,13 +294,13 @@ Response Api::tokenize_now(const json::object& body, ByteShare& held) const {
 }
 
 Response Api::detokenize_now(const json::object& body, ByteShare& held) const {
-  const Fields fields(body);
+  check_fields(body, kDetokenize, limits_);
+  const Fields fields(body, kDetokenize);
   if (const auto model = fields.name("model")) check_model(*model);
   // Not only what the model knows: /tokenize gives what the tokenizer knows, and this undoes it.
   const int64_t known =
       std::max(limits_.vocab_size, model_.tokenizer ? model_.tokenizer->vocab_size() : 0);
   const auto ids = fields.token_ids("tokens", known);
-  if (!ids) schema_error("tokens", "is required");
   tokenizer("tokens");
   const std::string text = decode(*ids, false, held);
   const ByteShare work = held.another(text.size());

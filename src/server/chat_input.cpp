@@ -7,6 +7,7 @@
 #include "server/fields.h"
 #include "server/json_strict.h"
 #include "server/openai_request.h"
+#include "server/request_fields.h"
 
 namespace moesaic::server {
 namespace {
@@ -146,14 +147,6 @@ json::value normalise_tools(const Fields& fields) {
 }
 
 void parse_template_kwargs(const Fields& fields, ChatInput& out) {
-  if (fields.has("chat_template")) {
-    value_error("chat_template",
-                "a request may not bring its own template; set one with --chat-template");
-  }
-  for (const char* name : {"mm_processor_kwargs", "media_io_kwargs"}) {
-    if (fields.has(name))
-      value_error(name, fmt::format("this model takes text only; not {}", name));
-  }
   const json::object* kwargs = fields.object("chat_template_kwargs");
   if (kwargs == nullptr) return;
   for (const auto& [key, value] : *kwargs) {
@@ -168,7 +161,7 @@ void parse_template_kwargs(const Fields& fields, ChatInput& out) {
 }  // namespace
 
 ChatInput parse_chat_input(const json::object& body, ContentFormat format) {
-  const Fields fields(body);
+  const Fields fields(body, kChat | kTokenizeChat);
   ChatInput out;
   const json::array* messages = fields.array("messages");
   if (messages == nullptr) schema_error("messages", "is required");

@@ -303,6 +303,23 @@ TEST(Completions, TooLongAPromptIsRefusedInTheWordsThatClientsLookFor) {
   EXPECT_TRUE(text_of(answer.value().at("error").at("message")).starts_with(start));
 }
 
+TEST(Completions, WhateverMakesAPromptTooLongTheWordsAreTheSame) {
+  Rig rig(TestSettings{{"max-input-tokens", "100"}, {"max-prompt-bytes", "1024"}});
+  const auto text = [](size_t bytes) { return std::string(bytes, 'a'); };
+  for (const size_t bytes : {101, 2000}) {
+    const json::object message{{"role", "user"}, {"content", text(bytes)}};
+    for (const Answer& answer : {complete(rig, {{"prompt", text(bytes)}}),
+                                 complete(rig, {{"prompt", json::array(bytes, 97)}}),
+                                 chat(rig, {{"messages", json::array{message}}})}) {
+      EXPECT_EQ(answer.status, 400);
+      EXPECT_TRUE(text_of(answer.value().at("error").at("message"))
+                      .starts_with("This model's maximum context length is 4096 tokens"))
+          << answer.body;
+    }
+  }
+  EXPECT_EQ(complete(rig, {{"prompt", text(100)}, {"max_tokens", 1}}).status, 200);
+}
+
 TEST(Completions, WithoutAModelItIsTheOneThatIsServed) {
   Rig rig;
   for (const json::value& model : {json::value(nullptr), json::value("")}) {

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "server/request_fields.h"
 
 namespace moesaic::server {
 
@@ -37,6 +38,7 @@ void not_yet(std::string_view param, const std::string& what) {
 }
 
 const json::value* Fields::find(std::string_view name) const {
+  MOESAIC_ASSERT(bodies_ == 0 || find_field(name, bodies_) != nullptr);
   const json::value* value = object_.if_contains(json::string_view(name.data(), name.size()));
   return value == nullptr || value->is_null() ? nullptr : value;
 }

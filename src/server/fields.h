@@ -25,6 +25,8 @@ class Fields {
   /// `where` is the path of `object` below the body, "" for the body itself.
   explicit Fields(const boost::json::object& object, std::string where = {})
       : object_(object), where_(std::move(where)) {}
+  /// A body of one of these kinds (request_fields.h): only members that have a row can be read.
+  Fields(const boost::json::object& body, unsigned bodies) : object_(body), bodies_(bodies) {}
 
   /// The member; null when it is absent or null.
   const boost::json::value* find(std::string_view name) const;
@@ -47,6 +49,7 @@ class Fields {
  private:
   const boost::json::object& object_;
   std::string where_;
+  unsigned bodies_ = 0;  ///< 0: not a body, or of no table
 };
 
 /// The whole number in `value`, or nothing.

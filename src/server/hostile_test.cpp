@@ -333,7 +333,7 @@ std::vector<Row> meaning_rows() {
       whole("36_id_outside", R"({"model":"toy","prompt":[1,512]})", "prompt"),
       whole("36_id_fraction", R"({"model":"toy","prompt":[1,1.5]})", "body.prompt.1"),
       completion("37_stop_empty", R"("stop":[""])", "stop"),
-      completion("37_stop_five", R"("stop":["a","b","c","d","e"])", "stop"),
+      completion("37_stop_many", R"("stop":["a")" + repeated(R"(,"a")", 64) + "]", "stop"),
       completion("37_stop_long", R"("stop":")" + std::string(100000, 'x') + "\"", "stop"),
       completion("37_stop_no_string", R"("stop":[1])", "body.stop"),
       completion("38_logprobs_high", R"("logprobs":21)", "logprobs"),
@@ -360,6 +360,7 @@ std::vector<Row> meaning_rows() {
                  "stream_options"),
       completion("min_tokens_high", R"("min_tokens":9)", "min_tokens"),
       {"embeddings_later", body("{}", "/v1/embeddings"), 404},
+      {"generate_of_another_server_later", body(R"({"inputs":"a"})", "/"), 404},
       {"responses_later", body("{}", "/v1/responses"), 404},
   };
 }

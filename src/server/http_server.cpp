@@ -20,7 +20,6 @@
 #include <thread>
 #include <vector>
 
-#include "base/error.h"
 #include "base/log.h"
 #include "server/http_connection.h"
 
@@ -95,7 +94,7 @@ struct HttpServer::Impl {
         signals(io),
         shared(std::make_shared<ConnectionShared>(options, handler)) {}
 
-  void listen();
+  void listen(BoundAddress address);
   asio::awaitable<void> accept_loop();
   asio::awaitable<bool> accept_one();
   void note_shortage(bool now_short);
@@ -114,32 +113,11 @@ struct HttpServer::Impl {
   std::chrono::steady_clock::time_point told_at;
 };
 
-void HttpServer::Impl::listen() {
-  const HttpOptions& options = shared->options;
-  const std::string host = options.host.empty() ? "127.0.0.1" : options.host;
-  boost::system::error_code error;
-  tcp::resolver resolver(io);
-  const auto found =
-      resolver.resolve(host, std::to_string(options.port), tcp::resolver::passive, error);
-  const auto unavailable = [&](const char* step) {
-    if (error.value() == EMFILE || error.value() == ENFILE) {
-      throw base::OsError(fmt::format("cannot {} {}:{}", step, host, options.port), error.value());
-    }
-    return base::UnavailableError(
-        fmt::format("cannot {} {}:{}: {}; choose another --host or --port", step, host,
-                    options.port, error.message()));
-  };
-  if (error) throw unavailable("find the address");
-  const tcp::endpoint endpoint = found.begin()->endpoint();
-  acceptor.open(endpoint.protocol(), error);
-  if (error) throw unavailable("open a socket for");
-  // A restarted server must not wait for the old connections' TIME_WAIT.
-  acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  acceptor.bind(endpoint, error);
-  if (error) throw unavailable("bind");
-  acceptor.listen(asio::socket_base::max_listen_connections, error);
-  if (error) throw unavailable("listen on");
-  port = acceptor.local_endpoint().port();
+void HttpServer::Impl::listen(BoundAddress address) {
+  port = address.port();
+  bool ipv6 = false;
+  const int socket = address.listen(ipv6);
+  acceptor.assign(ipv6 ? tcp::v6() : tcp::v4(), socket);
 }
 
 /// One connection let in, or a pause. False when the listener has been closed.
@@ -220,9 +198,9 @@ asio::awaitable<void> HttpServer::Impl::period_loop(std::chrono::milliseconds pe
   }
 }
 
-HttpServer::HttpServer(const HttpOptions& options, HttpHandler& handler)
+HttpServer::HttpServer(const HttpOptions& options, BoundAddress address, HttpHandler& handler)
     : impl_(std::make_unique<Impl>(options, handler)) {
-  impl_->listen();
+  impl_->listen(std::move(address));
 }
 
 HttpServer::~HttpServer() = default;

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "server/bound_address.h"
 #include "server/http_guard.h"
 #include "server/http_types.h"
 
@@ -18,8 +19,6 @@ namespace moesaic::server {
 
 struct HttpOptions {
   HttpLimits limits;
-  std::string host = "127.0.0.1";
-  uint16_t port = 0;
   int threads = 1;
   int64_t max_connections = 16384;
   size_t max_stream_bytes = 1 << 20;   ///< unread bytes of one stream
@@ -52,9 +51,9 @@ class HttpHandler {
 
 class HttpServer {
  public:
-  /// Binds and listens. Throws UnavailableError when the address cannot be had. `handler` outlives
-  /// the server.
-  HttpServer(const HttpOptions& options, HttpHandler& handler);
+  /// Listens. Throws UnavailableError when the address cannot be had. `handler` outlives the
+  /// server.
+  HttpServer(const HttpOptions& options, BoundAddress address, HttpHandler& handler);
   ~HttpServer();
 
   uint16_t port() const;

@@ -42,6 +42,8 @@ RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
 std::string context_length_is(const RequestLimits& limits);
 /// Refuses a prompt of so many tokens when it leaves no room for an answer.
 void check_prompt_size(int64_t tokens, const RequestLimits& limits);
+/// Refuses a text of more than --max-prompt-bytes; `param` is the member that holds it.
+void check_prompt_bytes(int64_t bytes, const char* param, const RequestLimits& limits);
 
 /// What generation_config.json says for requests that do not.
 struct SamplingDefaults {
@@ -107,10 +109,7 @@ CompletionRequest parse_completion(const boost::json::object& body, const Reques
                                    const SamplingDefaults& defaults);
 ChatRequest parse_chat(const boost::json::object& body, const RequestLimits& limits,
                        const SamplingDefaults& defaults, ContentFormat format);
-/// The members that make a chat prompt; /tokenize has them too.
+/// The members that make a chat prompt; /tokenize has them too. Throws RequestError when messages
+/// or the template's arguments are wrong.
 ChatInput parse_chat_input(const boost::json::object& body, ContentFormat format);
-/// Throws RequestError when messages or the template's arguments are wrong.
-CommonRequest parse_common(const boost::json::object& body, const RequestLimits& limits,
-                           const SamplingDefaults& defaults);
-
 }  // namespace moesaic::server

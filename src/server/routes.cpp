@@ -3,95 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <boost/json/parse.hpp>
 
 #include "server/openai_response.h"
+#include "server/openapi.h"
 #include "server/web_files.h"
 
 namespace moesaic::server {
 namespace {
-
-enum class Kind : uint8_t {
-  kAtOnce,      ///< answered on the I/O thread, without a body
-  kGeneration,  ///< refused while draining
-  kText,        ///< JSON body, text threads
-  kLater,       ///< known, not supported yet
-};
-
-struct Route {
-  std::string_view method;
-  std::string_view path;
-  Kind kind;
-  bool counted = true;  ///< in http_requests_total
-};
-
-constexpr auto kRoutes = std::to_array<Route>({
-    {"GET", "/health", Kind::kAtOnce, false},
-    {"GET", "/ping", Kind::kAtOnce, false},
-    {"POST", "/ping", Kind::kAtOnce, false},
-    {"GET", "/version", Kind::kAtOnce, false},
-    {"GET", "/load", Kind::kAtOnce, false},
-    {"GET", "/metrics", Kind::kAtOnce, false},
-    {"GET", "/metrics/", Kind::kAtOnce, false},
-    {"GET", "/moesaic/experts", Kind::kAtOnce, false},
-    {"GET", "/v1/models", Kind::kAtOnce},
-    {"POST", "/v1/completions", Kind::kGeneration},
-    {"POST", "/v1/chat/completions", Kind::kGeneration},
-    {"POST", "/tokenize", Kind::kText},
-    {"POST", "/detokenize", Kind::kText},
-    {"POST", "/v1/responses", Kind::kLater},
-    {"POST", "/v1/messages", Kind::kLater},
-    {"POST", "/v1/messages/count_tokens", Kind::kLater},
-    {"POST", "/v1/embeddings", Kind::kLater},
-    {"POST", "/v1/score", Kind::kLater},
-    {"POST", "/score", Kind::kLater},
-    {"POST", "/v1/rerank", Kind::kLater},
-    {"POST", "/v2/rerank", Kind::kLater},
-    {"POST", "/rerank", Kind::kLater},
-    {"POST", "/v2/embed", Kind::kLater},
-    {"POST", "/classify", Kind::kLater},
-    {"POST", "/pooling", Kind::kLater},
-    {"POST", "/invocations", Kind::kLater},
-    {"POST", "/v1/audio/transcriptions", Kind::kLater},
-    {"POST", "/v1/audio/translations", Kind::kLater},
-    {"POST", "/v1/chat/completions/batch", Kind::kLater},
-    {"POST", "/inference/v1/generate", Kind::kLater},
-    {"POST", "/v1/load_lora_adapter", Kind::kLater},
-    {"POST", "/v1/unload_lora_adapter", Kind::kLater},
-    {"POST", "/generate", Kind::kLater},
-    {"POST", "/generate_stream", Kind::kLater},
-});
-
-/// kRoutes and the files of the web page.
-const std::vector<Route>& routes() {
-  static const std::vector<Route> all = [] {
-    std::vector<Route> out(kRoutes.begin(), kRoutes.end());
-    for (const WebFile& file : web_files()) out.push_back({"GET", file.path, Kind::kAtOnce});
-    return out;
-  }();
-  return all;
-}
-
-const Route* find_route(std::string_view method, std::string_view path) {
-  const std::string_view wanted = method == "HEAD" ? "GET" : method;
-  for (const Route& route : routes()) {
-    if (route.path == path && route.method == wanted) return &route;
-  }
-  return nullptr;
-}
-
-/// Methods of a path for Allow; "" when there is no such path.
-std::string allowed_methods(std::string_view path) {
-  std::string out;
-  for (const Route& route : routes()) {
-    if (route.path != path) continue;
-    if (!out.empty()) out += ", ";
-    out += route.method;
-    if (route.method == "GET") out += ", HEAD";
-  }
-  return out;
-}
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -155,20 +74,29 @@ std::string method_label(const std::string& method) {
 
 /// Scripts and styles come from this server's files alone, and no string becomes markup or code:
 /// what a model says cannot turn into either, even where the page had a fault.
-Response page_file(const WebFile& file) {
+Response page_file(std::string_view path) {
+  const auto files = web_files();
+  const auto file = std::find_if(files.begin(), files.end(),
+                                 [&](const WebFile& candidate) { return candidate.path == path; });
+  if (file == files.end()) return detail(404);
   Response response;
-  response.content_type = file.content_type;
+  response.content_type = file->content_type;
   response.headers.push_back({"cache-control", "no-cache"});  // files of two versions do not mix
   response.headers.push_back(
       {"content-security-policy",
        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src "
-       "data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+       "'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
        "require-trusted-types-for 'script'; trusted-types 'none'"});
-  response.body = file.body;
+  response.body = file->body;
   return response;
 }
 
 }  // namespace
+
+bool needs_key(std::string_view method, std::string_view path) {
+  return path.starts_with("/v1") || path.starts_with("/v2") || path.starts_with("/inference") ||
+         path.starts_with("/generate") || (method == "POST" && path == "/");
+}
 
 Router::Router(const base::Settings& settings, Api& api, std::shared_ptr<base::Metrics> metrics)
     : api_(api),
@@ -178,15 +106,28 @@ Router::Router(const base::Settings& settings, Api& api, std::shared_ptr<base::M
       origins_(list_of(settings.get_string("allowed-origins"))),
       allowed_headers_(list_of(settings.get_string("allowed-headers"))),
       credentials_(settings.get_bool("allow-credentials")),
-      echo_request_id_(settings.get_bool("enable-request-id-headers")) {
+      echo_request_id_(settings.get_bool("enable-request-id-headers")),
+      docs_(!settings.get_bool("disable-fastapi-docs")),
+      tokenizer_info_(settings.get_bool("enable-tokenizer-info-endpoint")) {
   const auto methods = list_of(settings.get_string("allowed-methods"));
   methods_ = has_star(methods) ? "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
                                : fmt::format("{}", fmt::join(methods, ", "));
   while (root_path_.ends_with('/')) root_path_.pop_back();
+  if (docs_) openapi_ = openapi_document(api.limits(), tokenizer_info_, !keys_.empty());
 }
 
-/// The path the table knows. Nothing is decoded or collapsed: what is not written exactly like a
-/// route is not that route, so the check for a key and the route can never disagree.
+/// The route of a request, unless a setting hides it.
+const Route* Router::route_of(const RequestHead& head) const {
+  const Route* route = find_route(head.method, route_path(head));
+  if (route == nullptr) return nullptr;
+  const bool docs = route->endpoint == Endpoint::kDocs || route->endpoint == Endpoint::kOpenApi;
+  const bool hidden =
+      (docs && !docs_) || (route->endpoint == Endpoint::kTokenizerInfo && !tokenizer_info_);
+  return hidden ? nullptr : route;
+}
+
+/// The path the table knows. Nothing is decoded or collapsed: what is not written like a route is
+/// not that route, so the check for a key and the route can never disagree.
 std::string_view Router::route_path(const RequestHead& head) const {
   std::string_view path = head.path;
   if (!root_path_.empty() && path.starts_with(root_path_) && path.size() > root_path_.size() &&
@@ -198,10 +139,7 @@ std::string_view Router::route_path(const RequestHead& head) const {
 
 bool Router::authorised(const RequestHead& head) const {
   if (keys_.empty()) return true;
-  const std::string_view path = route_path(head);
-  const bool guarded = path.starts_with("/v1") || path.starts_with("/v2") ||
-                       path.starts_with("/inference") || path.starts_with("/generate");
-  if (!guarded) return true;
+  if (!needs_key(head.method, route_path(head))) return true;
   std::string_view given;
   if (const std::string* header = head.find("authorization")) {
     const size_t space = header->find(' ');
@@ -251,56 +189,74 @@ std::optional<Response> Router::check(const RequestHead& head) {
     response.headers.push_back({"www-authenticate", "Bearer"});
     return response;
   }
-  const std::string_view path = route_path(head);
-  const Route* route = find_route(head.method, path);
+  const Route* route = route_of(head);
   if (route == nullptr) {
-    const std::string methods = allowed_methods(path);
-    if (methods.empty()) return detail(404);
+    const std::string methods = allowed_methods(route_path(head));
+    if (methods.empty() || find_route(head.method, route_path(head)) != nullptr) return detail(404);
     Response response = detail(405);
     response.headers.push_back({"allow", methods});
     return response;
   }
-  if (route->kind == Kind::kLater) {
+  if (route->endpoint == Endpoint::kNotYet) {
     return error_response(404, "NotFoundError",
-                          fmt::format("{} is not supported yet", route->path));
+                          fmt::format("{} {} is not supported yet", route->method, route->path));
   }
-  if (route->kind == Kind::kAtOnce) return std::nullopt;
+  if (!route->has_body()) return std::nullopt;
   if (!is_json(head)) {
     rejected("media");
     return error_response(415, reason_phrase(415), "the Content-Type must be application/json");
   }
-  if (route->kind == Kind::kGeneration && api_.draining()) {
+  if (route->generates() && api_.draining()) {
     metrics_->add("vllm:admission_rejections_total", 1, {{"reason", "draining"}});
     return refusal_response(engine::Refusal::kDraining);
   }
   return std::nullopt;
 }
 
-Response Router::at_once(std::string_view path) {
-  for (const WebFile& file : web_files()) {
-    if (file.path == path) return page_file(file);
-  }
-  if (path == "/health" || path == "/ping") return api_.health();
-  if (path == "/version") return api_.version();
-  if (path == "/load") return api_.load();
-  if (path == "/metrics" || path == "/metrics/") return api_.metrics_page();
-  if (path == "/moesaic/experts") return api_.experts();
-  if (path == "/v1/models") return api_.models();
-  return detail(404);
-}
-
 void Router::handle(Request request, std::shared_ptr<Exchange> exchange) {
-  const std::string_view path = route_path(request.head);
-  if (path == "/v1/completions") return api_.completions(std::move(request), exchange);
-  if (path == "/v1/chat/completions") return api_.chat(std::move(request), exchange);
-  if (path == "/tokenize") return api_.tokenize(std::move(request), exchange);
-  if (path == "/detokenize") return api_.detokenize(std::move(request), exchange);
-  exchange->reply(at_once(path));
+  const Route* route = route_of(request.head);
+  switch (route == nullptr ? Endpoint::kNotYet : route->endpoint) {
+    case Endpoint::kCompletions:
+      return api_.completions(std::move(request), exchange);
+    case Endpoint::kChatCompletions:
+      return api_.chat(std::move(request), exchange);
+    case Endpoint::kTokenize:
+      return api_.tokenize(std::move(request), exchange);
+    case Endpoint::kDetokenize:
+      return api_.detokenize(std::move(request), exchange);
+    case Endpoint::kPage:
+    case Endpoint::kDocs:
+    case Endpoint::kIcon:
+      return exchange->reply(page_file(route->path));
+    case Endpoint::kPageFile:
+      return exchange->reply(page_file(route_path(request.head)));
+    case Endpoint::kOpenApi:
+      return exchange->reply(json_response(200, openapi_));
+    case Endpoint::kHealth:
+      return exchange->reply(api_.health());
+    case Endpoint::kVersion:
+      return exchange->reply(api_.version());
+    case Endpoint::kLoad:
+      return exchange->reply(api_.load());
+    case Endpoint::kMetrics:
+      return exchange->reply(api_.metrics_page());
+    case Endpoint::kExperts:
+      return exchange->reply(api_.experts());
+    case Endpoint::kModels:
+      return exchange->reply(api_.models());
+    case Endpoint::kModel:
+      return exchange->reply(api_.model(path_parameter(*route, route_path(request.head))));
+    case Endpoint::kTokenizerInfo:
+      return exchange->reply(api_.tokenizer_info());
+    case Endpoint::kNotYet:
+      return exchange->reply(detail(404));
+  }
 }
 
 bool Router::is_probe(const RequestHead& head) {
-  const Route* route = find_route(head.method, route_path(head));
-  return route != nullptr && route->kind == Kind::kAtOnce && !head.has_body();
+  const Route* route = route_of(head);
+  return route != nullptr && route->endpoint != Endpoint::kNotYet && !route->has_body() &&
+         !head.has_body();
 }
 
 void Router::decorate(const RequestHead* head, Response& response) {
@@ -320,7 +276,7 @@ void Router::decorate(const RequestHead* head, Response& response) {
 }
 
 void Router::answered(const RequestHead& head, int status) {
-  const Route* route = find_route(head.method, route_path(head));
+  const Route* route = route_of(head);
   if (route != nullptr && !route->counted) return;
   metrics_->add("http_requests_total", 1,
                 {{"method", method_label(head.method)},

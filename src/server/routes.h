@@ -1,7 +1,7 @@
 #pragma once
 
-// Which request goes where: the table of routes, and in front of it authorisation, CORS, content
-// types and the refusals that need no body.
+// Which request goes where, and in front of that authorisation, CORS, content types and the
+// refusals that need no body.
 
 #include <memory>
 #include <optional>
@@ -12,8 +12,12 @@
 #include "base/settings.h"
 #include "server/api.h"
 #include "server/http_server.h"
+#include "server/route_table.h"
 
 namespace moesaic::server {
+
+/// Whether a request needs a key where there is one.
+bool needs_key(std::string_view method, std::string_view path);
 
 class Router : public HttpHandler {
  public:
@@ -30,10 +34,10 @@ class Router : public HttpHandler {
 
  private:
   std::string_view route_path(const RequestHead& head) const;
+  const Route* route_of(const RequestHead& head) const;
   bool authorised(const RequestHead& head) const;
   bool origin_allowed(const std::string& origin) const;
   Response preflight(const RequestHead& head) const;
-  Response at_once(std::string_view path);
 
   Api& api_;
   std::shared_ptr<base::Metrics> metrics_;
@@ -44,6 +48,9 @@ class Router : public HttpHandler {
   std::vector<std::string> allowed_headers_;
   bool credentials_ = false;
   bool echo_request_id_ = false;
+  bool docs_ = true;
+  bool tokenizer_info_ = false;
+  std::string openapi_;
 };
 
 }  // namespace moesaic::server

@@ -51,8 +51,6 @@ HttpOptions http_options(const base::Settings& settings, std::shared_ptr<ByteBud
   options.limits.header_bytes = size("max-header-bytes");
   options.limits.header_count = size("max-header-count");
   options.limits.body_bytes = size("max-body-bytes");
-  options.host = settings.get_string("host");
-  options.port = static_cast<uint16_t>(settings.get_int("port"));
   options.threads = static_cast<int>(settings.get_int("io-threads"));
   options.max_connections = settings.get_int("max-connections");
   options.max_stream_bytes = size("max-stream-bytes");
@@ -67,13 +65,13 @@ HttpOptions http_options(const base::Settings& settings, std::shared_ptr<ByteBud
 }  // namespace
 
 struct Server::Impl {
-  Impl(const base::Settings& settings, ServedModel model,
+  Impl(const base::Settings& settings, BoundAddress address, ServedModel model,
        const std::shared_ptr<engine::Engine>& engine, const std::shared_ptr<base::Metrics>& metrics)
       : engine(engine),
         budget(byte_budget(settings, metrics)),
         api(settings, std::move(model), engine, metrics, budget),
         router(settings, api, metrics),
-        http(http_options(settings, budget), router),
+        http(http_options(settings, budget), std::move(address), router),
         shutdown_timeout(settings.get_int("shutdown-timeout")) {}
   // The text threads stop first: they reach into exchanges, which die with the sockets.
   ~Impl() { api.stop(); }
@@ -139,10 +137,20 @@ void Server::Impl::watch_engine() {
   if (http.open_exchanges() == 0 || Clock::now() - *engine_death > kFlush) http.stop();
 }
 
-Server::Server(const base::Settings& settings, ServedModel model,
+BoundAddress bind_address(const base::Settings& settings) {
+  const std::string host = settings.get_string("host");
+  return {host.empty() ? "127.0.0.1" : host, static_cast<uint16_t>(settings.get_int("port"))};
+}
+
+void check_served(const base::Settings& settings, const ServedModel& model) {
+  Api::check(settings, model);
+}
+
+Server::Server(const base::Settings& settings, BoundAddress address, ServedModel model,
                const std::shared_ptr<engine::Engine>& engine,
                const std::shared_ptr<base::Metrics>& metrics)
-    : impl_(std::make_unique<Impl>(settings, std::move(model), engine, metrics)) {
+    : impl_(
+          std::make_unique<Impl>(settings, std::move(address), std::move(model), engine, metrics)) {
   // From here on, so that a signal between the greeting and run() drains too.
   impl_->http.on_signal([this](int number) { impl_->on_signal(number); });
 }

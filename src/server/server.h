@@ -12,6 +12,7 @@
 #include "base/settings.h"
 #include "engine/engine.h"
 #include "model/spec.h"
+#include "server/bound_address.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -25,16 +26,25 @@ struct ServedModel {
   model::ModelSpec spec;
   std::shared_ptr<const text::Tokenizer> tokenizer;         ///< null: prompts must be token ids
   std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: no chat
+  std::string tokenizer_info;                               ///< what /tokenizer_info answers, JSON
   std::string generation_config_json;  ///< "" or the file's text: sampling defaults
 };
 
 /// Turns the engine's events into the vllm:... histograms. Give it to the engine's constructor.
 std::shared_ptr<engine::EngineObserver> make_observer(std::shared_ptr<base::Metrics> metrics);
 
+/// The address of --host and --port. Throws UnavailableError when it is taken.
+BoundAddress bind_address(const base::Settings& settings);
+
+/// Throws what a Server of these would, before there is an engine: UsageError and ModelFileError
+/// for sampling defaults and template arguments that are wrong.
+void check_served(const base::Settings& settings, const ServedModel& model);
+
 class Server {
  public:
-  /// Binds the port; throws UnavailableError when it is taken. Serves from run().
-  Server(const base::Settings& settings, ServedModel model,
+  /// Listens on `address`, and serves from run(). Throws UnavailableError when the address cannot
+  /// be had, and what check_served() does.
+  Server(const base::Settings& settings, BoundAddress address, ServedModel model,
          const std::shared_ptr<engine::Engine>& engine,
          const std::shared_ptr<base::Metrics>& metrics);
   ~Server();

@@ -201,7 +201,7 @@ class Rig {
     engine = std::make_shared<engine::Engine>(options, std::make_unique<ToyExecutor>(knobs, vocab),
                                               make_observer(metrics));
     ServedModel model;
-    model.names = {"toy", "toy-too"};
+    model.names = {"toy", "toy-too", "org/toy"};
     model.root = "/models/toy";
     model.max_model_len = options.max_model_len;
     model.spec.vocab_size = vocab;
@@ -212,11 +212,12 @@ class Rig {
       model.spec.layers[layer].ffn.experts = 4;
       model.spec.layers[layer].ffn.router.top_k = 1;
     }
+    model.tokenizer_info = R"({"tokenizer_class":"Bytes"})";
     if (with_text) {
       model.tokenizer = text::Tokenizer::load(folder.path());
       model.chat_template = text::ChatTemplate::load(folder.path(), "");
     }
-    server = std::make_unique<Server>(settings, model, engine, metrics);
+    server = std::make_unique<Server>(settings, bind_address(settings), model, engine, metrics);
     thread = std::thread([this] {
       try {
         server->run();

@@ -7,7 +7,7 @@ namespace moesaic::server {
 
 /// A file of web/ as it was when the program was built.
 struct WebFile {
-  std::string_view path;  ///< of its URL: "/" for index.html, "/web/NAME" for the others
+  std::string_view path;  ///< of its URL, "/web/NAME" for those that have no route of their own
   std::string_view content_type;
   std::string_view body;
 };

@@ -87,6 +87,12 @@ std::string ChatTemplate::render(std::string_view context_json) const {
   return take(text);
 }
 
+std::string_view ChatTemplate::text() const {
+  size_t size = 0;
+  const uint8_t* text = moesaic_template_text(impl_->chat_template, &size);
+  return {reinterpret_cast<const char*>(text), size};
+}
+
 std::string ChatTemplate::without_guards(std::string_view rendered) {
   MoesaicTextError error = no_error();
   MoesaicBytes text{};

@@ -25,6 +25,9 @@ class ChatTemplate {
   /// memory.
   std::string render(std::string_view context_json) const;
 
+  /// The template of conversations without tools, as it was found.
+  std::string_view text() const;
+
   /// The rendered text with guard marks removed, as a person would read it.
   static std::string without_guards(std::string_view rendered);
 

@@ -130,6 +130,8 @@ uint64_t moesaic_template_stack(void);
 bool moesaic_template_render(const MoesaicTemplate* chat_template, const uint8_t* context,
                              size_t context_size, uint64_t memory, MoesaicBytes* text,
                              MoesaicTextError* error);
+/// The template as it was found; `size` bytes that live as long as it.
+const uint8_t* moesaic_template_text(const MoesaicTemplate* chat_template, size_t* size);
 void moesaic_template_free(MoesaicTemplate* chat_template);
 bool moesaic_without_guards(const uint8_t* text, size_t size, MoesaicBytes* plain,
                             MoesaicTextError* error);

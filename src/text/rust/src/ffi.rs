@@ -483,6 +483,18 @@ pub unsafe extern "C" fn moesaic_template_render(
 }
 
 /// # Safety
+/// `chat_template` came from moesaic_template_load; `size` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_template_text(
+    chat_template: *const Template,
+    size: *mut usize,
+) -> *const u8 {
+    let text = (*chat_template).text();
+    *size = text.len();
+    text.as_ptr()
+}
+
+/// # Safety
 /// `chat_template` came from moesaic_template_load and is not used again.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_template_free(chat_template: *mut Template) {

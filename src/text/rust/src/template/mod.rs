@@ -36,6 +36,8 @@ pub struct Template {
     /// bos_token and the like, which a template sees as variables.
     variables: Map<String, serde_json::Value>,
     special_texts: SpecialTexts,
+    /// As it was found.
+    text: String,
 }
 
 impl Template {
@@ -58,7 +60,13 @@ impl Template {
             with_tools: found.with_tools.as_deref().map(compile).transpose()?,
             variables: variables(&config),
             special_texts: SpecialTexts::new(special_texts(folder, config)?),
+            text: found.text,
         }))
+    }
+
+    /// The template of conversations without tools, as it was found.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The text of a conversation, with guard marks around special tokens of the user's, rendered
