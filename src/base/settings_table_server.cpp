@@ -90,7 +90,7 @@ constexpr SettingRow kRows[] = {
     {"enable-server-load-tracking", kBool, "true", "", kProtocol, "", "", kNoop, "/load always answers."},
     {"enable-auto-tool-choice", kBool, "true", "", kProtocol, "", "", kNoop, "tool_choice auto always works, through the chat template."},
     {"tool-call-parser", kString, "hermes", "", kProtocol, "", "", kActive, "How tool calls are read from the model's text.", "hermes", "Other tool call formats come later."},
-    {"chat-template-content-format", kString, "auto", "auto|string|openai", kProtocol, "", "", kActive, "Whether templates see message content as a string or as parts; auto gives a string."},
+    {"chat-template-content-format", kString, "auto", "auto|string|openai", kProtocol, "", "", kActive, "Whether templates see message content as a string or as parts; auto gives what the template shows."},
     {"reasoning-parser", kString, "", "", kProtocol, "", "", kLater, "Splitting off a model's reasoning comes later."},
     {"fingerprint-mode", kString, "", "custom|full|hash|none", kProtocol, "", "", kNoop, "system_fingerprint names the program's version."},
     {"trust-request-chat-template", kBool, "false", "", kProtocol, "", "", kLater, "Chat templates in requests come later."},

@@ -51,7 +51,8 @@ void report_memory(const LoadedModel& model, base::Metrics& metrics) {
 void greet(const server::ServedModel& model, const std::string& host, uint16_t port) {
   const std::string address =
       fmt::format("http://{}:{}", host == "0.0.0.0" ? "127.0.0.1" : host, port);
-  const bool chat = model.tokenizer && model.chat_template;
+  const bool chat =
+      model.tokenizer && model.chat_template && model.chat_template->problem().empty();
   const std::string body =
       chat ? fmt::format(
                  R"({{"model": "{}", "messages": [{{"role": "user", "content": "Hello!"}}]}})",
@@ -92,6 +93,10 @@ int run_serve(const Invocation& invocation) {
   if (served.tokenizer) {
     served.chat_template =
         text::ChatTemplate::load(model->folder, settings.get_string("chat-template"));
+    if (served.chat_template && !served.chat_template->problem().empty()) {
+      spdlog::warn("{}; chats that need it are refused, give another with --chat-template",
+                   served.chat_template->problem());
+    }
   }
   served.generation_config_json = generation_config(model->folder, settings);
 

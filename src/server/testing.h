@@ -206,7 +206,8 @@ class Rig {
     model.spec.vocab_size = vocab;
     if (with_text) {
       model.tokenizer = text::Tokenizer::load(folder.path());
-      model.chat_template = text::ChatTemplate::load(folder.path(), "");
+      model.chat_template =
+          text::ChatTemplate::load(folder.path(), settings.get_string("chat-template"));
     }
     server = std::make_unique<Server>(settings, model, engine, metrics);
     thread = std::thread([this] {
