@@ -59,7 +59,7 @@ constexpr SettingRow kRows[] = {
     {"enable-prompt-tokens-details", kBool, "false", "", kProtocol, "", "", kActive, "usage says how many prompt tokens came from the prefix cache."},
     {"enable-force-include-usage", kBool, "false", "", kProtocol, "", "", kActive, "Every stream ends with usage."},
     {"tool-call-parser", kString, "hermes", "", kProtocol, "", "", kActive, "How tool calls are read from the model's text.", "hermes", "Other tool call formats come later."},
-    {"chat-template-content-format", kString, "auto", "auto|string|openai", kProtocol, "", "", kActive, "Whether templates see message content as a string or as parts; auto gives a string."},
+    {"chat-template-content-format", kString, "auto", "auto|string|openai", kProtocol, "", "", kActive, "Whether templates see message content as a string or as parts; auto gives what the template shows."},
     {"enable-tokenizer-info-endpoint", kBool, "false", "", kProtocol, "", "", kActive, "/tokenizer_info answers with tokenizer_config.json and the chat template."},
     {"logprobs-mode", kString, "raw_logprobs", "processed_logits|processed_logprobs|raw_logits|raw_logprobs", kProtocol, "", "", kActive, "What logprobs are made of.", "raw_logprobs", "Other log-probabilities come later."},
 

@@ -4,6 +4,7 @@
 #include <boost/json/basic_parser_impl.hpp>
 #include <boost/json/error.hpp>
 #include <boost/json/value_stack.hpp>
+#include <charconv>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -23,8 +24,8 @@ class StrictHandler {
   static constexpr size_t max_string_size = static_cast<size_t>(-1);
   static constexpr size_t max_key_size = static_cast<size_t>(-1);
 
-  StrictHandler(int64_t max_nodes, const json::storage_ptr& memory)
-      : stack_(memory), nodes_left_(max_nodes) {
+  StrictHandler(int64_t max_nodes, const json::storage_ptr& memory, JsonNumbers numbers)
+      : stack_(memory), nodes_left_(max_nodes), numbers_(numbers) {
     stack_.reset(memory);
   }
 
@@ -77,7 +78,8 @@ class StrictHandler {
     return count(error);
   }
   bool on_number_part(json::string_view, Code&) { return true; }
-  bool on_int64(int64_t value, json::string_view, Code& error) {
+  bool on_int64(int64_t value, json::string_view text, Code& error) {
+    if (numbers_ == JsonNumbers::kAsWritten && text == "-0") return push_written(text, error);
     stack_.push_int64(value);
     return count_number(error);
   }
@@ -85,7 +87,13 @@ class StrictHandler {
     stack_.push_uint64(value);
     return count_number(error);
   }
-  bool on_double(double value, json::string_view, Code& error) {
+  bool on_double(double value, json::string_view text, Code& error) {
+    const bool whole = text.find_first_of(".eE") == json::string_view::npos;
+    if (numbers_ == JsonNumbers::kAsWritten || (whole && numbers_ != JsonNumbers::kValues)) {
+      return push_written(text, error);
+    }
+    // Boost's own reading is off by a unit in the last place for one number in ten.
+    std::from_chars(text.data(), text.data() + text.size(), value);
     if (!std::isfinite(value)) return fail(JsonFault::kNumber, error);
     stack_.push_double(value);
     return count_number(error);
@@ -111,6 +119,12 @@ class StrictHandler {
     std::vector<std::string> names;
   };
 
+  bool push_written(json::string_view text, Code& error) {
+    stack_.push_key({kWrittenNumber.data(), kWrittenNumber.size()});
+    stack_.push_string(text);
+    stack_.push_object(1);
+    return count(error);
+  }
   bool count(Code& error) { return --nodes_left_ >= 0 || fail(JsonFault::kTooMany, error); }
   bool count_number(Code& error) {
     return (!open_.empty() && !open_.back().object) || count(error);
@@ -125,6 +139,7 @@ class StrictHandler {
   std::vector<Container> open_;
   std::string name_, twin_;
   int64_t nodes_left_;
+  JsonNumbers numbers_;
   std::optional<JsonFault> fault_;
 };
 
@@ -171,7 +186,7 @@ bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; 
 }  // namespace
 
 json::value parse_strict_json(std::string_view text, const JsonLimits& limits,
-                              const json::storage_ptr& memory) {
+                              const json::storage_ptr& memory, JsonNumbers numbers) {
   const auto refuse = [](JsonFault fault, size_t offset, const std::string& name = {}) {
     throw JsonError(fault, describe(fault), offset, name);
   };
@@ -179,7 +194,7 @@ json::value parse_strict_json(std::string_view text, const JsonLimits& limits,
   if (text.starts_with("\xEF\xBB\xBF")) refuse(JsonFault::kByteOrder, 0);
   json::parse_options options;
   options.max_depth = limits.max_depth;
-  json::basic_parser<StrictHandler> parser(options, limits.max_nodes, memory);
+  json::basic_parser<StrictHandler> parser(options, limits.max_nodes, memory, numbers);
   Code error;
   size_t used = parser.write_some(false, text.data(), text.size(), error);
   if (error) {

@@ -20,6 +20,15 @@ struct JsonLimits {
   int64_t max_nodes = std::numeric_limits<int64_t>::max();
 };
 
+/// How numbers are read. One that is read as written is an object of one member, kWrittenNumber,
+/// whose value is its text.
+enum class JsonNumbers : uint8_t {
+  kValues,          ///< as numbers; a whole one beyond 64 bits as the nearest double
+  kWholeAsWritten,  ///< a whole one beyond 64 bits, which json::value cannot hold, as written
+  kAsWritten,       ///< every one whose value is not all of its text as written, such as 2.50
+};
+inline constexpr std::string_view kWrittenNumber = "\xEF\xB7\x93";  ///< U+FDD3, a noncharacter
+
 enum class JsonFault : uint8_t {
   kEmpty,      ///< nothing but blanks
   kByteOrder,  ///< begins with a byte order mark
@@ -51,6 +60,7 @@ class JsonError : public std::runtime_error {
 /// Parses exactly one JSON value in valid UTF-8. Throws JsonError. All memory of the value comes
 /// from `memory`, which may refuse it by an exception of its own.
 boost::json::value parse_strict_json(std::string_view text, const JsonLimits& limits = {},
-                                     const boost::json::storage_ptr& memory = {});
+                                     const boost::json::storage_ptr& memory = {},
+                                     JsonNumbers numbers = JsonNumbers::kValues);
 
 }  // namespace moesaic::base

@@ -91,6 +91,9 @@ class Conversation {
                               model.folder.string() +
                               " lacks one of them (--tokenizer, --chat-template)");
     }
+    if (!template_->problem().empty()) {
+      throw base::ConfigError(template_->problem() + "; give another with --chat-template");
+    }
     sampling_.temperature = real(invocation, "temperature", 0.7f);
     sampling_.max_tokens =
         static_cast<int32_t>(invocation.integer("max-tokens", 512, 1, model.max_model_len));
@@ -107,12 +110,12 @@ class Conversation {
 
   void reset() {
     messages_.clear();
-    if (!system_.empty()) messages_.push_back({{"role", "system"}, {"content", system_}});
+    if (!system_.empty()) add("system", system_);
   }
 
   /// Asks and prints the answer as it comes; keeps both in the history.
   void ask(const std::string& question) {
-    messages_.push_back({{"role", "user"}, {"content", question}});
+    add("user", question);
     const boost::json::object context = {{"messages", messages_}, {"add_generation_prompt", true}};
     engine::Request request;
     try {
@@ -124,13 +127,23 @@ class Conversation {
       return;
     }
     if (const auto answer = stream(std::move(request))) {
-      messages_.push_back({{"role", "assistant"}, {"content", *answer}});
+      add("assistant", *answer);
     } else {
       messages_.pop_back();
     }
   }
 
  private:
+  /// Adds a message in the shape that the template shows.
+  void add(const char* role, const std::string& text) {
+    boost::json::value content(text);
+    const auto shapes = template_->shapes(role);
+    if (shapes.part && !shapes.text) {
+      content = boost::json::array{boost::json::object{{"type", "text"}, {"text", text}}};
+    }
+    messages_.push_back({{"role", role}, {"content", content}});
+  }
+
   /// The answer; none when the engine cannot take the request, and the user has been told why.
   std::optional<std::string> stream(engine::Request request) {
     const auto room = model_.max_model_len - static_cast<int64_t>(request.prompt.size());
@@ -190,7 +203,8 @@ constexpr const char* kHelp =
     "/reset  forget the conversation\n"
     "/help   this text\n"
     "/exit   leave, as Ctrl-D does\n"
-    "Several lines: Alt-Enter between them, a backslash at a line's end, or \"\"\" before the first\n"
+    "Several lines: Alt-Enter between them, a backslash at a line's end, or \"\"\" before the "
+    "first\n"
     "and after the last. Pasted text is one message. Arrow keys bring earlier ones back, Ctrl-R\n"
     "looks for one. Ctrl-C stops an answer, or drops what is typed.\n";
 

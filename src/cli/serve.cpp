@@ -80,7 +80,7 @@ struct Example {
 
 Example example_of(const server::ServedModel& model) {
   boost::json::object body{{"model", model.names[0]}};
-  if (model.tokenizer && model.chat_template) {
+  if (model.tokenizer && model.chat_template && model.chat_template->problem().empty()) {
     body["messages"] =
         boost::json::array{boost::json::object{{"role", "user"}, {"content", "Hello!"}}};
     return {"/v1/chat/completions", std::move(body)};
@@ -135,6 +135,10 @@ server::ServedModel served_model(const LoadedModel& model, const fs::path& path,
   if (served.tokenizer) {
     served.chat_template =
         text::ChatTemplate::load(model.folder, settings.get_string("chat-template"));
+    if (served.chat_template && !served.chat_template->problem().empty()) {
+      spdlog::warn("{}; chats that need it are refused, give another with --chat-template",
+                   served.chat_template->problem());
+    }
   }
   if (settings.get_bool("enable-tokenizer-info-endpoint")) {
     served.tokenizer_info =

@@ -24,17 +24,14 @@ class AnswerFormat {
                             const Usage& usage, ByteShare& held) = 0;
 };
 
-/// `accepted` outlives the format.
+/// `accepted` and `names` outlive the format.
 std::unique_ptr<AnswerFormat> completion_format(const GenerationRequest& accepted,
-                                                const text::Tokenizer* tokenizer);
+                                                const TokenNames& names);
 std::unique_ptr<AnswerFormat> chat_format(const GenerationRequest& accepted,
-                                          const text::Tokenizer* tokenizer);
+                                          const TokenNames& names);
 
 /// Of an accepted request's choice: its usage so far, for continuous_usage_stats.
 Usage usage_of(const GenerationRequest& accepted, const ChoiceState& choice);
-
-/// Unicode characters of UTF-8 text.
-int64_t count_characters(std::string_view text);
 
 /// The last members of an event: usage when asked for at every event, the fingerprint on the last.
 void write_event_tail(JsonWriter& json, const GenerationRequest& accepted,

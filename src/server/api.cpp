@@ -121,9 +121,10 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
   }
   json_limits_.max_depth = static_cast<size_t>(settings.get_int("max-json-depth"));
   json_limits_.max_nodes = settings.get_int("max-json-nodes");
-  if (settings.get_string("chat-template-content-format") == "openai") {
-    content_format_ = ContentFormat::kParts;
-  }
+  const std::string format = settings.get_string("chat-template-content-format");
+  if (format == "string") content_.format = ContentRules::Format::kString;
+  if (format == "openai") content_.format = ContentRules::Format::kParts;
+  content_.chat_template = model_.chat_template.get();
   const int64_t queue = settings.get_int("max-num-queued-reqs");
   max_concurrent_ = settings.get_int("max-concurrent-requests");
   max_waiting_ = queue == 0 ? 0 : queue + settings.get_int("max-num-seqs");
@@ -221,7 +222,7 @@ void Api::intake(Intake& intake, const std::weak_ptr<Exchange>& exchange) {
     intake.body = {};  // its share goes on, for the texts and ids that are now copied out of it
     GenerationRequest accepted;
     if (intake.chat) {
-      ChatRequest request = parse_chat(body, limits_, defaults_, content_format_);
+      ChatRequest request = parse_chat(body, limits_, defaults_, content_);
       check_model(request.model);
       if (request.request_id.empty()) request.request_id = intake.request_id;
       intake.held.resize(kRequestBytes);

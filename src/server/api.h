@@ -87,7 +87,8 @@ class Api {
                      GenerationRequest::Prompt prompt, const char* field) const;
   std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& words) const;
   /// The rendered chat template, guard marks included.
-  std::string render(ChatInput& chat) const;
+  std::string render(const ChatInput& chat) const;
+  std::string render_open(boost::json::object& context) const;
   const text::Tokenizer& tokenizer(const char* param) const;
   /// Refuses text that cannot fit the context whatever its tokens are, before they are computed.
   void check_text_size(size_t bytes, const CommonRequest& request) const;
@@ -106,7 +107,7 @@ class Api {
   RequestLimits limits_;
   SamplingDefaults defaults_;
   base::JsonLimits json_limits_;
-  ContentFormat content_format_ = ContentFormat::kString;
+  ContentRules content_;
   boost::json::object default_template_kwargs_;
   std::string response_role_;
   bool prompt_details_ = false;

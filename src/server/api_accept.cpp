@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/json/serialize.hpp>
 #include <chrono>
 
@@ -46,31 +47,46 @@ void truncate(const CommonRequest& request, int64_t max_model_len, std::vector<i
   }
 }
 
-/// Text in normalised messages.
-int64_t text_bytes(const json::array& messages) {
+/// Bytes of all strings in a value.
+size_t text_bytes(const json::value& value) {
   size_t bytes = 0;
-  for (const json::value& message : messages) {
-    const json::value& content = message.at("content");
-    if (content.is_string()) {
-      bytes += content.get_string().size();
-      continue;
-    }
-    for (const json::value& part : content.as_array()) bytes += part.at("text").as_string().size();
+  if (value.is_string()) bytes = value.get_string().size();
+  if (value.is_array()) {
+    for (const json::value& item : value.get_array()) bytes += text_bytes(item);
   }
-  return static_cast<int64_t>(bytes);
+  if (value.is_object()) {
+    for (const auto& member : value.get_object()) bytes += text_bytes(member.value());
+  }
+  return bytes;
 }
 
-/// Appends `mark` to the text of the last message, which has been normalised.
-void mark_last_message(json::array& messages, const std::string& mark) {
+/// The text that the final message ends with; the messages have been normalised.
+json::string& final_text(json::array& messages) {
   json::value& content = messages.back().as_object()["content"];
-  if (content.is_string()) {
-    content.as_string().append(mark);
-    return;
-  }
-  if (content.as_array().empty()) {
+  if (content.is_string()) return content.get_string();
+  json::array& parts = content.as_array();
+  const auto text = std::find_if(parts.rbegin(), parts.rend(), [](const json::value& part) {
+    return part.as_object().contains("text");
+  });
+  if (text == parts.rend()) {
     value_error("continue_final_message", "the final message has no text to go on from");
   }
-  content.as_array().back().as_object()["text"].as_string().append(mark);
+  return text->as_object()["text"].as_string();
+}
+
+/// Bytes of `text` before the blanks at its end, which are what Python's str.strip() takes off.
+size_t size_without_blanks(std::string_view text) {
+  constexpr std::array<std::string_view, 29> kBlanks = {
+      " ",      "\t",     "\n",     "\v",     "\f",     "\r",     "\x1C",   "\x1D",
+      "\x1E",   "\x1F",   "\u0085", "\u00A0", "\u1680", "\u2000", "\u2001", "\u2002",
+      "\u2003", "\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200A",
+      "\u2028", "\u2029", "\u202F", "\u205F", "\u3000"};
+  for (;;) {
+    const auto blank = std::find_if(kBlanks.begin(), kBlanks.end(),
+                                    [&](std::string_view one) { return text.ends_with(one); });
+    if (blank == kBlanks.end()) return text.size();
+    text.remove_suffix(blank->size());
+  }
 }
 
 }  // namespace
@@ -177,9 +193,6 @@ GenerationRequest Api::accept_completion(CompletionRequest& request, ByteShare h
                                          const std::atomic<bool>* cancel) const {
   GenerationRequest accepted = accept_common(request, std::move(held), false);
   if (request.echo && request.sampling.logprobs >= 0) {
-    if (request.stream && request.sampling.n > 1) {
-      not_yet("echo", "streaming an echo with logprobs for n above 1");
-    }
     accepted.sampling.prompt_logprobs =
         std::max(accepted.sampling.prompt_logprobs, accepted.sampling.logprobs);
   }
@@ -202,15 +215,13 @@ GenerationRequest Api::accept_completion(CompletionRequest& request, ByteShare h
   return accepted;
 }
 
-std::string Api::render(ChatInput& chat) const {
+std::string Api::render(const ChatInput& chat) const {
   tokenizer("messages");
   if (!model_.chat_template) {
     value_error("messages",
                 "this model has no chat template; give one with --chat-template, or use "
                 "/v1/completions");
   }
-  const std::string mark = fmt::format("[[moesaic-continue-{}]]", random_hex());
-  if (chat.continue_final_message) mark_last_message(chat.messages, mark);
   json::object context = default_template_kwargs_;
   for (const auto& [key, value] : chat.template_kwargs) context[key] = value;
   context["messages"] = chat.messages;
@@ -218,16 +229,34 @@ std::string Api::render(ChatInput& chat) const {
   context["tools"] = chat.tools;
   context["documents"] = chat.documents;
   context["add_generation_prompt"] = chat.add_generation_prompt;
-  std::string rendered = model_.chat_template->render(json::serialize(context));
-  if (chat.continue_final_message) {
-    // The template would close the message; what follows its text is dropped.
+  if (chat.continue_final_message) return render_open(context);
+  return model_.chat_template->render(json::serialize(context));
+}
+
+/// The conversation up to the end of its final message's text: the template would go on and close
+/// the message.
+std::string Api::render_open(json::object& context) const {
+  const std::string mark = fmt::format("[[moesaic-continue-{}]]", random_hex());
+  json::string& text = final_text(context["messages"].as_array());
+  const std::string all(text.data(), text.size());
+  const size_t size = size_without_blanks(all);
+  // What the template writes before the mark and after it.
+  const auto around = [&](std::string_view blanks) {
+    text = all.substr(0, size) + mark;
+    text.append(blanks);
+    const std::string rendered = model_.chat_template->render(json::serialize(context));
     const size_t at = rendered.rfind(mark);
     if (at == std::string::npos) {
       value_error("continue_final_message", "the chat template does not show the final message");
     }
-    rendered.resize(at);
-  }
-  return rendered;
+    return std::pair(rendered.substr(0, at), rendered.substr(at + mark.size()));
+  };
+  auto [start, closing] = around("");
+  if (size == all.size()) return start;
+  // Of the blanks at its end the message has those that the template leaves.
+  const std::string kept = around(std::string_view(all).substr(size)).second;
+  if (kept.ends_with(closing)) start += kept.substr(0, kept.size() - closing.size());
+  return start;
 }
 
 GenerationRequest Api::accept_chat(ChatRequest& request, size_t body_bytes, ByteShare held) const {
@@ -262,7 +291,7 @@ Response Api::tokenize_now(const json::object& body, ByteShare& held) const {
   const bool strings = fields.boolean("return_token_strs").value_or(false);
   std::vector<int32_t> ids;
   if (kind == kTokenizeChat) {
-    ChatInput chat = parse_chat_input(body, content_format_);
+    const ChatInput chat = parse_chat_input(body, content_);
     work.resize(held.bytes() * kRenderWork);
     const std::string rendered = render(chat);
     work.resize(rendered.size() * kTextWork);

@@ -7,8 +7,8 @@ namespace {
 
 class ChatFormat : public AnswerFormat {
  public:
-  ChatFormat(const GenerationRequest& accepted, const text::Tokenizer* tokenizer)
-      : accepted_(accepted), names_(tokenizer, accepted.tokens_as_ids) {}
+  ChatFormat(const GenerationRequest& accepted, const TokenNames& names)
+      : accepted_(accepted), names_(names) {}
 
   std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
                      bool last, ByteShare& held) override;
@@ -31,7 +31,7 @@ class ChatFormat : public AnswerFormat {
   void write_prompt(JsonWriter& json, bool whole) const;
 
   const GenerationRequest& accepted_;
-  TokenNames names_;
+  const TokenNames& names_;
 };
 
 ToolCallParser::Pieces ChatFormat::split(ChoiceState& choice, const std::string& text,
@@ -239,8 +239,8 @@ std::string ChatFormat::whole(std::span<ChoiceState> choices, std::span<const Pr
 }  // namespace
 
 std::unique_ptr<AnswerFormat> chat_format(const GenerationRequest& accepted,
-                                          const text::Tokenizer* tokenizer) {
-  return std::make_unique<ChatFormat>(accepted, tokenizer);
+                                          const TokenNames& names) {
+  return std::make_unique<ChatFormat>(accepted, names);
 }
 
 }  // namespace moesaic::server

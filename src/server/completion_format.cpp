@@ -5,8 +5,8 @@ namespace {
 
 class CompletionFormat : public AnswerFormat {
  public:
-  CompletionFormat(const GenerationRequest& accepted, const text::Tokenizer* tokenizer)
-      : accepted_(accepted), names_(tokenizer, accepted.tokens_as_ids) {}
+  CompletionFormat(const GenerationRequest& accepted, const TokenNames& names)
+      : accepted_(accepted), names_(names) {}
 
   std::string events(ChoiceState& choice, const ChoiceDelta& delta, const PromptState& prompt,
                      bool last, ByteShare& held) override;
@@ -19,30 +19,31 @@ class CompletionFormat : public AnswerFormat {
  private:
   void write_logprobs(JsonWriter& json, ByteShare& held, const GenerationRequest::Prompt& prompt,
                       const PromptState& state, bool echo,
-                      std::span<const engine::PositionLogprobs> positions, int64_t offset);
+                      std::span<const engine::PositionLogprobs> positions,
+                      std::span<const int64_t> offsets);
   void write_choice(JsonWriter& json, ByteShare& held, const ChoiceState& choice,
                     const PromptState& state);
 
   const GenerationRequest& accepted_;
-  TokenNames names_;
+  const TokenNames& names_;
 };
 
 void CompletionFormat::write_logprobs(JsonWriter& json, ByteShare& held,
                                       const GenerationRequest::Prompt& prompt,
                                       const PromptState& state, bool echo,
                                       std::span<const engine::PositionLogprobs> positions,
-                                      int64_t offset) {
+                                      std::span<const int64_t> offsets) {
   json.key("logprobs");
   if (accepted_.sampling.logprobs < 0) {
     json.null();
     return;
   }
-  CompletionLogprobs lists(names_, held, offset);
+  CompletionLogprobs lists(names_, held);
   if (echo) {
-    lists.add_unknown(prompt.ids.front());
-    lists.add(state.logprobs);
+    lists.add_unknown(prompt.ids.front(), state.offsets.front());
+    lists.add(state.logprobs, std::span(state.offsets).subspan(1));
   }
-  lists.add(positions);
+  lists.add(positions, offsets);
   lists.write(json);
 }
 
@@ -58,7 +59,7 @@ std::string CompletionFormat::events(ChoiceState& choice, const ChoiceDelta& del
   write_identity(json, accepted_.identity, "text_completion");
   json.key("choices").begin_array().begin_object();
   json.member("index", int64_t{choice.index}).member("text", text);
-  write_logprobs(json, held, prompt, state, echo, delta.logprobs, choice.shown_characters);
+  write_logprobs(json, held, prompt, state, echo, delta.logprobs, delta.offsets);
   write_choice_end(json, choice.end, true);
   json.key("prompt_token_ids");
   if (first && accepted_.return_token_ids) {
@@ -74,7 +75,6 @@ std::string CompletionFormat::events(ChoiceState& choice, const ChoiceDelta& del
   }
   json.end_object().end_array();
   write_event_tail(json, accepted_, choice, last);
-  choice.shown_characters += count_characters(text);
   return sse_event(json.take());
 }
 
@@ -83,7 +83,7 @@ void CompletionFormat::write_choice(JsonWriter& json, ByteShare& held, const Cho
   const GenerationRequest::Prompt& prompt = accepted_.prompts[static_cast<size_t>(choice.prompt)];
   json.begin_object().member("index", int64_t{choice.index});
   json.member("text", accepted_.echo ? prompt.text + choice.text : choice.text);
-  write_logprobs(json, held, prompt, state, accepted_.echo, choice.logprobs, 0);
+  write_logprobs(json, held, prompt, state, accepted_.echo, choice.logprobs, choice.offsets);
   write_choice_end(json, choice.end, true);
   json.key("token_ids");
   if (accepted_.return_token_ids) {
@@ -127,14 +127,8 @@ std::string CompletionFormat::whole(std::span<ChoiceState> choices,
 }  // namespace
 
 std::unique_ptr<AnswerFormat> completion_format(const GenerationRequest& accepted,
-                                                const text::Tokenizer* tokenizer) {
-  return std::make_unique<CompletionFormat>(accepted, tokenizer);
-}
-
-int64_t count_characters(std::string_view text) {
-  int64_t count = 0;
-  for (const char c : text) count += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  return count;
+                                                const TokenNames& names) {
+  return std::make_unique<CompletionFormat>(accepted, names);
 }
 
 Usage usage_of(const GenerationRequest& accepted, const ChoiceState& choice) {

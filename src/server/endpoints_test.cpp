@@ -136,7 +136,7 @@ bool takes(Body kind, const json::object& body, const RequestLimits& limits) {
     if (kind == kCompletion) {
       parse_completion(body, limits, {});
     } else if (kind == kChat) {
-      parse_chat(body, limits, {}, ContentFormat::kString);
+      parse_chat(body, limits, {}, {});
     } else {
       check_fields(body, kind, limits);
     }

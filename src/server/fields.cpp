@@ -4,9 +4,11 @@
 
 #include <boost/json/array.hpp>
 #include <boost/json/value.hpp>
+#include <charconv>
 #include <cmath>
 
 #include "base/error.h"
+#include "server/json_strict.h"
 #include "server/request_fields.h"
 
 namespace moesaic::server {
@@ -75,6 +77,11 @@ std::optional<int64_t> Fields::integer(std::string_view name) const {
 std::optional<double> Fields::number(std::string_view name) const {
   const json::value* value = find(name);
   if (value == nullptr) return std::nullopt;
+  if (const auto text = written_number(*value)) {
+    double number = text->front() == '-' ? -HUGE_VAL : HUGE_VAL;
+    std::from_chars(text->data(), text->data() + text->size(), number);
+    return number;
+  }
   if (!value->is_number()) schema_error(path(name), "must be a number");
   return value->to_number<double>();
 }
@@ -101,7 +108,9 @@ std::optional<std::string> Fields::name(std::string_view name) const {
 const json::object* Fields::object(std::string_view name) const {
   const json::value* value = find(name);
   if (value == nullptr) return nullptr;
-  if (!value->is_object()) schema_error(path(name), "must be an object");
+  if (!value->is_object() || written_number(*value)) {
+    schema_error(path(name), "must be an object");
+  }
   return &value->get_object();
 }
 

@@ -73,20 +73,26 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationReq
       exchange_(std::move(exchange)),
       waiting_ticket_(std::move(waiting_ticket)),
       active_ticket_(std::move(active_ticket)),
+      names_(context_->tokenizer.get(), accepted_.tokens_as_ids),
       stops_(stop_strings(accepted_.stop)),
       answer_(accepted_.held.for_answer()),
       queued_(accepted_.held.for_answer()) {
   accepted_.held.grow(accepted_.prompts.size() * static_cast<size_t>(accepted_.sampling.n) *
                       kChoiceBytes);
-  const text::Tokenizer* tokenizer = context_->tokenizer.get();
-  format_ =
-      accepted_.chat ? chat_format(accepted_, tokenizer) : completion_format(accepted_, tokenizer);
+  format_ = accepted_.chat ? chat_format(accepted_, names_) : completion_format(accepted_, names_);
   prompts_.resize(accepted_.prompts.size());
   for (size_t prompt = 0; prompt < accepted_.prompts.size(); ++prompt) {
+    if (accepted_.echoes_logprobs()) {
+      const GenerationRequest::Prompt& source = accepted_.prompts[prompt];
+      accepted_.held.grow((source.ids.size() + 1) * sizeof(int64_t));
+      prompts_[prompt].offsets = prompt_offsets(names_, context_->tokenizer, source.ids,
+                                                source.text, accepted_.skip_special);
+    }
     for (int32_t k = 0; k < accepted_.sampling.n; ++k) {
       ChoiceState choice;
       choice.index = static_cast<int32_t>(choices_.size());
       choice.prompt = static_cast<int32_t>(prompt);
+      if (accepted_.echoes_logprobs()) choice.characters = prompts_[prompt].offsets.back();
       choices_.push_back(std::move(choice));
     }
   }
@@ -259,7 +265,9 @@ void Generation::add_token(ChoiceState& choice, ChoiceDelta& delta, engine::Sequ
   delta.tokens.push_back(id);
   if (position < output.logprobs.size()) {
     delta.logprobs.push_back(std::move(output.logprobs[position]));
+    delta.offsets.push_back(choice.characters);
   }
+  if (names_.as_ids()) choice.characters += count_characters(names_.name(id));
   const bool last = position + 1 == output.tokens.size();
   // The engine's stop is always a token (EOS or a stop id), and the last one; its text is not part
   // of the answer.
@@ -268,6 +276,7 @@ void Generation::add_token(ChoiceState& choice, ChoiceDelta& delta, engine::Sequ
   Voice& own = voice(choice);
   if (hidden || !own.decoder) return;
   const std::string text = own.decoder->push(id);
+  if (!names_.as_ids()) choice.characters += count_characters(text);
   if (choice.generated <= accepted_.sampling.min_tokens) {
     own.stops.pass(text);
   } else {
@@ -304,6 +313,25 @@ void Generation::advance(int32_t prompt, engine::SequenceOutput&& output) {
     state.logprobs = std::move(output.prompt_logprobs);
   }
   state.cached_tokens = std::max<int64_t>(state.cached_tokens, output.cached_prompt_tokens);
+  if (waits(state, output)) return;
+  go_on(prompt, output);
+  for (engine::SequenceOutput& early : std::exchange(state.early, {})) {
+    answer_.shrink(bytes_of(early));
+    if (!over_) go_on(prompt, early);
+  }
+}
+
+/// An echo streams the prompt's logprobs before anything else of each choice; they come with the
+/// first one's beginning.
+bool Generation::waits(PromptState& state, engine::SequenceOutput& output) {
+  state.is_done = state.is_done || output.index == 0;
+  if (state.is_done || !accepted_.stream || !accepted_.echoes_logprobs()) return false;
+  answer_.grow(bytes_of(output));
+  state.early.push_back(std::move(output));
+  return true;
+}
+
+void Generation::go_on(int32_t prompt, engine::SequenceOutput& output) {
   ChoiceState& choice =
       choices_[static_cast<size_t>(prompt) * static_cast<size_t>(accepted_.sampling.n) +
                static_cast<size_t>(output.index)];
@@ -351,6 +379,7 @@ void Generation::emit(ChoiceState& choice, ChoiceDelta& delta) {
     choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
   }
   std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(choice.logprobs));
+  choice.offsets.insert(choice.offsets.end(), delta.offsets.begin(), delta.offsets.end());
 }
 
 Usage Generation::usage() const {

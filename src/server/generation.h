@@ -60,6 +60,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void work_off();
   bool submit_all(Response& refusal);
   void advance(int32_t prompt, engine::SequenceOutput&& output);
+  bool waits(PromptState& state, engine::SequenceOutput& output);
+  void go_on(int32_t prompt, engine::SequenceOutput& output);
   void add_token(ChoiceState& choice, ChoiceDelta& delta, engine::SequenceOutput& output,
                  size_t position);
   void end_choice(ChoiceState& choice, ChoiceDelta& delta, const engine::SequenceOutput& output);
@@ -78,6 +80,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::weak_ptr<Exchange> exchange_;
   std::shared_ptr<void> waiting_ticket_;
   std::shared_ptr<void> active_ticket_;
+  TokenNames names_;
   std::unique_ptr<AnswerFormat> format_;
   std::vector<PromptState> prompts_;
   std::vector<ChoiceState> choices_;

@@ -14,7 +14,7 @@ namespace moesaic::server {
 
 /// What the log-probabilities of one position hold, and the least that their JSON will.
 inline size_t logprob_bytes(int32_t count) {
-  return sizeof(engine::PositionLogprobs) +
+  return sizeof(int64_t) + sizeof(engine::PositionLogprobs) +
          static_cast<size_t>(count) * sizeof(engine::TokenLogprob);
 }
 inline size_t logprob_json_bytes(int32_t count) { return 40 * (1 + static_cast<size_t>(count)); }
@@ -50,6 +50,8 @@ struct GenerationRequest {
   bool parse_tool_calls = false;
   bool parallel_tool_calls = true;
 
+  /// Whether the answer has the logprobs of its prompts before those of the text.
+  bool echoes_logprobs() const { return !chat && echo && sampling.logprobs >= 0; }
   int64_t prompt_tokens() const {
     int64_t sum = 0;
     for (const Prompt& prompt : prompts) sum += static_cast<int64_t>(prompt.ids.size());
@@ -60,7 +62,10 @@ struct GenerationRequest {
 /// What is known of one prompt beside its ids.
 struct PromptState {
   std::vector<engine::PositionLogprobs> logprobs;  ///< [prompt - 1] when asked for
+  std::vector<int64_t> offsets;  ///< prompt_offsets(), when it is echoed with logprobs
   int64_t cached_tokens = 0;
+  bool is_done = false;  ///< its first choice has begun, so that `logprobs` are all there
+  std::vector<engine::SequenceOutput> early;  ///< of other choices, which wait for them
 };
 
 /// What one delivery made certain about a choice.
@@ -68,6 +73,7 @@ struct ChoiceDelta {
   std::string text;
   std::vector<int32_t> tokens;
   std::vector<engine::PositionLogprobs> logprobs;
+  std::vector<int64_t> offsets;  ///< of each of `logprobs`: where its token begins in the text
 };
 
 /// One choice so far. A stream keeps no text or tokens here.
@@ -77,10 +83,11 @@ struct ChoiceState {
   std::string text;
   std::vector<int32_t> tokens;
   std::vector<engine::PositionLogprobs> logprobs;
+  std::vector<int64_t> offsets;  ///< of each of `logprobs`
   int64_t generated = 0;
-  int64_t shown_characters = 0;  ///< of streamed text
-  int64_t shown_calls = 0;       ///< tool calls streamed
-  bool started = false;          ///< its first event is out
+  int64_t characters = 0;   ///< before the next token, shown or held back; with an echoed prompt's
+  int64_t shown_calls = 0;  ///< tool calls streamed
+  bool started = false;     ///< its first event is out
   bool done = false;
   ChoiceEnd end;
   ToolCallParser tools;
@@ -90,6 +97,7 @@ struct ChoiceState {
     text = {};
     tokens = {};
     logprobs = {};
+    offsets = {};
   }
 };
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <new>
 #include <string>
 
@@ -55,10 +56,36 @@ json::storage_ptr counted_memory(const ByteShare& like) {
   return json::make_shared_resource<CountedMemory>(like.another());
 }
 
+bool has_half_character(std::string_view text) {
+  bool open = false;  // after the first half
+  for (size_t at = 0; at < text.size(); ++at) {
+    uint32_t code = 0;
+    const char* digits = text.data() + at + 2;
+    const bool escape = text.substr(at).starts_with("\\u") && at + 6 <= text.size() &&
+                        std::from_chars(digits, digits + 4, code, 16).ptr == digits + 4;
+    const bool second = escape && code >= 0xDC00 && code < 0xE000;
+    if (second != open) return true;
+    open = escape && code >= 0xD800 && code < 0xDC00;
+    if (text[at] == '\\') at += escape ? 5 : 1;
+  }
+  return open;
+}
+
+std::optional<std::string_view> written_number(const json::value& value) {
+  const json::object* object = value.if_object();
+  if (object == nullptr || object->size() != 1) return std::nullopt;
+  const auto& [name, text] = *object->begin();
+  if (std::string_view(name.data(), name.size()) != base::kWrittenNumber || !text.is_string()) {
+    return std::nullopt;
+  }
+  return std::string_view(text.get_string().data(), text.get_string().size());
+}
+
 json::value parse_json(std::string_view text, const base::JsonLimits& limits,
-                       std::string_view param, const json::storage_ptr& memory) {
+                       std::string_view param, const json::storage_ptr& memory,
+                       base::JsonNumbers numbers) {
   try {
-    return base::parse_strict_json(text, limits, memory);
+    return base::parse_strict_json(text, limits, memory, numbers);
   } catch (const base::JsonError& error) {
     throw base::RequestError(400, "Bad Request", describe(error), std::string(param));
   }

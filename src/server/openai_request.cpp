@@ -301,7 +301,7 @@ CompletionRequest parse_completion(const json::object& body, const RequestLimits
 }
 
 ChatRequest parse_chat(const json::object& body, const RequestLimits& limits,
-                       const SamplingDefaults& defaults, ContentFormat format) {
+                       const SamplingDefaults& defaults, const ContentRules& content) {
   const Fields fields(body, kChat);
   ChatRequest out;
   static_cast<CommonRequest&>(out) = parse_common(body, kChat, limits, defaults);
@@ -312,7 +312,7 @@ ChatRequest parse_chat(const json::object& body, const RequestLimits& limits,
   const bool logprobs = fields.boolean("logprobs").value_or(false);
   if (top != 0 && !logprobs) value_error("top_logprobs", "top_logprobs needs logprobs to be true");
   if (logprobs) out.sampling.logprobs = static_cast<int32_t>(top);
-  out.chat = parse_chat_input(body, format);
+  out.chat = parse_chat_input(body, content);
   out.parallel_tool_calls = fields.boolean("parallel_tool_calls").value_or(true);
   out.return_prompt_text = fields.boolean("return_prompt_text").value_or(false);
   const auto choice = fields.string("tool_choice");

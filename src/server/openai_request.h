@@ -14,6 +14,7 @@
 
 #include "base/settings.h"
 #include "engine/request.h"
+#include "text/chat_template.h"
 
 namespace moesaic::server {
 
@@ -103,13 +104,18 @@ struct ChatRequest : CommonRequest {
   bool return_prompt_text = false;
 };
 
-enum class ContentFormat : uint8_t { kString, kParts };
+/// In which shape messages reach the template.
+struct ContentRules {
+  /// --chat-template-content-format; kAuto = as they come, if the template shows them so.
+  enum class Format : uint8_t { kAuto, kString, kParts } format = Format::kAuto;
+  const text::ChatTemplate* chat_template = nullptr;  ///< null without one
+};
 
 CompletionRequest parse_completion(const boost::json::object& body, const RequestLimits& limits,
                                    const SamplingDefaults& defaults);
 ChatRequest parse_chat(const boost::json::object& body, const RequestLimits& limits,
-                       const SamplingDefaults& defaults, ContentFormat format);
+                       const SamplingDefaults& defaults, const ContentRules& content);
 /// The members that make a chat prompt; /tokenize has them too. Throws RequestError when messages
 /// or the template's arguments are wrong.
-ChatInput parse_chat_input(const boost::json::object& body, ContentFormat format);
+ChatInput parse_chat_input(const boost::json::object& body, const ContentRules& content);
 }  // namespace moesaic::server

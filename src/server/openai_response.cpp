@@ -11,11 +11,6 @@ namespace {
 /// JSON has no infinity; vLLM writes this for a token that cannot be.
 double shown(float logprob) { return std::max(static_cast<double>(logprob), -9999.0); }
 
-int64_t characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(),
-                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-}
-
 void write_bytes(JsonWriter& json, std::string_view bytes) {
   json.key("bytes").begin_array();
   for (const char c : bytes) json.integer(static_cast<unsigned char>(c));
@@ -57,32 +52,58 @@ std::string_view finish_name(engine::FinishReason reason) {
   return "";
 }
 
-CompletionLogprobs::CompletionLogprobs(const TokenNames& names, ByteShare& held, int64_t offset)
-    : names_(names),
-      offsets_(&held),
-      logprobs_(&held),
-      tokens_(&held),
-      tops_(&held),
-      offset_(offset) {
+int64_t count_characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
+
+std::vector<int64_t> prompt_offsets(const TokenNames& names,
+                                    const std::shared_ptr<const text::Tokenizer>& tokenizer,
+                                    std::span<const int32_t> ids, std::string_view text,
+                                    bool skip_special) {
+  std::vector<int64_t> offsets = {0};
+  if (names.as_ids()) {
+    for (const int32_t id : ids) {
+      offsets.push_back(offsets.back() + count_characters(names.name(id)));
+    }
+    return offsets;
+  }
+  const int64_t size = count_characters(text);
+  const auto decode = [&](bool skip) {
+    text::StreamDecoder decoder(tokenizer, {}, skip);
+    offsets.resize(1);
+    for (const int32_t id : ids) {
+      offsets.push_back(offsets.back() + count_characters(decoder.push(id)));
+    }
+  };
+  // Special tokens may stand in the text, and others before it.
+  decode(skip_special);
+  if (offsets.back() != size && skip_special) decode(false);
+  const int64_t before = std::max<int64_t>(offsets.back() - size, 0);
+  for (int64_t& offset : offsets) offset = std::max<int64_t>(offset - before, 0);
+  offsets.back() = size;
+  return offsets;
+}
+
+CompletionLogprobs::CompletionLogprobs(const TokenNames& names, ByteShare& held)
+    : names_(names), offsets_(&held), logprobs_(&held), tokens_(&held), tops_(&held) {
   for (JsonWriter* list : {&offsets_, &logprobs_, &tokens_, &tops_}) list->begin_array();
 }
 
-void CompletionLogprobs::add_token(const std::string& name) {
-  offsets_.integer(offset_);
-  tokens_.string(name);
-  offset_ += characters(name);
-}
-
-void CompletionLogprobs::add_unknown(int32_t id) {
-  add_token(names_.name(id));
+void CompletionLogprobs::add_unknown(int32_t id, int64_t offset) {
+  offsets_.integer(offset);
+  tokens_.string(names_.name(id));
   logprobs_.null();
   tops_.null();
 }
 
-void CompletionLogprobs::add(std::span<const engine::PositionLogprobs> positions) {
-  for (const engine::PositionLogprobs& position : positions) {
+void CompletionLogprobs::add(std::span<const engine::PositionLogprobs> positions,
+                             std::span<const int64_t> offsets) {
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const engine::PositionLogprobs& position = positions[i];
     const std::string name = names_.name(position.token.id);
-    add_token(name);
+    offsets_.integer(offsets[i]);
+    tokens_.string(name);
     logprobs_.number(shown(position.token.logprob));
     tops_.begin_object().member(name, shown(position.token.logprob));
     std::vector<std::string> seen = {name};

@@ -3,6 +3,7 @@
 // The OpenAI answers as JSON, field for field in the order and with the nulls of vLLM 0.32.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -40,6 +41,7 @@ class TokenNames {
   std::string text(int32_t id) const;
   /// Raw bytes behind name().
   std::string bytes(int32_t id) const;
+  bool as_ids() const { return as_ids_; }
 
  private:
   const text::Tokenizer* tokenizer_;
@@ -56,21 +58,30 @@ struct ChoiceEnd {
   std::optional<int32_t> stop_token;
 };
 
+/// Unicode characters of UTF-8 text.
+int64_t count_characters(std::string_view text);
+
+/// Characters before each token of an echoed prompt in its text, and before what follows it. Tokens
+/// that are parts of one character begin where it begins. Where names are ids, characters of those.
+std::vector<int64_t> prompt_offsets(const TokenNames& names,
+                                    const std::shared_ptr<const text::Tokenizer>& tokenizer,
+                                    std::span<const int32_t> ids, std::string_view text,
+                                    bool skip_special);
+
 /// The logprobs object of /v1/completions, four lists side by side.
 class CompletionLogprobs {
  public:
-  /// `offset`: characters before the first token. `held` counts the lists.
-  CompletionLogprobs(const TokenNames& names, ByteShare& held, int64_t offset = 0);
+  /// `held` counts the lists.
+  CompletionLogprobs(const TokenNames& names, ByteShare& held);
   /// A token that has no probability: the first of an echoed prompt.
-  void add_unknown(int32_t id);
-  void add(std::span<const engine::PositionLogprobs> positions);
+  void add_unknown(int32_t id, int64_t offset);
+  /// `offsets`: of each position, the characters before its token.
+  void add(std::span<const engine::PositionLogprobs> positions, std::span<const int64_t> offsets);
   void write(JsonWriter& json);
 
  private:
-  void add_token(const std::string& name);
   const TokenNames& names_;
   JsonWriter offsets_, logprobs_, tokens_, tops_;
-  int64_t offset_;
 };
 /// The logprobs object of /v1/chat/completions; at most `top` alternatives a position.
 void write_chat_logprobs(JsonWriter& json, const TokenNames& names,

@@ -215,7 +215,8 @@ class Rig {
     model.tokenizer_info = R"({"tokenizer_class":"Bytes"})";
     if (with_text) {
       model.tokenizer = text::Tokenizer::load(folder.path());
-      model.chat_template = text::ChatTemplate::load(folder.path(), "");
+      model.chat_template =
+          text::ChatTemplate::load(folder.path(), settings.get_string("chat-template"));
     }
     server = std::make_unique<Server>(settings, bind_address(settings), model, engine, metrics);
     thread = std::thread([this] {

@@ -1,7 +1,6 @@
 #include "server/tool_calls.h"
 
 #include <algorithm>
-#include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <optional>
 
@@ -14,6 +13,56 @@ namespace {
 constexpr std::string_view kOpen = "<tool_call>";
 constexpr std::string_view kClose = "</tool_call>";
 
+/// The text of the value of member number `index`. `object` is the text of a JSON object.
+std::string_view member_text(std::string_view object, size_t index) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  int depth = 0;
+  bool in_string = false;
+  size_t start = 0;  // of the value, once its member is there
+  for (size_t at = 0; at < object.size(); ++at) {
+    const char c = object[at];
+    if (in_string) {
+      if (c == '\\') ++at;
+      in_string = c != '"';
+      continue;
+    }
+    in_string = c == '"';
+    const bool closes = c == '}' || c == ']';
+    if (c == '{' || c == '[') ++depth;
+    if (c == ':' && depth == 1 && index == 0) start = object.find_first_not_of(kSpace, at + 1);
+    if (depth == 1 && (c == ',' || closes)) {
+      if (start > 0) {
+        const std::string_view value = object.substr(start, at - start);
+        return value.substr(0, value.find_last_not_of(kSpace) + 1);
+      }
+      --index;
+    }
+    if (closes) --depth;
+  }
+  return {};
+}
+
+bool is_object(std::string_view text) {
+  try {
+    return parse_json(text, kBodyLimits, "arguments").is_object();
+  } catch (const base::RequestError&) {
+    return false;
+  }
+}
+
+/// The arguments as the model wrote them, numbers and all. Some models write the object inside a
+/// string once more.
+std::string arguments_text(std::string_view call, const boost::json::object& object) {
+  auto found = object.find("arguments");
+  if (found == object.end()) found = object.find("parameters");
+  if (found == object.end() || found->value().is_null()) return "{}";
+  if (const boost::json::string* inner = found->value().if_string()) {
+    const std::string_view text(inner->data(), inner->size());
+    if (is_object(text)) return std::string(text);
+  }
+  return std::string(member_text(call, static_cast<size_t>(found - object.begin())));
+}
+
 std::optional<ToolCall> read_call(std::string_view body) {
   try {
     const boost::json::value value = parse_json(body, kBodyLimits, "tool_call");
@@ -23,9 +72,7 @@ std::optional<ToolCall> read_call(std::string_view body) {
     if (name == nullptr || !name->is_string() || name->get_string().empty()) return std::nullopt;
     ToolCall call;
     call.name.assign(name->get_string().data(), name->get_string().size());
-    const boost::json::value* arguments = object->if_contains("arguments");
-    if (arguments == nullptr) arguments = object->if_contains("parameters");
-    call.arguments = arguments == nullptr ? "{}" : boost::json::serialize(*arguments);
+    call.arguments = arguments_text(body, *object);
     return call;
   } catch (const base::RequestError&) {
     return std::nullopt;  // the model wrote something else; it stays text

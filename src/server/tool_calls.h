@@ -12,7 +12,8 @@ namespace moesaic::server {
 
 struct ToolCall {
   std::string name;
-  std::string arguments;  ///< JSON text of an object
+  /// JSON as the model wrote it: nearly always an object, but it may be any value.
+  std::string arguments;
 };
 
 /// Separates content from tool calls while the text arrives.

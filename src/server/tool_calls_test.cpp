@@ -26,9 +26,32 @@ TEST(ToolCallParser, SeparatesCallsFromTextInAnyPieces) {
     EXPECT_EQ(pieces.content, "Let me see.");
     ASSERT_EQ(pieces.calls.size(), 2U);
     EXPECT_EQ(pieces.calls[0].name, "weather");
-    EXPECT_EQ(pieces.calls[0].arguments, R"({"town":"Ostra"})");
+    EXPECT_EQ(pieces.calls[0].arguments, R"({"town": "Ostra"})");
     EXPECT_EQ(pieces.calls[1].name, "time");
     EXPECT_EQ(pieces.calls[1].arguments, "{}");
+  }
+}
+
+TEST(ToolCallParser, ArgumentsAreAsTheModelWroteThem) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"name":"x","arguments":{"a": 12345678901234567890123, "b":2.50 , "c":[1e5,-0.10]} })",
+       R"({"a": 12345678901234567890123, "b":2.50 , "c":[1e5,-0.10]})"},
+      {R"({"arguments": {"}": "\"],{", "k": {"arguments": 1}} , "name": "x"})",
+       R"({"}": "\"],{", "k": {"arguments": 1}})"},
+      {R"({"a":[1,{"b":[]},2],"name":"x","parameters":{"n": 1.0}})", R"({"n": 1.0})"},
+      {R"({"name":"x","\u0061rguments":{"n":3}})", R"({"n":3})"},
+      {R"({"name":"x","arguments":[1, 2.0]})", "[1, 2.0]"},
+      {R"({"name":"x","arguments": -1.50e3})", "-1.50e3"},
+      {R"({"name":"x","arguments":"some words"})", R"("some words")"},
+      {R"({"name":"x","arguments":null})", "{}"},
+      {R"({"name":"x"})", "{}"},
+      // The object in a string, which is what the protocol has but not what the model should write.
+      {R"({"name":"x","arguments":"{\"n\": 1.50}"})", R"({"n": 1.50})"},
+  };
+  for (const auto& [call, arguments] : cases) {
+    const auto pieces = parse(std::string("<tool_call>\n") + call + "\n</tool_call>", 7);
+    ASSERT_EQ(pieces.calls.size(), 1U) << call;
+    EXPECT_EQ(pieces.calls[0].arguments, arguments);
   }
 }
 

@@ -72,6 +72,22 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::pa
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::make_unique<Impl>(handle)));
 }
 
+std::string ChatTemplate::problem() const {
+  MoesaicTextError error = no_error();
+  MoesaicBytes text{};
+  if (!moesaic_template_problem(impl_->chat_template, &text, &error)) raise(error);
+  return take(text);
+}
+
+ChatTemplate::Shapes ChatTemplate::shapes(std::string_view role) const {
+  uint32_t known = MOESAIC_ROLE_USER;
+  if (role == "system" || role == "developer") known = MOESAIC_ROLE_SYSTEM;
+  if (role == "assistant") known = MOESAIC_ROLE_ASSISTANT;
+  if (role == "tool" || role == "function") known = MOESAIC_ROLE_TOOL;
+  const MoesaicShapes shapes = moesaic_template_shapes(impl_->chat_template, known);
+  return {shapes.text, shapes.part, shapes.parts, shapes.thinking};
+}
+
 std::string ChatTemplate::render(std::string_view context_json) const {
   uint64_t least = 0;
   uint64_t most = 0;

@@ -13,10 +13,24 @@ class ChatTemplate {
  public:
   /// From `override_text_or_file` (a path or inline Jinja) when not empty, else
   /// chat_template.jinja, else tokenizer_config.json. Null when the model has none. A syntax error
-  /// is ModelFileError.
+  /// in `override_text_or_file` is ModelFileError; one in the model's own template is problem().
   static std::shared_ptr<const ChatTemplate> load(const std::filesystem::path& folder,
                                                   const std::string& override_text_or_file);
   ~ChatTemplate();
+
+  /// Why conversations, or those with tools, are refused: the model's own template is wrong. ""
+  /// when it is not.
+  std::string problem() const;
+
+  /// Shapes of a message's "content" that the template shows whole.
+  struct Shapes {
+    bool text = false;      ///< one string
+    bool part = false;      ///< a list of one {"type": "text", "text": ...}
+    bool parts = false;     ///< a list of several
+    bool thinking = false;  ///< {"type": "thinking", "thinking": ...} in that list
+  };
+  /// For messages of a role; found by trying it when the template was loaded.
+  Shapes shapes(std::string_view role) const;
 
   /// Renders. `context_json` is a JSON object with messages, and optionally tools, documents,
   /// add_generation_prompt and template kwargs. Special-token text inside message content is

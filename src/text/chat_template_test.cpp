@@ -104,20 +104,83 @@ TEST(ChatTemplate, WrongSourcesAreNamed) {
   };
   EXPECT_THROW(ChatTemplate::load(folder.path(), "/no/such/file"), base::MissingFileError);
   EXPECT_EQ(refused_file("{% if %}"), "--chat-template");
-  const auto jinja = folder.write("chat_template.jinja", "{% for x in %}");
-  EXPECT_EQ(refused_file(""), jinja.string());
-  folder.write("chat_template.jinja", "\xFF\xFE");
+  const auto jinja = folder.write("chat_template.jinja", "\xFF\xFE");
   EXPECT_EQ(refused_file(""), jinja.string());
   std::filesystem::resize_file(jinja, uint64_t{4} << 30);
   EXPECT_EQ(refused_file(""), jinja.string());
   std::filesystem::remove(jinja);
   const auto config = folder.path() / "tokenizer_config.json";
-  for (const char* text :
-       {R"({"chat_template": 3})", R"({"chat_template": [3]})", "{",
-        R"({"chat_template": [{"name": "a"}]})", R"({"chat_template": "{{ 'x }}"})"}) {
+  for (const char* text : {R"({"chat_template": 3})", R"({"chat_template": [3]})", "{",
+                           R"({"chat_template": [{"name": "a"}]})"}) {
     folder.write("tokenizer_config.json", text);
     EXPECT_EQ(refused_file(""), config.string()) << text;
   }
+}
+
+TEST(ChatTemplate, AModelsWrongTemplateOnlyStopsChats) {
+  const TempFolder folder;
+  const json::object tools{{"tools", json::array{1}}};
+  const auto expect = [&](const std::string& problem, bool plain, bool with_tools) {
+    const auto chat_template = ChatTemplate::load(folder.path(), "");
+    ASSERT_NE(chat_template, nullptr);
+    EXPECT_NE(chat_template->problem().find(problem), std::string::npos)
+        << chat_template->problem();
+    EXPECT_EQ(chat_template->problem().empty(), problem.empty());
+    for (const bool has_tools : {false, true}) {
+      const std::string got = outcome(*chat_template, has_tools ? tools : json::object{});
+      EXPECT_EQ(got.starts_with("!"), !(has_tools ? with_tools : plain)) << got;
+      if (got.starts_with("!")) {
+        EXPECT_NE(got.find(problem), std::string::npos) << got;
+        EXPECT_NE(got.find("--chat-template"), std::string::npos) << got;
+      }
+    }
+  };
+  const auto named = [&](const std::string& list) {
+    folder.write("tokenizer_config.json", R"({"chat_template": [)" + list + "]}");
+  };
+  named(R"({"name": "a", "template": "x"}, {"name": "b", "template": "y"})");
+  expect("tokenizer_config.json: its chat_template has no entry named \"default\"", false, false);
+  named(R"({"name": "a", "template": "x"}, {"name": "tool_use", "template": "y"})");
+  expect("no entry named \"default\"", false, true);
+  named(R"({"name": "default", "template": "x"}, {"name": "tool_use", "template": "{% if %}"})");
+  expect("is not a template", true, false);
+  named(R"({"name": "default", "template": "{{ 'x }}"}, {"name": "tool_use", "template": "y"})");
+  expect("is not a template", false, true);
+  // What nobody asks for does no harm.
+  named(R"({"name": "default", "template": "x"}, {"name": "rag", "template": "{% if %}"})");
+  expect("", true, true);
+  folder.write("tokenizer_config.json", R"({"chat_template": "{{ 'x }}"})");
+  expect("is not a template", false, false);
+  folder.write("chat_template.jinja", "{% for x in %}");
+  expect("chat_template.jinja: is not a template", false, false);
+}
+
+TEST(ChatTemplate, SaysWhichContentItShows) {
+  const auto shapes = [](const std::string& text, const char* role) {
+    const auto found = inline_template(text)->shapes(role);
+    std::string out;
+    if (found.text) out += "text ";
+    if (found.part) out += "part ";
+    if (found.parts) out += "parts ";
+    if (found.thinking) out += "thinking ";
+    return out;
+  };
+  const std::string each = "{% for m in messages %}";
+  for (const char* role : {"system", "developer", "user", "other", "assistant", "tool"}) {
+    EXPECT_EQ(shapes(each + "{{ m.content }}{% endfor %}", role), "text ");
+    EXPECT_EQ(shapes(each + "{{ m.content | trim }}{% endfor %}", role), "text ");
+    EXPECT_EQ(shapes(each + "{{ {'c': m.content} | tojson }}{% endfor %}", role), "text ");
+    EXPECT_EQ(shapes(each + "{{ m.content.split('x') | join }}{% endfor %}", role), "text ");
+    EXPECT_EQ(shapes(each + "{{ m.content[0].text }}{% endfor %}", role), "part ");
+    EXPECT_EQ(shapes(each + "{{ m.content | map(attribute='text') | join }}{% endfor %}", role),
+              "part parts ");
+  }
+  EXPECT_EQ(shapes("{{ messages[0].content }}", "assistant"), "");
+  EXPECT_EQ(shapes("{{ raise_exception('no') }}", "user"), "");
+  EXPECT_EQ(shapes("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}"
+                   "{% endfor %}",
+                   "user"),
+            "");
 }
 
 TEST(ChatTemplate, TellsTheTime) {

@@ -122,6 +122,27 @@ void moesaic_stream_free(MoesaicStream* stream);
 /// null when there is none. Null with a zero error kind when the model has no template.
 MoesaicTemplate* moesaic_template_load(MoesaicFolder folder, const MoesaicFile* replacement,
                                        MoesaicTextError* error);
+/// What is wrong with the model's own template, in which chats are refused; empty when it is whole.
+bool moesaic_template_problem(const MoesaicTemplate* chat_template, MoesaicBytes* text,
+                              MoesaicTextError* error);
+
+/// Roles whose messages templates show differently; others are shown like a user's.
+enum {
+  MOESAIC_ROLE_SYSTEM = 0,
+  MOESAIC_ROLE_USER = 1,
+  MOESAIC_ROLE_ASSISTANT = 2,
+  MOESAIC_ROLE_TOOL = 3,
+};
+
+/// Shapes of a message's content that the template shows whole.
+typedef struct {
+  bool text;      ///< one string
+  bool part;      ///< a list of one {"type": "text", "text": ...}
+  bool parts;     ///< a list of several
+  bool thinking;  ///< {"type": "thinking", "thinking": ...} in that list
+} MoesaicShapes;
+MoesaicShapes moesaic_template_shapes(const MoesaicTemplate* chat_template, uint32_t role);
+
 /// Bytes of memory that rendering a context of so many bytes takes: at least, and at most.
 void moesaic_template_memory(size_t context_size, uint64_t* least, uint64_t* most);
 /// Bytes of address space for a rendering's thread, of which few are touched.

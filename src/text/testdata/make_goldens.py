@@ -15,6 +15,7 @@ import json
 import pathlib
 import random
 
+import expressions
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
@@ -869,7 +870,7 @@ def main():
     write(HERE / "decoders.json", decoder_cases())
     env = environment()
     snippets = []
-    for template, context in SNIPPETS:
+    for template, context in [*SNIPPETS, *expressions.snippets()]:
         if not context.pop("skip", False):
             snippets.append(
                 {"template": template, "context": context, **render(env, template, context)}

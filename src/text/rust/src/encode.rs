@@ -2,7 +2,6 @@
 //! can be only text where a caller says so, memory stays near the ids, and a cancel is seen.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokenizers::normalizer::Range as Span;
 use tokenizers::tokenizer::PreTokenizedString;
@@ -10,6 +9,7 @@ use tokenizers::{
     Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizer, Token,
 };
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::long_word;
 use crate::memory;
@@ -32,21 +32,6 @@ impl TextOnly<'_> {
                 let first = places.partition_point(|p| p.end <= place.start);
                 places.get(first).is_some_and(|p| p.start < place.end)
             }
-        }
-    }
-}
-
-/// The caller's cancel flag.
-#[derive(Clone, Copy)]
-pub struct Cancel<'a>(pub Option<&'a AtomicBool>);
-
-impl Cancel<'_> {
-    /// Whether to go on: nobody cancelled, and there is memory.
-    pub fn check(&self) -> Result<()> {
-        memory::check()?;
-        match self.0 {
-            Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::cancelled()),
-            _ => Ok(()),
         }
     }
 }

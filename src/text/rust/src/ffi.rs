@@ -4,8 +4,9 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use crate::cancel::Cancel;
 use crate::decode::Chain;
-use crate::encode::{self, Cancel, TextOnly};
+use crate::encode::{self, TextOnly};
 use crate::error::{Error, Result};
 use crate::files::{File, Folder};
 use crate::guard;
@@ -38,6 +39,15 @@ pub struct TextError {
 pub struct Stream {
     chain: Chain,
     skip_special: bool,
+}
+
+/// template::Shapes.
+#[repr(C)]
+pub struct Shapes {
+    text: bool,
+    part: bool,
+    parts: bool,
+    thinking: bool,
 }
 
 const SPECIALS_AS_TEXT: i32 = 1;
@@ -447,6 +457,37 @@ pub unsafe extern "C" fn moesaic_template_load(
         Template::load(&folder.folder()?, replacement)
     });
     boxed(loaded.flatten())
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_template_problem(
+    chat_template: *const Template,
+    text: *mut Bytes,
+    error: *mut TextError,
+) -> bool {
+    let chat_template = &*chat_template;
+    let problem = guarded(error, || {
+        Ok(chat_template.problem().unwrap_or("").to_owned())
+    });
+    give(text, problem.map(|text| Bytes::of(text.into_bytes())))
+}
+
+/// # Safety
+/// `chat_template` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_template_shapes(
+    chat_template: *const Template,
+    role: u32,
+) -> Shapes {
+    let shapes = (*chat_template).shapes(role as usize);
+    Shapes {
+        text: shapes.text,
+        part: shapes.part,
+        parts: shapes.parts,
+        thinking: shapes.thinking,
+    }
 }
 
 /// # Safety

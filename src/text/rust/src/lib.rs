@@ -4,11 +4,14 @@
 //! the allocator, is safe Rust that returns `error::Error`, and no panic leaves `ffi`.
 
 mod added_tokens;
+mod cancel;
 mod config;
 mod decode;
 mod encode;
 mod error;
 mod estimate;
+#[cfg(test)]
+mod estimate_test;
 mod ffi;
 mod files;
 mod guard;

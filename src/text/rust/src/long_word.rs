@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use crate::encode::Cancel;
+use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::tokenizer_json::BpeOutline;
 

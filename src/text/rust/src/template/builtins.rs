@@ -1,13 +1,15 @@
 //! Filters, tests and functions of Jinja2 as transformers sets it up. What minijinja has is taken
 //! as it is where it agrees with Jinja2, but charged to the budget.
 
+use std::cmp::Ordering;
+
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{filters, format_filter, Environment, Error, FormatStyle, State, Value};
+use minijinja::{filters, Environment, Error, ErrorKind, FormatStyle, State, Value};
 
 use super::budget::{self, charge, charge_values};
-use super::clock;
-use super::program;
 use super::python::{self, JsonStyle};
+use super::tuple::Tuple;
+use super::{clock, numbers, operators, strings, text, text_filters};
 
 pub fn add_to(env: &mut Environment) {
     add_charged_filters(env);
@@ -33,46 +35,24 @@ fn add_charged_filters(env: &mut Environment) {
         ("attr", Value::from_function(filters::attr)),
         ("bool", Value::from_function(filters::bool)),
         ("chain", Value::from_function(filters::chain)),
-        ("dictsort", Value::from_function(filters::dictsort)),
         ("first", Value::from_function(filters::first)),
         ("groupby", Value::from_function(filters::groupby)),
-        ("items", Value::from_function(filters::items)),
         ("last", Value::from_function(filters::last)),
         ("lines", Value::from_function(filters::lines)),
         ("list", Value::from_function(filters::list)),
         ("map", Value::from_function(filters::map)),
-        ("max", Value::from_function(filters::max)),
-        ("min", Value::from_function(filters::min)),
         ("reject", Value::from_function(filters::reject)),
         ("rejectattr", Value::from_function(filters::rejectattr)),
         ("reverse", Value::from_function(filters::reverse)),
         ("select", Value::from_function(filters::select)),
         ("selectattr", Value::from_function(filters::selectattr)),
-        ("sort", Value::from_function(filters::sort)),
         ("split", Value::from_function(filters::split)),
-        ("sum", Value::from_function(filters::sum)),
         ("unique", Value::from_function(filters::unique)),
         ("zip", Value::from_function(filters::zip)),
     ];
     for (name, filter) in charged {
         env.add_filter(name, move |state: &State, args: Rest<Value>| {
             charge_filter(&args)?;
-            filter.call(state, &args)
-        });
-    }
-    // These take any value's text.
-    let textual = [
-        ("capitalize", Value::from_function(filters::capitalize)),
-        ("lower", Value::from_function(filters::lower)),
-        ("trim", Value::from_function(filters::trim)),
-        ("upper", Value::from_function(filters::upper)),
-    ];
-    for (name, filter) in textual {
-        env.add_filter(name, move |state: &State, mut args: Rest<Value>| {
-            if let Some(first) = args.first_mut().filter(|value| value.as_str().is_none()) {
-                *first = Value::from(python::str_of(first)?);
-            }
-            charge_values(&args)?;
             filter.call(state, &args)
         });
     }
@@ -103,41 +83,128 @@ fn charge_filter(args: &[Value]) -> Result<(), Error> {
     }
 }
 
+/// A filter that changes a text, and its name.
+type TextFilter = (&'static str, fn(&str) -> String);
+
 fn add_own_filters(env: &mut Environment) {
-    env.add_filter("tojson", to_json);
-    env.add_filter("string", string);
-    env.add_filter("safe", string);
-    env.add_filter("pprint", |value: Value| python::repr_of(&value));
-    for name in ["escape", "e", "forceescape"] {
-        env.add_filter(name, escape);
+    text_filters::add_to(env);
+    let textual: [TextFilter; 3] = [
+        ("capitalize", strings::capitalized),
+        ("lower", |text| text.to_lowercase()),
+        ("upper", |text| text.to_uppercase()),
+    ];
+    for (name, change) in textual {
+        env.add_filter(name, move |value: Value| {
+            let text = python::str_of(&value)?;
+            charge(text.len())?;
+            Ok::<_, Error>(text::like(&value, change(&text)))
+        });
     }
+    env.add_filter("trim", |value: Value, characters: Option<String>| {
+        let text = python::str_of(&value)?;
+        charge(text.len())?;
+        let trimmed = match &characters {
+            Some(set) => text.trim_matches(|c| set.contains(c)),
+            None => text::strip(&text),
+        };
+        Ok::<_, Error>(text::like(&value, trimmed.to_owned()))
+    });
+    env.add_filter("title", |value: Value| {
+        string(value).map(|text| title(&text))
+    });
+    env.add_filter("items", |value: Value| match value.is_undefined() {
+        true => Ok(Value::from(Vec::<Value>::new())),
+        false => strings::items(&value),
+    });
+    env.add_filter("dictsort", dictsort);
+    env.add_filter("sort", sort);
+    env.add_filter("sum", sum);
+    env.add_filter(
+        "min",
+        |state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs| {
+            extreme(state, value, args, kwargs, Ordering::Less)
+        },
+    );
+    env.add_filter(
+        "max",
+        |state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs| {
+            extreme(state, value, args, kwargs, Ordering::Greater)
+        },
+    );
+    env.add_filter("tojson", to_json);
+    env.add_filter("string", |value: Value| {
+        let text = string(value.clone())?;
+        Ok::<_, Error>(text::like(&value, text))
+    });
+    env.add_filter("safe", |value: Value| {
+        string(value).map(Value::from_safe_string)
+    });
+    env.add_filter("pprint", |value: Value| python::repr_of(&value));
+    for name in ["escape", "e"] {
+        env.add_filter(name, |value: Value| match value.is_safe() {
+            true => Ok(value),
+            false => escape(&value),
+        });
+    }
+    env.add_filter("forceescape", |value: Value| escape(&value));
     env.add_filter(
         "replace",
         |value: Value, old: Value, new: Value, count: Option<i64>| {
             let (old, new) = (python::str_of(&old)?, python::str_of(&new)?);
-            replace(&python::str_of(&value)?, &old, &new, count)
+            strings::replace(&python::str_of(&value)?, &old, &new, count)
         },
     );
     env.add_filter("join", join);
     env.add_filter("indent", indent);
-    env.add_filter("format", |format: String, args: Rest<Value>| {
-        formatted(FormatStyle::Printf, &format, &args)
+    env.add_filter("format", |format: Value, args: Rest<Value>| {
+        let args = text::escaped_args(&format, args.0)?;
+        let text = strings::formatted(FormatStyle::Printf, &python::str_of(&format)?, &args)?;
+        Ok::<_, Error>(text::like(&format, text))
     });
-    env.add_filter("title", title);
     env.add_filter("round", round);
     for name in ["length", "count"] {
         env.add_filter(name, length);
     }
-    env.add_filter("int", |value: Value, default: Option<i64>| {
-        int_of(&value).map_or_else(|| Value::from(default.unwrap_or(0)), Value::from)
-    });
+    env.add_filter("int", int);
     env.add_filter("float", |value: Value, default: Option<f64>| {
-        let number = match value.as_str() {
-            Some(text) => text.trim().parse().ok(),
-            None => f64::try_from(value).ok(),
-        };
-        number.or(default).unwrap_or(0.0)
+        strings::float_of(&value).or(default).unwrap_or(0.0)
     });
+}
+
+fn int(
+    value: Value,
+    default: Option<i64>,
+    base: Option<u32>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let default = default.or(kwargs.get("default")?).unwrap_or(0);
+    let base = base.or(kwargs.get("base")?).unwrap_or(10);
+    kwargs.assert_all_used()?;
+    let whole = match value.as_str() {
+        Some(text) if base != 10 => whole_of(text, base),
+        _ => int_of(&numbers::counted(value)),
+    };
+    Ok(Value::from(whole.unwrap_or(default)))
+}
+
+/// int(text, base) of bases 2 to 36, with or without its prefix.
+fn whole_of(text: &str, base: u32) -> Option<i64> {
+    let text = text::strip(text).to_lowercase();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.as_str()),
+    };
+    let prefix = match base {
+        2 => "0b",
+        8 => "0o",
+        16 => "0x",
+        _ => "",
+    };
+    let digits = digits.strip_prefix(prefix).unwrap_or(digits);
+    let number = (2..=36)
+        .contains(&base)
+        .then(|| i64::from_str_radix(digits, base));
+    number?.ok().map(|number| sign * number)
 }
 
 fn add_tests(env: &mut Environment) {
@@ -154,10 +221,26 @@ fn add_tests(env: &mut Environment) {
     });
     env.add_test("number", |value: Value| {
         matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+            || numbers::text_of(&value).is_some()
     });
-    env.add_test("divisibleby", program::is_divisible);
+    env.add_test("divisibleby", operators::is_divisible);
+    env.add_test("escaped", |value: Value| value.is_safe());
+    for (name, method) in [("upper", "isupper"), ("lower", "islower")] {
+        env.add_test(name, move |value: Value| {
+            let text = python::str_of(&value)?;
+            charge(text.len())?;
+            Ok::<_, Error>(text::is_method(&text, method).unwrap_or(false))
+        });
+    }
     env.add_test("callable", |value: Value| {
-        matches!(value.kind(), ValueKind::Plain)
+        value.kind() == ValueKind::Plain && numbers::text_of(&value).is_none()
+    });
+    env.add_test("integer", |value: Value| {
+        numbers::counted(value).is_integer()
+    });
+    env.add_test("float", |value: Value| {
+        let value = numbers::counted(value);
+        value.is_number() && !value.is_integer()
     });
 }
 
@@ -167,22 +250,118 @@ fn string(value: Value) -> Result<String, Error> {
     Ok(text)
 }
 
-fn escape(value: Value) -> Result<String, Error> {
-    let text = python::str_of(&value)?;
-    charge(text.len().saturating_mul(5))?;
-    let text = text.replace('&', "&amp;");
-    let text = text.replace('<', "&lt;").replace('>', "&gt;");
-    Ok(text.replace('"', "&#34;").replace('\'', "&#39;"))
+fn escape(value: &Value) -> Result<Value, Error> {
+    text::escaped(&python::str_of(value)?).map(Value::from_safe_string)
+}
+
+/// Parameters of a filter by place, given to minijinja's own by name.
+fn by_name(names: &[&'static str], args: &[Value], kwargs: &Kwargs) -> Result<Kwargs, Error> {
+    if args.len() > names.len() {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let mut all: Vec<(&str, Value)> = names.iter().copied().zip(args.iter().cloned()).collect();
+    for name in kwargs.args() {
+        if all.iter().any(|(known, _)| *known == name) {
+            return Err(Error::from(ErrorKind::TooManyArguments));
+        }
+        all.push((name, kwargs.peek(name)?));
+    }
+    Ok(Kwargs::from_iter(all))
+}
+
+fn dictsort(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    charge_filter(std::slice::from_ref(&value))?;
+    let kwargs = by_name(&["case_sensitive", "by", "reverse"], &args, &kwargs)?;
+    let sorted = filters::dictsort(&value, kwargs)?;
+    let pair = |pair: Value| Ok(Tuple::value(pair.try_iter()?.collect()));
+    let pairs = sorted
+        .try_iter()?
+        .map(pair)
+        .collect::<Result<Vec<_>, Error>>()?;
+    Ok(Value::from(pairs))
+}
+
+fn sort(state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    charge_filter(std::slice::from_ref(&value))?;
+    let kwargs = by_name(&["reverse", "case_sensitive", "attribute"], &args, &kwargs)?;
+    filters::sort(state, value, kwargs)
+}
+
+/// The values of a list, or of an attribute of each.
+fn attributes(state: &State, value: &Value, attribute: Option<Value>) -> Result<Vec<Value>, Error> {
+    charge_filter(std::slice::from_ref(value))?;
+    let values = match attribute.filter(|name| !name.is_none()) {
+        Some(name) => {
+            let kwargs = Kwargs::from_iter([("attribute", name)]);
+            state.apply_filter("map", &[value.clone(), Value::from(kwargs)])?
+        }
+        None => value.clone(),
+    };
+    Ok(values.try_iter()?.collect())
+}
+
+fn sum(
+    state: &State,
+    value: Value,
+    attribute: Option<Value>,
+    start: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let attribute = attribute.or(kwargs.get("attribute")?);
+    let start = start.or(kwargs.get("start")?);
+    kwargs.assert_all_used()?;
+    let mut total = start.unwrap_or(Value::from(0));
+    if total.as_str().is_some() {
+        return Err(budget::error("sum is not for texts; join them"));
+    }
+    for value in attributes(state, &value, attribute)? {
+        total = operators::sum(&total, &value)?;
+    }
+    Ok(total)
+}
+
+/// The least or the greatest value, of texts without regard to case unless asked to.
+fn extreme(
+    state: &State,
+    value: Value,
+    args: Rest<Value>,
+    kwargs: Kwargs,
+    wanted: Ordering,
+) -> Result<Value, Error> {
+    let kwargs = by_name(&["case_sensitive", "attribute"], &args, &kwargs)?;
+    let attribute: Option<Value> = kwargs.get("attribute")?;
+    let case_sensitive = kwargs
+        .get::<Option<bool>>("case_sensitive")?
+        .unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let keys = attributes(state, &value, attribute)?
+        .into_iter()
+        .map(|key| match key.as_str() {
+            Some(text) if !case_sensitive => Value::from(text.to_lowercase()),
+            _ => key,
+        });
+    let mut best: Option<(Value, Value)> = None;
+    for (item, key) in value.try_iter()?.zip(keys) {
+        budget::tick()?;
+        if best
+            .as_ref()
+            .is_none_or(|(_, known)| key.cmp(known) == wanted)
+        {
+            best = Some((item, key));
+        }
+    }
+    Ok(best.map_or(Value::UNDEFINED, |(item, _)| item))
 }
 
 /// transformers' tojson: json.dumps without HTML escapes, non-ASCII characters as they are.
 fn to_json(
     value: Value,
-    ensure_ascii: Option<bool>,
+    ensure_ascii: Option<Value>,
     indent: Option<Value>,
     kwargs: Kwargs,
 ) -> Result<String, Error> {
     let ensure_ascii = ensure_ascii.or(kwargs.get("ensure_ascii")?);
+    let ensure_ascii = ensure_ascii.is_some_and(|value| value.is_true());
     let indent = match indent.or(kwargs.get::<Option<Value>>("indent")?) {
         Some(indent) if !indent.is_none() && !indent.is_undefined() => Some(json_indent(&indent)?),
         _ => None,
@@ -198,7 +377,7 @@ fn to_json(
         None => (", ".to_owned(), ": ".to_owned()),
     };
     let style = JsonStyle {
-        ensure_ascii: ensure_ascii.unwrap_or(false),
+        ensure_ascii,
         indent,
         item_separator,
         key_separator,
@@ -221,37 +400,6 @@ fn json_indent(indent: &Value) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Python's str.replace, charged for its result before it is made.
-pub fn replace(text: &str, old: &str, new: &str, count: Option<i64>) -> Result<String, Error> {
-    let limit = count
-        .filter(|count| *count >= 0)
-        .map_or(usize::MAX, |count| count as usize);
-    let found = if old.is_empty() {
-        text.chars().count() + 1
-    } else {
-        text.matches(old).count()
-    };
-    charge(
-        text.len()
-            .saturating_add(found.min(limit).saturating_mul(new.len())),
-    )?;
-    Ok(text.replacen(old, new, limit))
-}
-
-/// Python's str.join over a filter's or a method's arguments.
-pub fn join_values(values: &Value, separator: &str) -> Result<String, Error> {
-    let mut text = String::new();
-    for (i, item) in values.try_iter()?.enumerate() {
-        let before = text.len();
-        if i > 0 {
-            text.push_str(separator);
-        }
-        python::write_str(&mut text, &item)?;
-        charge(text.len() - before)?;
-    }
-    Ok(text)
-}
-
 fn join(
     state: &State,
     value: Value,
@@ -270,7 +418,7 @@ fn join(
         }
         _ => value,
     };
-    join_values(&values, &separator)
+    strings::join_values(&values, &separator)
 }
 
 fn indent(
@@ -279,7 +427,7 @@ fn indent(
     first: Option<bool>,
     blank: Option<bool>,
     kwargs: Kwargs,
-) -> Result<String, Error> {
+) -> Result<Value, Error> {
     const MAX_WIDTH: usize = 1000;
     let width = width.or(kwargs.get("width")?);
     let first = first.or(kwargs.get("first")?).unwrap_or(false);
@@ -296,7 +444,7 @@ fn indent(
         return Err(budget::error("indent is too wide"));
     }
     let text = python::str_of(&value)? + "\n";
-    let lines = split_lines(&text, false);
+    let lines = strings::split_lines(&text, false);
     charge(text.len() + lines.len().saturating_mul(indention.len()))?;
     let mut out = String::with_capacity(text.len());
     for (i, line) in lines.iter().enumerate() {
@@ -313,55 +461,15 @@ fn indent(
         }
         out.push_str(line);
     }
-    Ok(out)
-}
-
-/// Python's str.splitlines.
-pub fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    const ENDS: [char; 10] = [
-        '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}',
-        '\u{2029}',
-    ];
-    let mut lines = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(ENDS) {
-        let end = if rest[at..].starts_with("\r\n") {
-            at + 2
-        } else {
-            at + rest[at..].chars().next().map_or(1, char::len_utf8)
-        };
-        lines.push(&rest[..if keep_ends { end } else { at }]);
-        rest = &rest[end..];
-    }
-    if !rest.is_empty() {
-        lines.push(rest);
-    }
-    lines
-}
-
-/// printf or str.format formatting without widths that would fill memory.
-pub fn formatted(style: FormatStyle, format: &str, args: &[Value]) -> Result<String, Error> {
-    const MAX_DIGITS: usize = 4;
-    let mut digits = 0;
-    for byte in format.bytes() {
-        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
-        if digits > MAX_DIGITS {
-            return Err(budget::error("a format's numbers may have four digits"));
-        }
-    }
-    let fields = format.matches(['%', '{']).count();
-    let longest = args.iter().map(budget::size).max().unwrap_or(0);
-    charge(format.len() + fields.saturating_mul(longest.saturating_add(10_000)))?;
-    format_filter(style, format, args)
+    Ok(text::like(&value, out))
 }
 
 /// Words begin after spaces, dashes and opening brackets, so not within "they're".
-fn title(value: Value) -> Result<String, Error> {
-    let text = string(value)?;
+fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut begins = true;
     for c in text.chars() {
-        if c.is_whitespace() || matches!(c, '-' | '(' | '{' | '[' | '<') {
+        if text::is_blank(c) || matches!(c, '-' | '(' | '{' | '[' | '<') {
             out.push(c);
             begins = true;
         } else if begins {
@@ -371,13 +479,13 @@ fn title(value: Value) -> Result<String, Error> {
             out.extend(c.to_lowercase());
         }
     }
-    Ok(out)
+    out
 }
 
 /// Half to even, by the number's exact decimal value, as Python rounds.
 fn round(
     value: Value,
-    precision: Option<usize>,
+    precision: Option<i64>,
     method: Option<String>,
     kwargs: Kwargs,
 ) -> Result<Value, Error> {
@@ -389,8 +497,17 @@ fn round(
     if method == "common" && value.is_integer() {
         return Ok(value);
     }
-    let precision = precision.min(MAX_PRECISION);
     let number = f64::try_from(value)?;
+    if precision < 0 {
+        let scale = 10f64.powi(precision.unsigned_abs().min(MAX_PRECISION as u64) as i32);
+        return Ok(Value::from(match method {
+            "common" => (number / scale).round_ties_even() * scale,
+            "ceil" => (number / scale).ceil() * scale,
+            "floor" => (number / scale).floor() * scale,
+            _ => return Err(budget::error("round knows common, ceil and floor")),
+        }));
+    }
+    let precision = (precision as usize).min(MAX_PRECISION);
     let scale = 10f64.powi(precision as i32);
     Ok(Value::from(match method {
         "common" => format!("{number:.precision$}").parse().unwrap_or(number),
@@ -417,7 +534,7 @@ fn length(value: Value) -> Result<usize, Error> {
 fn int_of(value: &Value) -> Option<i64> {
     match value.as_str() {
         Some(text) => {
-            let text = text.trim();
+            let text = text::strip(text);
             let whole = text.parse().ok();
             whole.or_else(|| text.parse::<f64>().ok().map(|number| number as i64))
         }

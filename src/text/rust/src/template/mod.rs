@@ -3,14 +3,23 @@
 mod budget;
 mod builtins;
 mod clock;
+mod content;
+mod macros;
 mod methods;
+mod numbers;
+mod operators;
 #[cfg(test)]
 mod panics_test;
 mod program;
 mod provenance;
 mod python;
+mod rewrite;
 mod slices;
 mod source;
+mod strings;
+mod text;
+mod text_filters;
+mod tuple;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
 use serde_json::Map;
@@ -21,6 +30,7 @@ use crate::files::{File, Folder};
 use crate::guard;
 use crate::tokenizer_json;
 pub use budget::memory_of;
+use content::Shapes;
 use program::Program;
 use provenance::SpecialTexts;
 
@@ -31,37 +41,89 @@ pub const ADDRESSES: usize = STACK_BYTES + (128 << 20);
 
 pub struct Template {
     env: Environment<'static>,
-    program: Program,
-    with_tools: Option<Program>,
+    /// For conversations without tools and, where the model has another for those, with them. What
+    /// is wrong with one is said to those who need it: completions need none.
+    program: std::result::Result<Program, String>,
+    with_tools: Option<std::result::Result<Program, String>>,
     /// bos_token and the like, which a template sees as variables.
     variables: Map<String, serde_json::Value>,
     special_texts: SpecialTexts,
     /// As it was found.
     text: String,
+    shapes: [Shapes; content::ROLES.len()],
 }
 
 impl Template {
     /// The template of `replacement` when given, else the folder's; None when it has none.
     pub fn load(folder: &Folder, replacement: Option<File>) -> Result<Option<Template>> {
         let config = TokenizerConfig::load(folder)?;
+        let replaced = replacement.is_some();
         let Some(found) = source::find(folder, replacement, &config)? else {
             return Ok(None);
         };
-        let compile = |text: &str| {
-            let bad = |problem| Error::model_file(&found.file, problem);
-            match on_large_stack(|| Program::compile(text))? {
-                Some(compiled) => compiled.map_err(|e| bad(format!("is not a template: {e}"))),
-                None => Err(bad("is a template that the engine fails on".into())),
+        let compile = |text: std::result::Result<String, String>| {
+            let program = match text {
+                Ok(text) => match on_large_stack(|| Program::compile(&text))? {
+                    Some(compiled) => compiled.map_err(|e| format!("is not a template: {e}")),
+                    None => Err("is a template that the engine fails on".into()),
+                },
+                Err(problem) => Err(problem),
+            };
+            let problem = |problem| Error::model_file(&found.file, problem);
+            match program.map_err(problem) {
+                Err(error) if replaced => Err(error),
+                program => Ok(program.map_err(|e| format!("{}: {}", e.file, e.message))),
             }
         };
-        Ok(Some(Template {
+        let text = found.text.clone().unwrap_or_default();
+        let mut template = Template {
             env: program::environment(),
-            program: compile(&found.text)?,
-            with_tools: found.with_tools.as_deref().map(compile).transpose()?,
+            program: compile(found.text)?,
+            with_tools: found.with_tools.map(|text| compile(Ok(text))).transpose()?,
             variables: variables(&config),
             special_texts: SpecialTexts::new(special_texts(folder, config)?),
-            text: found.text,
-        }))
+            text,
+            shapes: Default::default(),
+        };
+        template.shapes = template.probe()?;
+        Ok(Some(template))
+    }
+
+    /// What is wrong with the model's template, for chats with tools or without.
+    pub fn problem(&self) -> Option<&str> {
+        let programs = [Some(&self.program), self.with_tools.as_ref()];
+        let problems = programs.into_iter().flatten();
+        problems
+            .filter_map(|program| program.as_ref().err())
+            .map(String::as_str)
+            .next()
+    }
+
+    /// How the template shows the content of the messages of a role of `content::ROLES`.
+    pub fn shapes(&self, role: usize) -> Shapes {
+        self.shapes.get(role).copied().unwrap_or_default()
+    }
+
+    fn probe(&self) -> Result<[Shapes; content::ROLES.len()]> {
+        const MEMORY: u64 = 64 << 20;
+        let Some(program) = self.program.as_ref().ok().or(self.with_tools_if_whole()) else {
+            return Ok(Default::default());
+        };
+        let shapes = on_large_stack(|| {
+            budget::start(0, MEMORY);
+            let mut endless = false;
+            content::probe(|messages| {
+                let context = Map::from_iter([("messages".to_owned(), messages)]);
+                let text = (!endless).then(|| program.run(&self.env, self.values(&context)))?;
+                endless = matches!(&text, Err(e) if e.kind() == ErrorKind::OutOfFuel);
+                text.ok()
+            })
+        });
+        Ok(shapes?.unwrap_or_default())
+    }
+
+    fn with_tools_if_whole(&self) -> Option<&Program> {
+        self.with_tools.as_ref()?.as_ref().ok()
     }
 
     /// The template of conversations without tools, as it was found.
@@ -111,18 +173,31 @@ impl Template {
     }
 
     fn run(&self, context: &Map<String, serde_json::Value>) -> Result<String> {
-        let mut values = context.clone();
-        for (name, value) in &self.variables {
-            values.entry(name).or_insert_with(|| value.clone());
-        }
-        let has_tools = values.get("tools").is_some_and(|tools| !tools.is_null());
+        let has_tools = context.get("tools").is_some_and(|tools| !tools.is_null());
         let program = match &self.with_tools {
             Some(program) if has_tools => program,
             _ => &self.program,
         };
+        let refused = |problem: &String| {
+            let advice = "give another with --chat-template";
+            Error::request(format!(
+                "this model's chat template cannot be used; {advice}: {problem}"
+            ))
+        };
+        let program = program.as_ref().map_err(refused)?;
         program
-            .run(&self.env, Value::from_serialize(&values))
+            .run(&self.env, self.values(context))
             .map_err(request_error)
+    }
+
+    /// What the template sees.
+    fn values(&self, context: &Map<String, serde_json::Value>) -> Value {
+        let missing = |name: &&String| !context.contains_key(*name);
+        let defaults = self.variables.iter().filter(|(name, _)| missing(name));
+        let values = context.iter().chain(defaults);
+        values
+            .map(|(name, value)| (name.as_str(), numbers::value_of(value)))
+            .collect()
     }
 }
 

@@ -14,7 +14,10 @@ use crate::error::Kind;
 use crate::files::{File, Folder};
 
 /// What a template can have of each kind, with the numbers at the ends of their types.
-const VALUES: [&str; 22] = [
+const VALUES: [&str; 25] = [
+    "(1, 'a')",
+    "()",
+    "('a<b' | safe)",
     "''",
     "'a'",
     "'äb\\n c'",
@@ -54,7 +57,7 @@ const ARGUMENTS: [&str; 13] = [
     "1e308",
     "none",
 ];
-const FILTERS: [&str; 52] = [
+const FILTERS: [&str; 57] = [
     "abs",
     "attr",
     "batch",
@@ -107,6 +110,11 @@ const FILTERS: [&str; 52] = [
     "zip",
     "wordcount",
     "truncate",
+    "center",
+    "filesizeformat",
+    "striptags",
+    "wordwrap",
+    "xmlattr",
 ];
 const METHODS: [&str; 50] = [
     "append",

@@ -12,6 +12,8 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
 
+use super::numbers;
+
 /// Marks are noncharacters. A token's own pair is chosen by its number, so that a mark that a
 /// template left beside another token by splitting the content is not taken for that one's.
 const FIRST_OPEN: u32 = 0xFDD4;
@@ -143,6 +145,7 @@ impl SpecialTexts {
                 let items = both.map(|(copy, item)| copy.unwrap_or_else(|| item.clone()));
                 Some(Value::Array(items.collect()))
             }
+            Value::Object(map) if numbers::written(map).is_some() => None,
             Value::Object(map) => {
                 let mut changed = false;
                 let mut copy = Map::new();

@@ -6,7 +6,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
 use super::budget::{self, MAX_NESTING};
-use super::provenance;
+use super::tuple::Tuple;
+use super::{numbers, provenance};
 
 /// Python's str of a value; an undefined one is empty, as in Jinja.
 pub fn str_of(value: &Value) -> Result<String, Error> {
@@ -39,15 +40,25 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => write_number(out, value),
+        ValueKind::String if value.is_safe() => {
+            out.push_str("Markup(");
+            write_quoted(out, value.as_str().unwrap_or_default());
+            out.push(')');
+        }
         ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
+            let tuple = Tuple::of(value);
+            out.push(if tuple.is_some() { '(' } else { '[' });
             for (i, item) in value.try_iter()?.enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
                 write_repr(out, &item, depth + 1)?;
                 check_written(out)?;
             }
-            out.push(']');
+            out.push_str(match tuple {
+                Some([_]) => ",)",
+                Some(_) => ")",
+                None => "]",
+            });
         }
         ValueKind::Map => {
             out.push('{');
@@ -81,36 +92,11 @@ fn check_depth(depth: usize) -> Result<(), Error> {
 
 fn write_number(out: &mut String, value: &Value) {
     match f64::try_from(value.clone()) {
-        Ok(number) if !value.is_integer() => out.push_str(&float(number, ["nan", "inf"])),
+        Ok(number) if !value.is_integer() => out.push_str(&numbers::float(number, ["nan", "inf"])),
         _ => {
             let _ = write!(out, "{value}");
         }
     }
-}
-
-/// Python's repr of a float: the shortest digits that read back, with an exponent below 1e-4 and
-/// from 1e16 on. `words` are for NaN and infinity.
-fn float(number: f64, words: [&str; 2]) -> String {
-    if number.is_nan() {
-        return words[0].to_owned();
-    }
-    if number.is_infinite() {
-        let sign = if number < 0.0 { "-" } else { "" };
-        return format!("{sign}{}", words[1]);
-    }
-    let scientific = format!("{number:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..16).contains(&exponent) {
-        let plain = format!("{number}");
-        return if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        };
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
 fn write_quoted(out: &mut String, text: &str) {
@@ -148,7 +134,7 @@ fn write_quoted(out: &mut String, text: &str) {
 
 /// Whether Python prints the character as it is: no control, separator but space, surrogate,
 /// private use or noncharacter. (Unassigned code points, which Python escapes too, are kept.)
-fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     if c == ' ' {
         return true;
     }
@@ -213,11 +199,14 @@ fn write_json(
                 },
             )?;
         }
-        kind => {
-            return Err(budget::error(format!(
-                "a value of type {kind} cannot be written as JSON"
-            )))
-        }
+        kind => match numbers::text_of(value) {
+            Some(text) => out.push_str(text),
+            None => {
+                return Err(budget::error(format!(
+                    "a value of type {kind} cannot be written as JSON"
+                )))
+            }
+        },
     }
     Ok(())
 }
@@ -271,7 +260,9 @@ fn json_key(key: &Value) -> Result<String, Error> {
 
 fn write_json_number(out: &mut String, value: &Value) {
     match f64::try_from(value.clone()) {
-        Ok(number) if !value.is_integer() => out.push_str(&float(number, ["NaN", "Infinity"])),
+        Ok(number) if !value.is_integer() => {
+            out.push_str(&numbers::float(number, ["NaN", "Infinity"]))
+        }
         _ => {
             let _ = write!(out, "{value}");
         }

@@ -4,6 +4,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
 use super::budget::{self, charge};
+use super::text;
+use super::tuple::Tuple;
 
 /// The indices that `[start:stop:step]` takes of a sequence, as CPython finds them.
 struct Slice {
@@ -67,17 +69,18 @@ pub fn slice(value: Value, start: Value, stop: Value, step: Value) -> Result<Val
     let (start, stop, step) = (index(&start)?, index(&stop)?, index(&step)?);
     match (value.kind(), value.as_str()) {
         (ValueKind::Undefined, _) => Err(Error::from(ErrorKind::UndefinedError)),
-        (ValueKind::String, Some(text)) => {
-            charge(text.len().saturating_mul(size_of::<char>() + 1))?;
-            let characters: Vec<char> = text.chars().collect();
+        (ValueKind::String, Some(all)) => {
+            charge(all.len().saturating_mul(size_of::<char>() + 1))?;
+            let characters: Vec<char> = all.chars().collect();
             let taken = Slice::new(start, stop, step, characters.len())?;
-            Ok(taken.map(|at| characters[at]).collect::<String>().into())
+            Ok(text::like(&value, taken.map(|at| characters[at]).collect()))
         }
         (ValueKind::Seq | ValueKind::Iterable, _) => {
             charge(budget::size(&value))?;
             let items: Vec<Value> = value.try_iter()?.collect();
             let taken = Slice::new(start, stop, step, items.len())?;
-            Ok(taken.map(|at| items[at].clone()).collect())
+            let taken = taken.map(|at| items[at].clone()).collect();
+            Ok(Tuple::like(&value, taken))
         }
         (kind, _) => Err(budget::error(format!(
             "a value of type {kind} has no slices"

@@ -11,10 +11,10 @@ use crate::files::{self, File, Folder};
 /// Largest chat template.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
-/// A template's text, another for conversations with tools where the model has one, and the file
-/// to name when they are wrong.
+/// A template's text or why there is none, another for conversations with tools where the model has
+/// one, and the file to name when they are wrong.
 pub struct Found {
-    pub text: String,
+    pub text: std::result::Result<String, String>,
     pub with_tools: Option<String>,
     pub file: PathBuf,
 }
@@ -30,7 +30,7 @@ pub fn find(
     if let Some(given) = replacement {
         let file = PathBuf::from(given.name);
         return Ok(Some(Found {
-            text: files::text(&file, given.bytes)?.to_owned(),
+            text: Ok(files::text(&file, given.bytes)?.to_owned()),
             with_tools: None,
             file,
         }));
@@ -38,7 +38,7 @@ pub fn find(
     if let Some(text) = folder.text("chat_template.jinja")? {
         let other = folder.text("additional_chat_templates/tool_use.jinja")?;
         return Ok(Some(Found {
-            text: text.to_owned(),
+            text: Ok(text.to_owned()),
             with_tools: other.map(str::to_owned),
             file: folder.path("chat_template.jinja"),
         }));
@@ -80,10 +80,10 @@ fn configured(value: &Value, file: PathBuf) -> Result<Option<Found>> {
     };
     let get = |name: &str| named.iter().find(|(n, _)| *n == name).map(|(_, t)| *t);
     let text = match (get("default"), named.as_slice()) {
-        (Some(text), _) => text,
-        (None, [(_, only)]) => *only,
+        (Some(text), _) => Ok(text.to_owned()),
+        (None, [(_, only)]) => Ok((*only).to_owned()),
         (None, []) => return Ok(None),
-        (None, _) => return Err(bad("has no entry named \"default\"")),
+        (None, _) => Err("its chat_template has no entry named \"default\"".to_owned()),
     };
     for text in named.iter().map(|(_, text)| text) {
         if text.len() > MAX_TEMPLATE_BYTES {
@@ -91,7 +91,7 @@ fn configured(value: &Value, file: PathBuf) -> Result<Option<Found>> {
         }
     }
     Ok(Some(Found {
-        text: text.to_owned(),
+        text,
         with_tools: get("tool_use").map(str::to_owned),
         file,
     }))
