@@ -190,7 +190,8 @@ constexpr const char* kHelp =
     "/reset  forget the conversation\n"
     "/help   this text\n"
     "/exit   leave, as Ctrl-D does\n"
-    "Several lines: Alt-Enter between them, a backslash at a line's end, or \"\"\" before the first\n"
+    "Several lines: Alt-Enter between them, a backslash at a line's end, or \"\"\" before the "
+    "first\n"
     "and after the last. Pasted text is one message. Arrow keys bring earlier ones back, Ctrl-R\n"
     "looks for one. Ctrl-C stops an answer, or drops what is typed.\n";
 

@@ -39,7 +39,8 @@ TEST(WordWrap, WideCharactersTakeTwoColumnsAndCanBeParted) {
   for (const size_t piece : {1, 2, 3, 100}) {
     EXPECT_EQ(wrapped_in(5, korean, piece), korean.substr(0, 6) + "\n" + korean.substr(6));
     EXPECT_EQ(wrapped_in(6, korean, piece), korean);
-    EXPECT_EQ(wrapped_in(6, "ab" + korean, piece), "ab" + korean.substr(0, 6) + "\n" + korean.substr(6));
+    EXPECT_EQ(wrapped_in(6, "ab" + korean, piece),
+              "ab" + korean.substr(0, 6) + "\n" + korean.substr(6));
   }
   EXPECT_EQ(terminal_columns(korean), 6U);
   EXPECT_EQ(terminal_columns("e\xCC\x81"), 1U);
