@@ -137,9 +137,40 @@ TEST(CommandLine, ReadsAConfigFileBelowTheCommandLine) {
   EXPECT_THROW(parse({"--config", path + ".absent"}), base::MissingFileError);
 }
 
+TEST(CommandLine, CompletesWhatCanStandThere) {
+  using Words = std::vector<std::string>;
+  const auto after = [](const Words& words) { return completions(find_command("serve"), words); };
+  EXPECT_EQ(after({"m", "--served-m"}), Words{"--served-model-name"});
+  EXPECT_EQ(after({"--cpu-isa", "a"}), (Words{"auto", "avx2", "avx512", "amx"}));
+  EXPECT_EQ(after({"--backend=r"}), Words{"--backend=reference"});
+  EXPECT_EQ(after({"--pin-threads=f"}), Words{"--pin-threads=false"});
+  EXPECT_EQ(after({"--port", ""}), Words{});
+  EXPECT_EQ(after({"models/"}), Words{});
+  // A switch takes no word; a flag may follow.
+  EXPECT_EQ(after({"--dry-run", "--root-p"}), Words{"--root-path"});
+  for (const std::string& flag : after({"--"})) {
+    EXPECT_TRUE(flag.starts_with("--"));
+    EXPECT_EQ(flag.find("speculative"), std::string::npos) << "comes later: " << flag;
+  }
+  EXPECT_EQ(completions(find_command("docs"), Words{"f"}), Words{"flags"});
+}
+
+TEST(CommandLine, NamesTheNearestCommand) {
+  EXPECT_EQ(find_command("serve").name, "serve");
+  for (const auto& [typed, says] : {std::pair("srve", "did you mean serve?"),
+                                    std::pair("completions", "did you mean completion?"),
+                                    std::pair("models/demo", "unknown command")}) {
+    try {
+      find_command(typed);
+      ADD_FAILURE() << typed;
+    } catch (const base::UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST(CommandLine, HelpFitsEightyColumns) {
-  for (const Command& command :
-       {serve_command(), chat_command(), inspect_command(), bench_command(), docs_command()}) {
+  for (const Command& command : commands()) {
     std::stringstream text(help_text(command));
     for (std::string line; std::getline(text, line);) {
       EXPECT_LE(line.size(), 80u) << command.name << ": " << line;
