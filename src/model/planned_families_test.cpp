@@ -202,6 +202,11 @@ TEST(PlannedFamily, PartsThatAFamilyHasAloneAreWhatItsKeysSay) {
   EXPECT_EQ(glm.layers[2].attention.indexer.cached_bytes(), 132);
   EXPECT_EQ(glm.layers[3].attention.indexer.cached_bytes(), 0) << "uses the choice of layer 2";
   EXPECT_EQ(glm.layers[3].attention.indexer.top_k, 2048);
+  // V3.2 is V3 and an indexer in each layer: its queries from the latent of 1536, one key of the
+  // state with a norm, and a weight for each head.
+  EXPECT_EQ(count_parameters(planned("deepseek-ai/DeepSeek-V3.2")).total -
+                count_parameters(planned("deepseek-ai/DeepSeek-V3")).total,
+            61 * (64 * 128 * 1536 + 128 * 7168 + 64 * 7168 + 2 * 128));
   const ModelSpec gemma = planned("google/gemma-4-26B-A4B");
   EXPECT_EQ(gemma.layers[0].attention.sliding_window, 1024);
   EXPECT_EQ(gemma.layers[5].attention.head_dim, 512);

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "base/error.h"
 #include "model/decoder.h"
 #include "model/family.h"
 #include "model/weights.h"
@@ -116,6 +117,41 @@ TEST(KvCache, WindowsHoldNoMoreThanTheirLength) {
   const double layer = 2 * 8 * 64 * 2.0;
   EXPECT_EQ(sequence_bytes(spec, {}, 2, 100), 24 * layer * 100);
   EXPECT_EQ(sequence_bytes(spec, {}, 2, 10000), 12 * layer * (10000 + 128));
+}
+
+TEST(KvCache, ARecurrentLayerHoldsTheSameOfAnyLength) {
+  const ModelSpec spec = spec_of("Qwen/Qwen3.5-35B-A3B");
+  const double state = 30 * (32 * 128 * 128 * 4.0 + 3 * 8192 * 2.0);
+  const double token = 10 * 2 * 2 * 256 * 2.0;
+  EXPECT_EQ(sequence_bytes(spec, {}, 2, 1), state + token);
+  EXPECT_EQ(sequence_bytes(spec, {}, 2, 1000), state + 1000 * token);
+  EXPECT_EQ(sequence_bytes(spec, {}, 1, 1000), state + 500 * token) << "the state stays as it is";
+  EXPECT_EQ(sequence_bytes(spec, {2, 1, 1}, 2, 1000), (state + 1000 * token) / 2);
+}
+
+TEST(Formats, ArePlannedAsTheCheckpointSaysOrRefusedWithWhatWasFound) {
+  model::QuantizationFacts facts;
+  facts.method = "auto-round";
+  facts.format = "gptq";
+  facts.bits = 3;
+  facts.group = 64;
+  const WeightFormat three = published_format(facts, "x", "auto");
+  EXPECT_EQ(three.value_bits, 3);
+  EXPECT_EQ(three.group_k, 64);
+  EXPECT_FALSE(three.experts_only);
+  facts.experts_only = true;
+  EXPECT_TRUE(published_format(facts, "x", "auto").experts_only);
+  EXPECT_TRUE(published_format({}, "x", "auto").plain());
+  facts = {};
+  facts.method = "odd";
+  facts.found = "config.json: quant_method odd";
+  try {
+    published_format(facts, "x", "auto");
+    FAIL() << "planned as something else";
+  } catch (const base::ModelFileError& error) {
+    EXPECT_NE(std::string(error.what()).find("config.json: quant_method odd"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("--quantization"), std::string::npos);
+  }
 }
 
 TEST(Layouts, ImpossibleOnesSayWhy) {
