@@ -190,6 +190,7 @@ def test_several_lines_are_one_message(terminal, keys):
     # A line of its own, /exit would end the program; the model answers the two as one.
     shown = plain(chat.say(keys))
     assert chat.process.poll() is None
+    assert re.search(r"you\?\\?\n(\. )?/exit", shown), shown
     assert len(shown.split("/exit", 1)[1].strip('">\n ')) > 5
     assert HELP in chat.say("/help")
 
