@@ -195,6 +195,12 @@ def test_several_lines_are_one_message(terminal, keys):
     assert HELP in chat.say("/help")
 
 
+def test_a_dumb_terminal_is_sent_text_only(terminal):
+    chat = terminal(TERM="dumb")
+    assert HELP in chat.say("/help")
+    assert "\x1b" not in chat.text
+
+
 def test_what_is_pasted_is_no_key(terminal):
     chat = terminal()
     end, home, kill = "\x04", "\x01", "\x15"
