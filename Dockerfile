@@ -24,7 +24,7 @@ FROM debian:12-slim
 RUN apt-get update -qq && \
     apt-get install -y -qq --no-install-recommends \
       libboost-json1.81.0 libspdlog1.10 libfmt9 libprometheus-cpp-core1.0 libhwloc15 libyaml-cpp0.7 \
-      libedit2 >/dev/null && \
+      libboost-url1.81.0 libedit2 >/dev/null && \
     rm -rf /var/lib/apt/lists/* && \
     useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin moesaic
 COPY --from=build /moesaic /usr/local/bin/moesaic

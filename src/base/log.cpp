@@ -23,6 +23,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/terminal.h"
 #include "base/utf8.h"
 
 namespace moesaic::base {
@@ -255,7 +256,7 @@ class Sink : public spdlog::sinks::base_sink<std::mutex> {
     return value != nullptr && *value != '\0';
   }
 
-  const bool colours_ = ::isatty(STDERR_FILENO) != 0 && !no_color();
+  const bool colours_ = is_smart_terminal(STDERR_FILENO) && !no_color();
 };
 
 }  // namespace

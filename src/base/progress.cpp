@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/terminal.h"
 
 namespace moesaic::base {
 namespace {
@@ -46,7 +47,7 @@ std::string duration(double seconds) {
 Progress::Output standard_error() {
   Progress::Output output;
   const bool json = log_format() == LogFormat::kJson;
-  output.terminal = !json && ::isatty(STDERR_FILENO) != 0;
+  output.terminal = !json && is_smart_terminal(STDERR_FILENO);
   struct winsize size {};
   if (output.terminal && ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
     // A full last column would wrap on some terminals.

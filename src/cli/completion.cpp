@@ -58,12 +58,12 @@ std::vector<std::string> joined(std::vector<std::string> words, bool& split) {
 }
 
 std::vector<std::string> candidates(const std::vector<std::string>& words) {
-  if (words.size() <= 1) {
-    const std::string begun = words.empty() ? "" : words[0];
-    std::vector<std::string> names;
-    for (const Command& command : commands()) {
-      if (command.name.starts_with(begun)) names.emplace_back(command.name);
-    }
+  if (words.size() <= 1 || (words.size() == 2 && words[0] == "help")) {
+    std::vector<std::string> names{"help"};
+    for (const Command& command : commands()) names.emplace_back(command.name);
+    std::erase_if(names, [&](const std::string& name) {
+      return !words.empty() && !name.starts_with(words.back());
+    });
     return names;
   }
   bool split = false;

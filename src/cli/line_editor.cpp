@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/terminal.h"
 #include "base/utf8.h"
 
 namespace moesaic::cli {
@@ -157,6 +158,7 @@ struct LineEditor::Impl {
   std::string prompt;
   std::string pending;   ///< bytes that have come and are not used yet
   bool pasting = false;  ///< inside of pasted text
+  const bool marks_pastes = base::is_smart_terminal(STDOUT_FILENO);
 };
 
 LineEditor::LineEditor(std::atomic<bool>& interrupted)
@@ -167,10 +169,10 @@ LineEditor::Line LineEditor::read(const std::string& prompt) {
   impl_->prompt = prompt;
   impl_->interrupted = false;
   ::el_resize(impl_->editor);
-  send("\x1b[?2004h");  // pasted text comes between marks
+  if (impl_->marks_pastes) send("\x1b[?2004h");  // pasted text comes between marks
   int size = 0;
   const char* text = ::el_gets(impl_->editor, &size);
-  send("\x1b[?2004l");
+  if (impl_->marks_pastes) send("\x1b[?2004l");
   impl_->pasting = false;
   Line line;
   if (impl_->interrupted.exchange(false)) {

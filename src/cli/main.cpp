@@ -41,7 +41,8 @@ int print(const std::string& text) {
 int run(const std::vector<std::string>& arguments) {
   const std::string first = arguments.empty() ? "help" : arguments[0];
   if (first == "--help" || first == "-h" || first == "help") {
-    const bool about = first == "help" && arguments.size() > 1;
+    const bool about = first == "help" && arguments.size() > 1 && arguments[1] != "help" &&
+                       !arguments[1].starts_with('-');
     return print(about ? cli::help_text(cli::find_command(arguments[1])) : overview());
   }
   if (first == "--version" || first == "version") return print("moesaic " MOESAIC_VERSION "\n");

@@ -135,9 +135,9 @@ def in_terminal(command, **environment):
 
 def test_no_color(taken_port):
     command = ["serve", DEMO, "--trust-remote-code", "--port", taken_port]
-    coloured = in_terminal(command, NO_COLOR="")
+    coloured = in_terminal(command, NO_COLOR="", TERM="xterm")
     assert "\x1b[32m" in coloured and "no effect here" in coloured
-    plain = in_terminal(command, NO_COLOR="1")
+    plain = in_terminal(command, NO_COLOR="1", TERM="xterm")
     assert "\x1b[" not in plain and "no effect here" in plain
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} info", plain, re.MULTILINE)
 
@@ -199,6 +199,7 @@ def test_help_of_a_command():
     assert "0 to 65535." in text
     assert run("help").stdout == run("--help").stdout == run().stdout
     assert "cache" in run("help").stdout
+    assert run("help", "help").stdout == run("help", "--help").stdout == run("help").stdout
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,8 @@ def completed(line):
 
 def test_shell_completion():
     assert completed("moesaic ser") == ["serve"]
-    assert set(completed("moesaic ")) > {"serve", "chat", "cache", "help"} - {"help"}
+    assert set(completed("moesaic ")) > {"serve", "chat", "cache", "help"}
+    assert completed("moesaic help dep") == ["deploy"]
     assert completed("moesaic serve --served-m") == ["--served-model-name"]
     assert completed("moesaic serve --backend r") == ["reference"]
     assert completed("moesaic serve --backend=r") == ["reference"]

@@ -190,8 +190,15 @@ def test_several_lines_are_one_message(terminal, keys):
     # A line of its own, /exit would end the program; the model answers the two as one.
     shown = plain(chat.say(keys))
     assert chat.process.poll() is None
+    assert re.search(r"you\?\\?\n(\. )?/exit", shown), shown
     assert len(shown.split("/exit", 1)[1].strip('">\n ')) > 5
     assert HELP in chat.say("/help")
+
+
+def test_a_dumb_terminal_is_sent_text_only(terminal):
+    chat = terminal(TERM="dumb")
+    assert HELP in chat.say("/help")
+    assert "\x1b" not in chat.text
 
 
 def test_what_is_pasted_is_no_key(terminal):
