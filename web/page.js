@@ -258,7 +258,8 @@ function grow() {
 }
 input.addEventListener("input", grow);
 input.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  const composing = event.isComposing || event.keyCode === 229; // 229: Safari's last key of a word
+  if (event.key === "Enter" && !event.shiftKey && !composing) {
     event.preventDefault();
     at("form").requestSubmit();
   }

@@ -276,6 +276,33 @@ def test_a_long_block_of_code_does_not_freeze_the_page(chat, scripted):
     assert chat.js("return document.querySelector('.message code').textContent").count("\n") == 3999
 
 
+def test_painting_leaves_time_for_everything_else(chat):
+    """Where one painting takes long, as of a paragraph of 56,000 letters, it is done less often."""
+    chat.driver.set_script_timeout(60)
+    turns, paintings = chat.driver.execute_async_script("""
+        const [done] = arguments, begin = performance.now();
+        import("/web/chat.js").then(({ Chat }) => {
+          const exchange = {
+            question: "?", completion: false, raw: "*word* ".repeat(8000), thought: "", note: "",
+            open: true, failed: false,
+          };
+          const log = document.querySelector("#log");
+          const chat = new Chat(log, document.createElement("p"));
+          chat.add(exchange);
+          let turns = 0, paintings = 0;
+          new MutationObserver(() => ++paintings).observe(log, { childList: true, subtree: true });
+          (function more() {
+            ++turns;
+            exchange.raw += "more ";
+            chat.later(exchange);
+            if (performance.now() - begin < 3000 || paintings < 3) setTimeout(more, 1);
+            else done([turns, paintings]);
+          })();
+        });""")
+    print(f"{turns} turns of other work, {paintings} paintings")
+    assert turns / paintings > 20  # two or three when every frame paints
+
+
 @pytest.mark.parametrize("kind", ["page", "phone"])
 def test_the_log_follows_the_answer_unless_it_is_scrolled_away(request, scripted, kind):
     page = request.getfixturevalue(kind)
