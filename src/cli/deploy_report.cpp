@@ -128,6 +128,13 @@ void print_written(const deploy::Service& service, const std::filesystem::path& 
   } else {
     fmt::print("  kubectl rollout status deployment/{}{}\n", deploy::workload_name(service), space);
   }
+  std::string kinds;
+  for (const char* part : {"httproute", "servicemonitor", "rules"}) {
+    if (deploy::has_part(service, part)) kinds += (kinds.empty() ? "" : ",") + std::string(part);
+  }
+  if (kinds.empty()) return;
+  fmt::print("Where the cluster lacks the Gateway API or the Prometheus operator:\n");
+  fmt::print("  --without {}\n", kinds);
 }
 
 }  // namespace moesaic::cli

@@ -33,8 +33,8 @@ std::vector<std::string> findings(const Workload& workload, Finding::Fate fate) 
   return lines;
 }
 
-/// Numbers that the manifest did not have.
-void report_derived(Workload& workload) {
+/// Numbers that the manifest did not have; `sized`: it had the new claim's.
+void report_derived(Workload& workload, bool sized) {
   const deploy::Service& service = workload.service;
   const bool same_image = workload.image == service.image;
   workload.findings.push_back(
@@ -54,8 +54,9 @@ void report_derived(Workload& workload) {
       {Finding::Fate::kChanged,
        fmt::format("PersistentVolumeClaim {} is new: {} GiB ({}), to be mounted by {}, at {}",
                    deploy::cache_claim(service), (service.cache_bytes + (1 << 30) - 1) >> 30,
-                   service.weights_bytes > 0 ? "twice the model and 20"
-                                             : "as the model's size is not known here",
+                   sized                       ? "as the volume before"
+                   : service.weights_bytes > 0 ? "twice the model and 20"
+                                               : "as the model's size is not known here",
                    deploy::shares_cache(service) ? "several nodes" : "one node",
                    service.cache_path)});
 }
@@ -209,6 +210,7 @@ std::vector<Migration> understand(deploy::ManifestFile read, const Invocation& i
     Workload& moved = migration.workload;
     if (invocation.has("image")) moved.service.image = invocation.option("image", "");
     name_apart(moved.service, all);
+    const bool sized = moved.service.cache_bytes > 0;
     moved.service.without.insert(moved.service.without.end(), without.begin(), without.end());
     try {
       migration.settings = migrate_settings(moved);
@@ -218,7 +220,7 @@ std::vector<Migration> understand(deploy::ManifestFile read, const Invocation& i
       throw base::ModelFileError(file, fmt::format("{}: {}", moved.where, problem.what()));
     }
     keep_others(moved, read.others);
-    report_derived(moved);
+    report_derived(moved, sized);
     all.push_back(std::move(migration));
   }
   return all;

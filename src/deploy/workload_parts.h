@@ -100,6 +100,7 @@ class WorkloadReader {
   bool is_shared(const std::string& volume) const;
   bool serves_from(const std::string& path) const;
   void take_cache(const boost::json::object& mount);
+  void size_as(const boost::json::object& volume);
   void set_hub_home(const std::string& path);
   std::string free_path() const;
   void make_cache();

@@ -168,6 +168,7 @@ void WorkloadReader::take_cache(const json::object& mount) {
     changed(fmt::format("volumeClaimTemplate {}: claim {}, which the old pod has", name, claim));
   }
   if (claim.empty()) {
+    size_as(volume);
     changed(
         fmt::format("volume {} at {}: a claim of its own for all pods, so that a new pod finds "
                     "the checkpoint; what lies there now is not copied",
@@ -189,6 +190,18 @@ void WorkloadReader::take_cache(const json::object& mount) {
   if (read_only != nullptr && *read_only == json::value(true)) {
     changed(fmt::format("claim {}: mounted to be written, as prepared weights go there", claim));
   }
+}
+
+/// The new claim has the size and the storage class of the volume in whose place it is, where that
+/// has such.
+void WorkloadReader::size_as(const json::object& volume) {
+  Service& service = out_.service;
+  const char* spec = volume.contains("spec") ? "spec" : "ephemeral.volumeClaimTemplate.spec";
+  const json::object& claim = object_at(volume, spec, place_);
+  service.storage_class = text_at(claim, "storageClassName", place_);
+  std::string size = text_at(claim, "resources.requests.storage", place_);
+  if (size.empty()) size = text_at(volume, "emptyDir.sizeLimit", place_);
+  service.cache_bytes = std::max<int64_t>(0, quantity_bytes(size));
 }
 
 /// The Hub's folder stays where it is in the claim that was mounted at `path`.

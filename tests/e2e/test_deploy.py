@@ -123,6 +123,7 @@ def test_output_says_what_to_do(tmp_path):
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "kubectl apply -k out" in result.stdout
     assert "kubectl create secret generic hf-token" in result.stdout
+    assert "--without httproute,servicemonitor,rules" in result.stdout
 
 
 def test_what_cannot_start_today_is_not_applied(tmp_path):

@@ -289,6 +289,27 @@ def test_a_new_claim_is_said_with_its_numbers(tmp_path):
     assert size != "500Gi" and size.replace("Gi", " GiB") in known.report
 
 
+SIZED = {
+    "a template": ("", "  volumeClaimTemplates: [{metadata: {name: d}, spec: CLAIM}]\n"),
+    "an ephemeral one": ("{name: d, ephemeral: {volumeClaimTemplate: {spec: CLAIM}}}", ""),
+    "an empty one": ("{name: d, emptyDir: {sizeLimit: 70Gi}}", ""),
+}
+CLAIM = "{storageClassName: fast, resources: {requests: {storage: 70Gi}}}"
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_new_claim_is_as_large_as_the_volume_before(name, tmp_path):
+    volume, template = (text.replace("CLAIM", CLAIM) for text in SIZED[name])
+    text = pod(
+        "args: [org/m]\nvolumeMounts: [{name: d, mountPath: /data}]\n", f"volumes: [{volume}]\n"
+    ).replace("  selector", f"{template}  replicas: 2\n  selector")
+    if template:
+        text = text.replace("kind: Deployment", "kind: StatefulSet")
+    spec = Moved(tmp_path, text).objects["cache.yaml"]["spec"]
+    assert spec["resources"]["requests"]["storage"] == "70Gi"
+    assert spec.get("storageClassName") == ("fast" if "CLAIM" in str(SIZED[name]) else None)
+
+
 def test_what_lay_below_roots_home_moves(tmp_path):
     moved = Moved(
         tmp_path,
