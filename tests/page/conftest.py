@@ -22,31 +22,41 @@ def pytest_collection_modifyitems(items):
                 )
 
 
-class Page:
-    """The page in a browser."""
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """One for all tests; each opens a tab of its own, whose session storage is empty."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,800",
+        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
 
-    def __init__(self, profile, width=1200, height=800, phone=False):
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for flag in (
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
-            f"--window-size={width},{height}",
-            f"--user-data-dir={profile}",
-        ):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+
+class Page:
+    """The page in a tab of a browser."""
+
+    def __init__(self, driver, phone=False):
+        self.driver = driver
+        driver.switch_to.new_window("tab")
+        self.complaints()
         if phone:
             self.cdp("Emulation.setDeviceMetricsOverride",
-                     width=width, height=height, deviceScaleFactor=2, mobile=True)  # fmt: skip
+                     width=390, height=844, deviceScaleFactor=2, mobile=True)  # fmt: skip
 
     def cdp(self, command, **arguments):
         return self.driver.execute_cdp_cmd(command, arguments)
@@ -92,27 +102,25 @@ class Page:
 
 
 @pytest.fixture
-def open_page(tmp_path):
-    """Opens browsers of any size; closes them after the test."""
-    pages = []
-
-    def start(**size):
-        pages.append(Page(tmp_path / str(len(pages)), **size))
-        return pages[-1]
-
-    yield start
-    for page in pages:
-        page.driver.quit()
+def tab(browser):
+    """Closes the tabs that a test opens."""
+    first, *_ = browser.window_handles
+    yield browser
+    for handle in browser.window_handles:
+        if handle != first:
+            browser.switch_to.window(handle)
+            browser.close()
+    browser.switch_to.window(first)
 
 
 @pytest.fixture
-def page(open_page):
-    return open_page()
+def page(tab):
+    return Page(tab)
 
 
 @pytest.fixture
-def phone(open_page):
-    return open_page(width=390, height=844, phone=True)
+def phone(tab):
+    return Page(tab, phone=True)
 
 
 @pytest.fixture
