@@ -20,8 +20,29 @@ pub struct Estimate {
     growth: Growth,
     /// For each byte of the pre-tokenised text.
     text: f64,
-    /// For each byte that can be a piece of its own.
+    /// For each byte that can begin a piece.
     piece: f64,
+    joins: Joins,
+}
+
+/// After what a small letter of ASCII never begins a piece.
+#[derive(Clone, Copy, Default)]
+struct Joins {
+    small: bool,
+    large: bool,
+    space: bool,
+}
+
+impl Joins {
+    fn begins_none(self, before: u8, byte: u8) -> bool {
+        byte.is_ascii_lowercase()
+            && match before {
+                b'a'..=b'z' => self.small,
+                b'A'..=b'Z' => self.large,
+                b' ' => self.space,
+                _ => false,
+            }
+    }
 }
 
 impl Estimate {
@@ -53,7 +74,29 @@ impl Estimate {
             } else {
                 0.0
             },
+            joins: Joins::default(),
         })
+    }
+
+    /// Finds out what is never cut apart. `pieces` counts those that a text is cut into.
+    pub fn find_joins(&mut self, pieces: impl Fn(&str) -> Option<usize>) {
+        let letters = || (b'a'..=b'z').map(char::from);
+        let count = letters().count();
+        // Each letter after each, in one word.
+        let small: String = letters()
+            .flat_map(|a| letters().map(move |b| [a, b]))
+            .flatten()
+            .collect();
+        let spaced: String = letters().map(|c| format!(" {c}")).collect();
+        let all_one = |mut words: Box<dyn Iterator<Item = String> + '_>| {
+            words.all(|word| pieces(&word) == Some(1))
+        };
+        let large = |a: char| letters().map(move |b| format!("{}{b}", a.to_ascii_uppercase()));
+        self.joins = Joins {
+            small: pieces(&small) == Some(1),
+            large: all_one(Box::new(letters().flat_map(large))),
+            space: pieces(&spaced) == Some(count),
+        };
     }
 
     /// Bytes of memory that encoding the text may take.
@@ -62,7 +105,15 @@ impl Estimate {
         let other = text.iter().filter(|byte| !byte.is_ascii()).count() as f64;
         let ascii = text.len() as f64 - other;
         let grown = ascii * self.growth.ascii + other * self.growth.other;
-        ALWAYS.saturating_add((grown * self.text + text.len() as f64 * self.piece) as usize)
+        let joined = match self.piece > 0.0 {
+            true => text
+                .windows(2)
+                .filter(|pair| self.joins.begins_none(pair[0], pair[1]))
+                .count(),
+            false => 0,
+        };
+        let pieces = (text.len() - joined) as f64;
+        ALWAYS.saturating_add((grown * self.text + pieces * self.piece) as usize)
     }
 }
 

@@ -20,7 +20,7 @@ fn tokenizer_of(file: &Value) -> Tokenizer {
 
 /// A tokenizer whose tokens are single characters, the worst there is.
 fn tokenizer(model: &str, normalizer: Value, pre_tokenizer: Value) -> Tokenizer {
-    let characters = "abc1?! \n\u{2581}\u{120}\u{10a}\u{e9}";
+    let characters = "abchelowrdtisxunpvyAB'1?! \n\u{2581}\u{120}\u{10a}\u{e9}";
     let vocab: Vec<(String, f64)> = std::iter::once("<unk>".to_owned())
         .chain(characters.chars().map(String::from))
         .map(|token| (token, -1.0))
@@ -48,7 +48,7 @@ fn encoding_stays_within_its_estimate() {
     let metaspace = json!({"type": "Metaspace", "replacement": "\u{2581}",
         "prepend_scheme": "always", "split": true});
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
-    let pieces = [
+    let texts = [
         "a",
         " ",
         "\n",
@@ -64,6 +64,13 @@ fn encoding_stays_within_its_estimate() {
         "\u{1f600}",
         "\u{4e2d}",
         "hello world, this is a text. ",
+        "ab ",
+        " abc",
+        "Aa",
+        " Aa",
+        "aB",
+        "a'sa",
+        "counterproductively ",
         "a\n\n1 ?",
     ];
     let parts = [
@@ -90,7 +97,7 @@ fn encoding_stays_within_its_estimate() {
     for model in ["BPE", "Unigram", "WordLevel"] {
         for (normalizer, pre_tokenizer) in &parts {
             let tokenizer = tokenizer(model, normalizer.clone(), pre_tokenizer.clone());
-            for piece in pieces {
+            for piece in texts {
                 let text = piece.repeat(60_000 / piece.len());
                 let estimate = tokenizer.estimate.encoding(text.as_bytes());
                 let (taken, ids) = memory::peak_of(|| {
@@ -140,4 +147,21 @@ fn parts_that_make_too_much_of_a_text_are_refused() {
     for part in bad {
         assert!(checked(&part, "part").is_err(), "{part}");
     }
+}
+
+/// Of a byte-level tokenizer in the manner of GPT-2, for each byte of a text.
+fn byte_level_estimate(text: &str) -> f64 {
+    let pre_tokenizer = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true,
+        "trim_offsets": false});
+    let tokenizer = tokenizer("BPE", json!(null), pre_tokenizer);
+    let text = text.repeat(1_000_000 / text.len());
+    tokenizer.estimate.encoding(text.as_bytes()) as f64 / text.len() as f64
+}
+
+#[test]
+fn words_are_estimated_by_their_number() {
+    let prose = "The river carries the boats to the sea, and the sea carries them home again. ";
+    let (prose, digits) = (byte_level_estimate(prose), byte_level_estimate("12 345 "));
+    assert!(prose < 300.0, "{prose}");
+    assert!(digits > 400.0, "{digits}");
 }

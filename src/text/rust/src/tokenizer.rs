@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use tokenizers::{AddedToken, Encoding, ModelWrapper, Token};
+use tokenizers::{
+    AddedToken, Encoding, ModelWrapper, Normalizer, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer, Token,
+};
 
 use crate::added_tokens::AddedTokens;
 use crate::config::TokenizerConfig;
@@ -87,8 +90,24 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Finds the sizes of all tokens.
+    /// How many pieces the pre-tokenizer makes of a text; None when it fails on it.
+    fn pieces(inner: &tokenizers::Tokenizer, text: &str) -> Option<usize> {
+        let mut pieces: PreTokenizedString = text.into();
+        if let Some(normalizer) = inner.get_normalizer() {
+            pieces.normalize(|part| normalizer.normalize(part)).ok()?;
+        }
+        if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).ok()?;
+        }
+        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::None);
+        Some(splits.len())
+    }
+
+    /// Finds the sizes of all tokens, and what is never cut apart.
     fn measure(&mut self) {
+        let inner = &self.inner;
+        self.estimate
+            .find_joins(|text| Tokenizer::pieces(inner, text));
         let vocab = self.inner.get_vocab(true);
         let texts = vocab.values().map(|id| self.token_bytes(*id as i32).len());
         self.longest_token = texts.max().unwrap_or(0);
