@@ -1,5 +1,6 @@
 #include "model/prepared_cache.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
 #include <sys/resource.h>
@@ -325,6 +326,39 @@ TEST(PreparedCache, ManyChunksKeepTheirPlaces) {
     write_file(cache.path(), file);
     EXPECT_FALSE(cache.read(copy, backend, pool, {}));
   }
+}
+
+TEST(PreparedCache, FilesSayWhoseTheyAre) {
+  const TempFolder folder;
+  const std::pair<const char*, const char*> models[] = {
+      {"/models/OLMoE-1B-7B", "OLMoE-1B-7B"},
+      {"/models/it's mine/", "it_s_mine"},
+      {"/hub/models--allenai--OLMoE/snapshots/0123abcd", "allenai--OLMoE"},
+      {"/", "model"}};
+  for (const auto& [model, name] : models) {
+    const PreparedCache cache(
+        folder.path(),
+        {.folder = model, .checkpoint = "c", .packing = "l", .layout = 1, .shard = {}});
+    write_file(cache.path(), "123");
+    write_file(cache.path().string() + ".part", "12345");
+    const std::vector<PreparedFile> files = prepared_files(folder.path());
+    ASSERT_EQ(files.size(), 2U) << model;
+    EXPECT_EQ(files[0].model, name);
+    EXPECT_EQ(files[0].bytes, 3U);
+    EXPECT_TRUE(files[0].finished);
+    EXPECT_EQ(files[1].model, name);
+    EXPECT_FALSE(files[1].finished);
+    {
+      const int writer = ::open(files[1].path.c_str(), O_RDWR);
+      ASSERT_EQ(::flock(writer, LOCK_EX), 0);
+      EXPECT_FALSE(remove_prepared_file(files[1])) << "somebody writes it";
+      ::close(writer);
+    }
+    for (const PreparedFile& file : files) EXPECT_TRUE(remove_prepared_file(file));
+  }
+  write_file(folder.path() / "notes.txt", "mine");
+  EXPECT_TRUE(prepared_files(folder.path()).empty());
+  EXPECT_TRUE(prepared_files(folder.path() / "absent").empty());
 }
 
 TEST(PreparedCache, LayoutDigestSeesEveryChange) {
