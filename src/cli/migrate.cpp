@@ -142,7 +142,8 @@ std::vector<std::string> reasons(const Workload& workload, bool has_image) {
 
 /// The old object where the new one is of another kind, and both would run.
 void print_deletion(const Workload& workload) {
-  const bool same = workload.kind == "Deployment" || workload.kind == "LeaderWorkerSet";
+  const bool same =
+      workload.kind == (workload.service.nodes > 1 ? "LeaderWorkerSet" : "Deployment");
   if (same) return;
   const std::string& space = workload.service.name_space;
   print_wrapped(

@@ -43,6 +43,10 @@ boost::json::object service_monitor_manifest(const Service& service);
 boost::json::object rules_manifest(const Service& service);      ///< PrometheusRule
 boost::json::object dashboard_manifest(const Service& service);  ///< ConfigMap
 
+/// What becomes of a group of pods when one of them ends: all start again together, as ranks that
+/// have lost one of theirs cannot go on.
+constexpr std::string_view kGroupRestart = "RecreateGroupOnPodRestart";
+
 /// Labels by which Service, disruption budget and policies find the pods.
 boost::json::object selector_labels(const Service& service);
 /// Labels of the pods that answer requests: of a group on several nodes only the leader.

@@ -280,11 +280,11 @@ json::object workload_manifest(const Service& service) {
     }
     spec["leaderWorkerTemplate"] = json::object{
         {"size", service.nodes},
-        // Ranks that have lost one of theirs cannot go on; the group starts again together.
-        {"restartPolicy", "RecreateGroupOnPodRestart"},
+        {"restartPolicy", kGroupRestart},
         {"leaderTemplate", pod_template(service, false)},
         {"workerTemplate", pod_template(service, true)},
     };
+    for (const auto& field : service.kept.workload_fields) spec[field.key()] = field.value();
     json::object group =
         kubernetes_object(service, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", name);
     keep_metadata(group, service.kept.labels, service.kept.annotations);

@@ -24,9 +24,12 @@ constexpr std::array<const char*, 11> kPodFields = {"topologySpreadConstraints",
                                                     "subdomain",
                                                     "readinessGates",
                                                     "preemptionPolicy"};
-/// Fields of a Deployment that concern its pods' coming and going.
-constexpr std::array<const char*, 4> kDeploymentFields = {"strategy", "minReadySeconds",
-                                                          "revisionHistoryLimit", "paused"};
+/// Fields of a workload that concern its pods' coming and going, and whether they are a
+/// LeaderWorkerSet's.
+constexpr std::pair<std::string_view, bool> kWorkloadFields[] = {
+    {"strategy", false},    {"minReadySeconds", false}, {"revisionHistoryLimit", false},
+    {"paused", false},      {"rolloutStrategy", true},  {"startupPolicy", true},
+    {"networkConfig", true}};
 
 /// Values that are the same as none.
 bool is_default(std::string_view field, const json::value& value) {
@@ -223,19 +226,28 @@ void WorkloadReader::read_replicas() {
         integer_at(*object_.body, "spec.leaderWorkerTemplate.size", 1, place_), 1, 1024);
     kept(fmt::format("{} nodes a replica", service.nodes));
     changed("the workers' template: they run what the leader runs");
-    report_rest(object_at(*object_.body, "spec.leaderWorkerTemplate", place_),
-                "spec.leaderWorkerTemplate.", {"size", "leaderTemplate", "workerTemplate"});
-  }
-  if (object_.kind != "Deployment") {
-    if (service.nodes == 1) {
-      changed(fmt::format("{} -> Deployment; the old one has to be deleted", object_.kind));
+    const char* policy = "spec.leaderWorkerTemplate.restartPolicy";
+    const std::string restart = text_at(*object_.body, policy, place_);
+    if (!restart.empty() && restart != kGroupRestart) {
+      changed(fmt::format("restartPolicy {} -> {}: ranks that have lost one of theirs cannot go on",
+                          restart.substr(0, 40), kGroupRestart));
     }
-    return;
+    report_rest(object_at(*object_.body, "spec.leaderWorkerTemplate", place_),
+                "spec.leaderWorkerTemplate.",
+                {"size", "leaderTemplate", "workerTemplate", "restartPolicy"});
   }
-  for (const char* name : kDeploymentFields) {
-    if (const json::value* value = find_path(*object_.body, std::string("spec.") + name, place_)) {
+  const bool group = service.nodes > 1;
+  if (!group && object_.kind != "Deployment") {
+    changed(fmt::format("{} -> Deployment; the old one has to be deleted", object_.kind));
+  }
+  for (const auto& [name, of_group] : kWorkloadFields) {
+    const json::value* value = find_path(*object_.body, fmt::format("spec.{}", name), place_);
+    if (value == nullptr) continue;
+    if (of_group == group) {
       keep.workload_fields[name] = *value;
-      kept(std::string("spec.") + name);
+      kept(fmt::format("spec.{}", name));
+    } else {
+      left_out(fmt::format("spec.{}", name));
     }
   }
 }
@@ -248,7 +260,8 @@ void WorkloadReader::read_rest() {
   if (pod_ != object_.body) {
     report_rest(object_at(*object_.body, "spec", place_), "spec.",
                 {"replicas", "selector", "template", "volumeClaimTemplates", "leaderWorkerTemplate",
-                 "strategy", "minReadySeconds", "revisionHistoryLimit", "paused"});
+                 "strategy", "minReadySeconds", "revisionHistoryLimit", "paused", "rolloutStrategy",
+                 "startupPolicy", "networkConfig"});
     report_rest(object_at(*pod_, "metadata", place_), "the pods' metadata.",
                 {"labels", "annotations", "name", "creationTimestamp"});
   }

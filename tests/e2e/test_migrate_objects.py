@@ -480,11 +480,14 @@ def test_beside_a_scaled_object_there_is_no_autoscaler(tmp_path):
 def test_the_old_object_of_another_kind_has_to_go(kind, tmp_path):
     text = pod("args: [/data/m/mixtral]\nvolumeMounts: [{name: m, mountPath: /data/m}]\n")
     template = "  volumeClaimTemplates: [{metadata: {name: m}, spec: {}}]\n"
-    text = text.replace("  selector", template + "  serviceName: x\n  selector")
+    text = text.replace(
+        "  selector", template + "  serviceName: x\n  revisionHistoryLimit: 4\n  selector"
+    )
     scaled = autoscaler(target=kind)
     moved = Moved(tmp_path, text.replace("kind: Deployment", f"kind: {kind}"), scaled)
     assert f"kubectl delete {kind} x" in moved.report
     assert "spec.serviceName" in moved.report
+    assert moved.deployment["spec"]["revisionHistoryLimit"] == 4
     assert moved.objects["autoscaler.yaml"]["spec"]["scaleTargetRef"]["kind"] == "Deployment"
     # The claim that its one pod has goes on, with the weights on it.
     assert {"name": "cache", "mountPath": "/data/m"} in moved.server["volumeMounts"]
@@ -653,7 +656,23 @@ def test_a_group_answers_through_its_leader(tmp_path):
     template = moved.objects["leaderworkerset.yaml"]["spec"]["leaderWorkerTemplate"]
     assert template["leaderTemplate"]["metadata"]["labels"]["role"] == "leader"
     assert "role" not in template["workerTemplate"]["metadata"]["labels"]
-    assert "spec.leaderWorkerTemplate.restartPolicy" in moved.report
+    assert "restartPolicy None -> RecreateGroupOnPodRestart" in moved.report
+
+
+def test_a_group_of_one_becomes_a_deployment(tmp_path):
+    text = (
+        group(LEADER)
+        .replace("size: 2", "size: 1")
+        .replace(
+            "      leaderWorkerTemplate:",
+            "      startupPolicy: LeaderReady\n      leaderWorkerTemplate:",
+        )
+    )
+    moved = Moved(tmp_path, text)
+    assert moved.deployment["metadata"]["name"] == "g"
+    assert "startupPolicy" not in moved.deployment["spec"]
+    assert "spec.startupPolicy" in part(moved, "Of the manifest, left out")
+    assert "kubectl delete LeaderWorkerSet g" in moved.report
 
 
 def test_a_group_without_a_template_for_its_leader(tmp_path):
