@@ -176,7 +176,7 @@ json::value normalise_tool_calls(const json::array& calls, const std::string& wh
     const json::object* function = fields.object("function");
     if (function == nullptr) schema_error(at + ".function", "is required");
     const Fields inner(*function, at + ".function");
-    if (!inner.name("name")) schema_error(at + ".function.name", "is required");
+    if (!inner.string("name")) schema_error(at + ".function.name", "is required");
     json::object named = *function;
     named["arguments"] = call_arguments(inner.find("arguments"), inner.path("arguments"));
     call["function"] = std::move(named);

@@ -65,7 +65,7 @@ TEST(Endpoints, TheServerDescribesItselfUnlessToldNotTo) {
   const Answer page = ask(rig, get("/docs"));
   EXPECT_EQ(page.header("Content-Type"), "text/html; charset=utf-8");
   EXPECT_NE(page.header("content-security-policy").find("default-src 'none'"), std::string::npos);
-  for (const char* outside : {"src=", "http://", "https://", "@import"}) {
+  for (const char* outside : {"src=\"http", "//", "@import"}) {
     EXPECT_EQ(page.body.find(outside), std::string::npos) << outside;
   }
   EXPECT_EQ(ask(rig, get("/favicon.ico")).header("Content-Type"), "image/svg+xml");
