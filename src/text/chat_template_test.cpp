@@ -132,6 +132,7 @@ TEST(ChatTemplate, AModelsWrongTemplateOnlyStopsChats) {
       if (got.starts_with("!")) {
         EXPECT_NE(got.find(problem), std::string::npos) << got;
         EXPECT_NE(got.find("--chat-template"), std::string::npos) << got;
+        EXPECT_EQ(got.find(folder.path().string()), std::string::npos) << got;
       }
     }
   };

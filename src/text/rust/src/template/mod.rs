@@ -61,6 +61,8 @@ impl Template {
         let Some(found) = source::find(folder, replacement, &config)? else {
             return Ok(None);
         };
+        // Clients read of it too, and need not know where the model lies.
+        let name = found.file.file_name().unwrap_or_default().display();
         let compile = |text: std::result::Result<String, String>| {
             let program = match text {
                 Ok(text) => match on_large_stack(|| Program::compile(&text))? {
@@ -72,7 +74,7 @@ impl Template {
             let problem = |problem| Error::model_file(&found.file, problem);
             match program.map_err(problem) {
                 Err(error) if replaced => Err(error),
-                program => Ok(program.map_err(|e| format!("{}: {}", e.file, e.message))),
+                program => Ok(program.map_err(|e| format!("{name}: {}", e.message))),
             }
         };
         let text = found.text.clone().unwrap_or_default();
