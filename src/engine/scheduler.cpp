@@ -338,8 +338,8 @@ class Scheduler::Draft {
       if (scheduler_.pool_.references(block) == 0 && !revived_.contains(block)) ++revived;
     }
     const int64_t cached = reused * scheduler_.pool_.block_size();
-    // Room for all its tokens and the first that it will choose: starting a prompt that could not be
-    // finished would only push others out.
+    // Room for all its tokens and the first that it will choose: starting a prompt that could not
+    // be finished would only push others out.
     const int64_t whole = scheduler_.blocks_for(sequence->size() + 1) - reused;
     if (!running_.empty() && available_ - revived - promised() < whole) return false;
     chunk.rows = std::min(sequence->size() - cached, most_rows);

@@ -7,7 +7,6 @@
 namespace moesaic::backend::testing {
 namespace {
 
-
 /// K and V are rounded before anything is summed, so the type of the cache adds no error of its
 /// own; but with bf16 products (cpu/attention_test.cpp) queries and weights are rounded too, by at
 /// most 2^-9 each.
