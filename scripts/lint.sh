@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Layout, static checks and layers. clang-tidy looks at every room, or at those that changed since the
-# commit named by MOESAIC_LINT_BASE.
+# Layout, static checks and layers. clang-tidy looks at the rooms that changed since the commit named by
+# MOESAIC_LINT_BASE (default HEAD~1), or at every room with MOESAIC_LINT_BASE=all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,8 +23,9 @@ else
 fi
 
 build=${MOESAIC_LINT_BUILD:-build/release}
-if [[ -n ${MOESAIC_LINT_BASE:-} ]]; then
-  rooms=$(git diff --name-only "$MOESAIC_LINT_BASE" -- src | cut -d/ -f2 | sort -u)
+base=${MOESAIC_LINT_BASE:-HEAD~1}
+if [[ $base != all ]] && git rev-parse --quiet --verify "$base" >/dev/null; then
+  rooms=$(git diff --name-only "$base" -- src | cut -d/ -f2 | sort -u)
 else
   rooms=$(ls src)
 fi

@@ -14,7 +14,7 @@ struct RawAddress {
   }
   template <typename T = std::byte>
   static T* pointer(Address address) {
-    return reinterpret_cast<T*>(address.at_);
+    return reinterpret_cast<T*>(address.at_);  // NOLINT(performance-no-int-to-ptr): a device's too
   }
 };
 

@@ -56,7 +56,7 @@ std::vector<std::string> memory_table(const model::MemoryNeeds& needs,
                                       const std::array<uint64_t, 5>& allocated) {
   const auto row = [](std::string_view name, std::string_view planned, std::string_view actual,
                       std::string_view off) {
-    return fmt::format("{:<12}{:>14}{:>14}{:>14}", name, planned, actual, off);
+    return fmt::format("{:<12}{:>13}{:>13}{:>12}", name, planned, actual, off);
   };
   std::vector<std::string> lines = {row("memory", "planned", "allocated", "difference")};
   uint64_t planned = 0;
