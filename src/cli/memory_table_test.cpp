@@ -34,8 +34,8 @@ TEST(MemoryTable, ShowsWhatDiffers) {
   ASSERT_EQ(lines.size(), 7u);
   EXPECT_TRUE(lines[1].ends_with(" none")) << lines[1];
   EXPECT_TRUE(lines[3].ends_with(" +3.00%")) << lines[3];
-  EXPECT_TRUE(lines[4].ends_with("-     a reserve")) << lines[4];
-  EXPECT_TRUE(lines[5].ends_with("-     a reserve")) << lines[5];
+  EXPECT_TRUE(lines[4].ends_with("-   a reserve")) << lines[4];
+  EXPECT_TRUE(lines[5].ends_with("-   a reserve")) << lines[5];
   EXPECT_TRUE(lines[6].starts_with("compared ")) << lines[6];
   for (const std::string& line : lines) EXPECT_LE(line.size(), 60u) << line;
 }
