@@ -6,6 +6,10 @@ target_include_directories(moesaic_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(MOESAIC_SANITIZE)
   target_compile_options(moesaic_flags INTERFACE -fsanitize=${MOESAIC_SANITIZE}
     -fno-sanitize-recover=all)
+  if(MOESAIC_SANITIZE MATCHES undefined)
+    # They double the time to compile; a null pointer ends in AddressSanitizer's report as well.
+    target_compile_options(moesaic_flags INTERFACE -fno-sanitize=null,vptr)
+  endif()
   target_link_options(moesaic_flags INTERFACE -fsanitize=${MOESAIC_SANITIZE})
   target_compile_definitions(moesaic_flags INTERFACE MOESAIC_SANITIZE=1)
 endif()

@@ -111,6 +111,7 @@ model::MemoryNeeds plan(LoadedModel& model, const base::Settings& settings,
   model::MemoryInputs inputs = memory_inputs(model, settings, defaults);
   const bool may_shrink = settings.get_int("max-model-len") <= 0;
   std::vector<model::DeviceRank> ranks;
+  ranks.reserve(model.ranks.size());
   for (const LoadedRank& rank : model.ranks) ranks.push_back({rank.backend.get(), rank.shard});
   for (;;) {
     try {
@@ -408,7 +409,7 @@ void load_ranks(LoadedModel& model, const base::Settings& settings) {
 }  // namespace
 
 std::string LoadedModel::description() const {
-  const std::string one = ranks[0].backend->description();
+  std::string one = ranks[0].backend->description();
   if (ranks.size() == 1) return one;
   return fmt::format("{} ranks, {}{}", ranks.size(),
                      ranks[0].shard.expert_parallel ? "experts dealt out, each " : "each ", one);
@@ -452,6 +453,7 @@ std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_
                                                    model.solo, *first.cache, max_rows, /*depth=*/2);
   }
   std::vector<engine::RankedExecutor::Rank> ranks;
+  ranks.reserve(model.ranks.size());
   for (LoadedRank& rank : model.ranks) {
     ranks.push_back({&rank.weights, rank.backend.get(), rank.cache.get(), rank.pool.get()});
   }

@@ -95,6 +95,7 @@ void keep_others(Workload& workload, const std::vector<deploy::OtherObject>& oth
 
 void print_others(const std::vector<deploy::OtherObject>& others) {
   std::vector<std::string> lines;
+  lines.reserve(others.size());
   for (const deploy::OtherObject& other : others) {
     lines.push_back(other.why.empty() ? described(other)
                                       : fmt::format("{}: {}", described(other), other.why));

@@ -56,7 +56,9 @@ struct IndexerSpec {
   /// A token's key in bytes: 8-bit values and a 4-byte scale for each 128, whatever the cache's
   /// type.
   double cached_bytes() const {
-    return heads == 0 ? 0 : static_cast<double>(dim + 4 * ((dim + 127) / 128));
+    if (heads == 0) return 0;
+    const int64_t scales = (dim + 127) / 128;
+    return static_cast<double>(dim + 4 * scales);
   }
 };
 
