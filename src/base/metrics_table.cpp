@@ -50,7 +50,7 @@ constexpr MetricRow kRows[] = {
 
     {"moesaic:expert_tokens_total", kCounter, "layer,expert", "", "Rows routed to an expert; layers are numbered as in the model."},
     {"moesaic:expert_imbalance", kGauge, "layer", "", "Busiest expert's rows over the layer's mean, since start; 1 is even."},
-    {"moesaic:memory_planned_bytes", kGauge, "term", "", "Bytes the memory plan gives a term: weights, kv_cache, activations, requests, runtime."},
+    {"moesaic:memory_planned_bytes", kGauge, "term", "", "Bytes counted for a term before it is allocated: weights, kv_cache, activations, requests, runtime."},
     {"moesaic:memory_actual_bytes", kGauge, "term", "", "Bytes now held under that term; runtime is a reserve that nothing counts."},
     {"moesaic:kv_blocks", kGauge, "state", "", "KV blocks by state: free, cached, held."},
     {"moesaic:steps_total", kCounter, "", "", "Forward passes."},

@@ -166,7 +166,7 @@ int run_serve(const Invocation& invocation) {
   // All that can be refused is, before the weights are read, which can take minutes.
   server::BoundAddress address = server::bind_address(settings);
   const auto model = prepare_model(path, settings, {});
-  settings.set("max-inflight-bytes", std::to_string(model->memory.requests), "memory plan");
+  settings.set("max-inflight-bytes", std::to_string(model->memory.requests), "memory needs");
   const server::ServedModel served = served_model(*model, path, settings);
   load_weights(*model, settings);
 

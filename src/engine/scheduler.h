@@ -1,7 +1,7 @@
 #pragma once
 
 // Chooses what the next step computes. It does no I/O and reads no clock: the same calls give the
-// same plans.
+// same schedules.
 
 #include <set>
 #include <unordered_map>
@@ -64,7 +64,7 @@ class Scheduler {
   /// Removed, with blocks that steps in flight may still write.
   const std::vector<Sequence*>& retired() const { return retired_; }
   int64_t waiting() const;
-  /// Plans carried out so far; the number of the last one.
+  /// Schedules carried out so far; the number of the last one.
   uint64_t steps() const { return steps_; }
   /// Requests with a running sequence.
   int64_t running_requests() const;

@@ -19,7 +19,7 @@ backend::KvDesc describe(const LayerSpec& layer, const Shard& shard, tensor::DTy
 size_t layer_block_bytes(const backend::Backend& backend, const backend::KvDesc& desc) {
   const size_t bytes = backend.kv_block_bytes(desc);
   // Rounding the block and not the layer keeps the total an exact multiple of the block count,
-  // which is how the memory plan counts it.
+  // which is how memory_needs() counts it.
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // ModelSpec: a whole architecture as data. Families (model/families/) only fill it from a
-// config.json and name the tensors; the decoder, the memory plan, `inspect` and the planner only
+// config.json and name the tensors; the decoder, the memory needs, `inspect` and the planner only
 // read it.
 
 #include <cstdint>

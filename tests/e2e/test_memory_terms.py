@@ -1,4 +1,4 @@
-"""What the memory plan gives each term is what the server then allocates."""
+"""What the memory needs give each term is what the server then allocates."""
 
 import json
 import re
