@@ -232,7 +232,8 @@ void warn_of_non_finite(const std::vector<ItemSource>& sources) {
       continue;
     }
     for (size_t i = 0; i < source.matrix.parts.size(); ++i) {
-      check(source.matrix.parts[i].part.values, matrix->slices[i].name);
+      const backend::SourcePart& part = source.matrix.parts[i];
+      if (part.format == nullptr) check(part.part.values, matrix->slices[i].name);
     }
   }
 }

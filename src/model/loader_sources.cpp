@@ -246,7 +246,10 @@ std::vector<View*> ItemSource::views() {
   std::vector<View*> all;
   for (auto* list : {&matrix.parts, &experts.gate, &experts.up, &experts.down}) {
     for (backend::SourcePart& part : *list) {
-      if (!part.dummy()) all.push_back(&part.part.values);
+      for (View* view :
+           {&part.part.values, &part.part.scales, &part.part.zeros, &part.part.order}) {
+        if (view->data != nullptr) all.push_back(view);
+      }
     }
   }
   for (View& view : vector) all.push_back(&view);
