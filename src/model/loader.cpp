@@ -283,6 +283,7 @@ LoadedWeights load_weights(const WeightLayout& layout, backend::Backend& backend
     loaded.buffer = {};
     loaded.buffer = backend.allocate(base::MemoryTag::kWeights, layout.bytes);
   }
+  check_stored(resolved.checks, pool);
   Packer(backend, pool, std::move(resolved.items), loaded.buffer, options.progress).run();
   checkpoint.check_unchanged();
   loaded.source = LoadSource::kCheckpoint;

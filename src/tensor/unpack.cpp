@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "tensor/unpack_blocks.h"
+#include "tensor/unpack_stored.h"
 
 namespace moesaic::tensor {
 
@@ -18,8 +19,15 @@ void unpack(const WeightFormat& format, const Part& part, int64_t row, int64_t c
     case Scheme::kBlocks:
       unpack_blocks(format, part.values.row(row), col, count, out);
       return;
-    default:
-      break;
+    case Scheme::kAffine:
+      unpack_integers(format, part, row, col, count, out);
+      return;
+    case Scheme::kScaled:
+      unpack_small_floats(format, part, row, col, count, out);
+      return;
+    case Scheme::kCoded:
+      unpack_codes(format, part, row, col, count, out);
+      return;
   }
   base::assertion_failed("the format can be unpacked", __FILE__, __LINE__);
 }
