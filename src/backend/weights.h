@@ -41,16 +41,36 @@ struct Experts {
   Address packed;
 };
 
-/// A rectangle of a matrix's values: a slice of a tensor, whose views are row-major and whose type
-/// may differ from the packed format's; or, without views, pseudo-random values
-/// dummy_value(seed, first_row + row, first_col + col).
+/// A rectangle of a matrix's values: rows from first_row and columns from first_col of a stored
+/// matrix, whose type may differ from the packed format's; or, without views, of pseudo-random
+/// values dummy_value(seed, row, col).
 struct SourcePart {
   tensor::Part part;
+  /// How `part` is stored; null: plain row-major values of the view's type.
+  const WeightFormat* format = nullptr;
   int64_t rows = 0;
   uint64_t seed = 0;
   int64_t first_row = 0, first_col = 0;
+  /// Not 0: each so many rows, a head's, are stored as rope's pairs (0, half), (1, half + 1), ...
+  int64_t paired_rows = 0;
+
   bool dummy() const { return part.values.data == nullptr; }
+  /// Where a row of the rectangle lies in the stored matrix.
+  int64_t stored_row(int64_t row) const {
+    if (paired_rows == 0) return first_row + row;
+    const int64_t in_head = row % paired_rows;
+    const int64_t half = paired_rows / 2;
+    return first_row + row - in_head + in_head % half * 2 + in_head / half;
+  }
+  /// The first value of a row of the rectangle, where it is stored plain.
+  const std::byte* plain_row(int64_t row) const {
+    return part.values.row(stored_row(row)) +
+           static_cast<size_t>(first_col) * tensor::size_of(part.values.dtype);
+  }
 };
+
+/// The first `cols` values of a row of a part, whatever its format.
+void read_row(const SourcePart& part, int64_t row, int64_t cols, float* out);
 
 /// Where packed values come from: slices stacked over n, each [rows, k].
 struct MatrixSource {

@@ -94,6 +94,7 @@ boost::json::object as_json(const model::ModelSpec& spec, const model::Parameter
   root["vocab_size"] = spec.vocab_size;
   root["max_position_embeddings"] = spec.max_position;
   root["can_serve"] = spec.not_served.empty();
+  root["stored_as"] = spec.quantization.stored_as();
   root["experts"] = spec.max_experts();
   root["experts_per_token"] = spec.max_top_k();
   boost::json::object bytes;
@@ -135,6 +136,10 @@ void print_text(const model::ModelSpec& spec, const model::ParameterCount& count
     fmt::print("  {:<12} {} in {} layers\n", "FFN", text, layers);
   }
   fmt::print("  context      {} positions, rope theta {}\n", spec.max_position, spec.rope.theta);
+  if (const std::string stored = spec.quantization.stored_as(); !stored.empty()) {
+    fmt::print("  stored as    {}; served in {}, unpacked at load\n", stored,
+               dtype_name(spec.dtype));
+  }
   if (!spec.not_served.empty()) {
     fmt::print("  serve        not yet: {}\n", spec.not_served);
   }

@@ -204,6 +204,19 @@ fs::path model_path(const Invocation& invocation) {
   return given;
 }
 
+std::string_view dtype_name(tensor::DType dtype) {
+  switch (dtype) {
+    case tensor::DType::kF32:
+      return "float32";
+    case tensor::DType::kF16:
+      return "float16";
+    case tensor::DType::kBF16:
+      return "bfloat16";
+    default:
+      return tensor::to_string(dtype);
+  }
+}
+
 boost::json::object config_overrides(const base::Settings& settings) {
   boost::json::object object;
   if (!settings.get_string("rope-scaling").empty()) object["rope_scaling"] = rope_scaling(settings);
@@ -436,6 +449,10 @@ std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Set
   auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
   model->folder = fs::is_directory(path) ? path : path.parent_path();
   spdlog::info("{}; {}", model->description(), model->spec.architecture);
+  if (const std::string stored = model->spec.quantization.stored_as(); !stored.empty()) {
+    spdlog::info("weights are stored as {}; served in {}, unpacked at load", stored,
+                 dtype_name(model->format.base));
+  }
   for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
   return model;
 }

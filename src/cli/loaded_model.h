@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/communicator.h"
@@ -59,6 +60,9 @@ std::string model_name(const Invocation& invocation);
 /// model_name() as a path; throws MissingFileError when there is nothing of that name, and
 /// ModelFileError when it is GGUF.
 std::filesystem::path model_path(const Invocation& invocation);
+
+/// As --dtype has it: "bfloat16".
+std::string_view dtype_name(tensor::DType dtype);
 
 /// Refuses settings whose feature does not exist yet, and logs those without effect.
 void check_setting_states(const base::Settings& settings);

@@ -232,7 +232,8 @@ void warn_of_non_finite(const std::vector<ItemSource>& sources) {
       continue;
     }
     for (size_t i = 0; i < source.matrix.parts.size(); ++i) {
-      check(source.matrix.parts[i].part.values, matrix->slices[i].name);
+      const backend::SourcePart& part = source.matrix.parts[i];
+      if (part.format == nullptr) check(part.part.values, matrix->slices[i].name);
     }
   }
 }
@@ -282,6 +283,7 @@ LoadedWeights load_weights(const WeightLayout& layout, backend::Backend& backend
     loaded.buffer = {};
     loaded.buffer = backend.allocate(base::MemoryTag::kWeights, layout.bytes);
   }
+  check_stored(resolved.checks, pool);
   Packer(backend, pool, std::move(resolved.items), loaded.buffer, options.progress).run();
   checkpoint.check_unchanged();
   loaded.source = LoadSource::kCheckpoint;

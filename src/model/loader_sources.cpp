@@ -60,22 +60,10 @@ backend::SourcePart dummy_part(const Slice& slice, uint64_t seed) {
   return part;
 }
 
-/// What a quantised checkpoint has in place of "x.weight"; empty when it has nothing of the kind.
-std::string quantised_twin(const checkpoint::Checkpoint& checkpoint, const std::string& name) {
-  static constexpr std::string_view kWeight = ".weight";
-  if (!name.ends_with(kWeight)) return {};
-  const std::string stem = name.substr(0, name.size() - kWeight.size());
-  for (const char* suffix :
-       {".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax"}) {
-    if (checkpoint.find(stem + suffix) != nullptr) return stem + suffix;
-  }
-  return {};
-}
-
 class Resolver {
  public:
   Resolver(const WeightLayout& layout, const checkpoint::Checkpoint& checkpoint)
-      : layout_(layout), checkpoint_(checkpoint) {}
+      : layout_(layout), checkpoint_(checkpoint), stored_(checkpoint, layout.stored_as.get()) {}
 
   ResolvedSources run() {
     ResolvedSources resolved;
@@ -88,6 +76,7 @@ class Resolver {
       resolved.items.push_back(std::move(source));
     }
     resolved.ignored = account_for_rest();
+    resolved.checks = std::move(checks_);
     return resolved;
   }
 
@@ -137,7 +126,21 @@ class Resolver {
   }
 
   backend::SourcePart part(const Slice& slice) {
+    if (auto stored = stored_.find(slice.name, slice.tensor_rows, slice.tensor_cols)) {
+      return stored_part(*stored, slice);
+    }
     return part_of(cut(take(slice.name, {slice.tensor_rows, slice.tensor_cols}), slice), slice);
+  }
+
+  /// A slice of a quantised matrix, all of whose tensors count as used.
+  backend::SourcePart stored_part(const StoredMatrix& stored, const Slice& slice) {
+    used_.insert(stored.names.begin(), stored.names.end());
+    checks_.insert(checks_.end(), stored.checks.begin(), stored.checks.end());
+    return {.part = stored.part,
+            .format = stored.format,
+            .rows = slice.rows,
+            .first_row = slice.row,
+            .first_col = slice.col};
   }
 
   /// The tensor of that name, checked and marked as used.
@@ -163,14 +166,8 @@ class Resolver {
   }
 
   [[noreturn]] void refuse_missing(const std::string& name) const {
-    const std::string twin = quantised_twin(checkpoint_, name);
-    throw ModelFileError(
-        checkpoint_.folder().string(),
-        twin.empty() ? "is missing from the checkpoint, though config.json asks for it"
-                     : fmt::format("is missing; there is '{}' instead, of a quantised checkpoint, "
-                                   "which is not read yet: use the model's unquantised version",
-                                   twin),
-        name);
+    throw ModelFileError(checkpoint_.folder().string(),
+                         "is missing from the checkpoint, though config.json asks for it", name);
   }
 
   /// Checks that every tensor is used or ignored by rule; returns the ignored.
@@ -178,8 +175,8 @@ class Resolver {
     std::vector<std::string> ignored;
     std::vector<const TensorEntry*> unexpected;
     for (const TensorEntry& entry : checkpoint_.tensors()) {
-      if (used_.contains(entry.name) || layout_.elsewhere.contains(entry.name)) continue;
-      if (ignored_by_rule(entry.name)) {
+      if (used_.contains(entry.name) || held_elsewhere(entry.name)) continue;
+      if (ignored_by_rule(entry.name) || stored_.unneeded(entry)) {
         ignored.push_back(entry.name);
       } else {
         unexpected.push_back(&entry);
@@ -197,6 +194,12 @@ class Resolver {
     }
     throw ModelFileError(unexpected.front()->file, problem, unexpected.front()->name,
                          unexpected.front()->offset);
+  }
+
+  /// Other ranks hold it alone, or the matrix that it is stored for.
+  bool held_elsewhere(const std::string& name) const {
+    return layout_.elsewhere.contains(name) ||
+           (!layout_.elsewhere.empty() && layout_.elsewhere.contains(stored_.weight_of(name)));
   }
 
   bool ignored_by_rule(std::string_view name) const {
@@ -224,7 +227,9 @@ class Resolver {
 
   const WeightLayout& layout_;
   const checkpoint::Checkpoint& checkpoint_;
+  StoredWeights stored_;
   std::unordered_set<std::string_view> used_;
+  std::vector<StoredCheck> checks_;
 };
 
 }  // namespace
@@ -246,7 +251,9 @@ std::vector<View*> ItemSource::views() {
   std::vector<View*> all;
   for (auto* list : {&matrix.parts, &experts.gate, &experts.up, &experts.down}) {
     for (backend::SourcePart& part : *list) {
-      if (!part.dummy()) all.push_back(&part.part.values);
+      for (View* view : part.part.views()) {
+        if (view->data != nullptr) all.push_back(view);
+      }
     }
   }
   for (View& view : vector) all.push_back(&view);

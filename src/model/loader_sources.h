@@ -9,6 +9,7 @@
 
 #include "backend/ops.h"
 #include "checkpoint/checkpoint.h"
+#include "model/stored_weights.h"
 #include "model/weights.h"
 
 namespace moesaic::model {
@@ -39,11 +40,12 @@ struct ItemSource {
 struct ResolvedSources {
   std::vector<ItemSource> items;     ///< in the order of list_items
   std::vector<std::string> ignored;  ///< tensors not used, by rule
+  std::vector<StoredCheck> checks;   ///< to be made before the items are packed
 };
 
 /// Matches layout and checkpoint. Throws ModelFileError, naming it, for a tensor that is missing,
-/// has another shape than planned, is not F32, BF16 or F16, or is known to neither layout nor
-/// rules.
+/// has another shape than planned, is neither in floats nor stored as the layout's rules of
+/// quantisation say, or is known to neither layout nor rules.
 ResolvedSources resolve_sources(const WeightLayout& layout,
                                 const checkpoint::Checkpoint& checkpoint);
 

@@ -192,7 +192,7 @@ TEST(Loader, RefusesWhatDoesNotFitThePlan) {
          rename(t, "model.layers.0.self_attn.q_proj.weight",
                 "model.layers.0.self_attn.q_proj.qweight");
        },
-       "model.layers.0.self_attn.q_proj.weight", "quantised checkpoint"},
+       "model.layers.0.self_attn.q_proj.qweight", "quantised checkpoint"},
       {"vocabulary differs",
        [](auto& t) {
          t["model.embed_tokens.weight"] = testing::numbered(DType::kF32, {kVocab + 1, kHidden}, 1);

@@ -138,13 +138,15 @@ TEST(PlannedFamily, IsRefusedByServeAndSaysWhy) {
   }
 }
 
-TEST(PlannedFamily, QuantisedWeightsOfAServedFamilyAreOnlyPlanned) {
+TEST(PlannedFamily, QuantisedWeightsThatCannotBeReadAreOnlyPlanned) {
   boost::json::object config = shipped("mistralai/Mixtral-8x7B-v0.1");
-  config["quantization_config"] = {{"quant_method", "awq"}, {"bits", 4}};
+  config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}};
+  EXPECT_TRUE(parse_spec(config, "config.json").quantization.rules);
+  config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 3}};
   EXPECT_THROW(parse_spec(config, "config.json"), base::ModelFileError);
   const ModelSpec spec = parse_spec(config, "config.json", Purpose::kPlan);
-  EXPECT_EQ(spec.quantization.method, "awq");
-  EXPECT_NE(spec.not_served.find("awq"), std::string::npos);
+  EXPECT_EQ(spec.quantization.method, "gptq");
+  EXPECT_NE(spec.not_served.find("is 3; of GPTQ"), std::string::npos) << spec.not_served;
 }
 
 TEST(PlannedFamily, LatentAttentionIsWhatTheKeysSay) {

@@ -324,6 +324,7 @@ uint64_t layout_digest(const WeightLayout& layout) {
   const auto format = [&](const tensor::WeightFormat& given) {
     digest = base::hash_text(given.name, digest);
   };
+  if (layout.stored_as) number(static_cast<int64_t>(layout.stored_as->digest()));
   for (const WeightItem& item : list_items(layout)) {
     number(item.offset);
     if (item.matrix != nullptr) {

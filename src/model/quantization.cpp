@@ -6,7 +6,9 @@
 #include <array>
 #include <boost/json/array.hpp>
 
+#include "base/error.h"
 #include "checkpoint/checkpoint.h"
+#include "model/quantization_rules.h"
 
 namespace moesaic::model {
 
@@ -175,6 +177,8 @@ bool leaves_attention(const ConfigReader& config) {
 
 }  // namespace
 
+std::string QuantizationFacts::stored_as() const { return rules ? rules->description() : ""; }
+
 QuantizationFacts read_quantization(const ConfigReader& config) {
   const std::optional<ConfigReader> given = config.object("quantization_config");
   QuantizationFacts facts;
@@ -206,6 +210,11 @@ QuantizationFacts read_quantization(const ConfigReader& config) {
     facts.format = named_format(method);
   }
   facts.experts_only = method == "experts_int8" || leaves_attention(*given);
+  try {
+    facts.rules = std::make_shared<const QuantizationRules>(*given);
+  } catch (const base::ModelFileError& error) {
+    facts.unreadable = error.what();
+  }
   return facts;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 
 // What a checkpoint's files say of quantised weights: "quantization_config" of config.json, or the
-// file that a tool writes beside it. Only for planning and for messages; nothing here runs them.
+// file that a tool writes beside it: facts for planning and for messages, and the rules by which
+// the weights are read (quantization_rules.h).
 
 #include <filesystem>
 #include <string>

@@ -266,6 +266,7 @@ WeightLayout lay_out_weights(const ModelSpec& spec, const backend::Backend& back
   const backend::Unsupported reason = backend.supports(format);
   if (!reason.empty()) throw base::ConfigError(reason);
   WeightLayout layout = Planner(spec, backend, format, shard, family->names).run();
+  layout.stored_as = spec.quantization.rules;
   if (shard.ranks > 1) {
     layout.elsewhere = tensor_names(Planner(spec, backend, format, {}, family->names).run());
     for (const std::string& own : tensor_names(layout)) layout.elsewhere.erase(own);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -76,9 +77,10 @@ struct WeightLayout {
   Placed<MatrixItem> lm_head;  ///< absent when tied: embed serves both
   Placed<VectorItem> final_norm;
   std::vector<LayerLayout> layers;
-  size_t bytes = 0;                           ///< size of the buffer
-  std::vector<std::string> ignored_suffixes;  ///< tensors that are known and not used
-  std::unordered_set<std::string> elsewhere;  ///< tensors that other ranks hold alone
+  size_t bytes = 0;                                    ///< size of the buffer
+  std::vector<std::string> ignored_suffixes;           ///< tensors that are known and not used
+  std::unordered_set<std::string> elsewhere;           ///< tensors that other ranks hold alone
+  std::shared_ptr<const QuantizationRules> stored_as;  ///< of quantised checkpoints; else null
 };
 
 /// The parts that weights are counted by.

@@ -22,7 +22,9 @@ tensor::DType weight_type(const PlanInputs& inputs) {
 std::string refusal(const Setting& setting) {
   const PlanInputs& inputs = *setting.inputs;
   if (!inputs.model.spec.not_served.empty()) return inputs.model.spec.not_served;
-  if (!setting.format.plain()) return "quantised weights are not supported yet";
+  if (!setting.format.plain() && !as_published(inputs)) {
+    return "weights are not quantised while they are loaded yet";
+  }
   if (setting.kv_element_bytes < 2) return "an fp8 KV cache is not supported yet";
   if (inputs.tp.value_or(1) * inputs.ep.value_or(1) * inputs.pp.value_or(1) > 1) {
     return "more than one rank is not supported yet";
@@ -84,6 +86,10 @@ Candidate plan_host(const Setting& setting) {
     candidate.reason = error.what();
   }
   candidate.recommendable = candidate.fits && candidate.engine_runs;
+  if (const std::string stored = spec.quantization.stored_as(); !stored.empty()) {
+    candidate.notes.push_back(fmt::format("stored as {}; held in {}-bit floats, unpacked at load",
+                                          stored, wanted.format.value_bits));
+  }
   candidate.notes.emplace_back(
       "no speed is given for a CPU: 'moesaic bench' measures it, beside its own roofline");
   return candidate;

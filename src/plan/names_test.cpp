@@ -121,7 +121,7 @@ TEST(Names, RecalledFactsAreMarked) {
 
 TEST(Names, AQuantisedCopyIsServedNoMoreThanItsConfigWouldBe) {
   EXPECT_TRUE(resolve_model("mixtral-8x7b").spec.not_served.empty());
-  EXPECT_NE(resolve_model("mixtral-8x7b-awq").spec.not_served.find("awq"), std::string::npos);
+  EXPECT_TRUE(resolve_model("mixtral-8x7b-awq").spec.not_served.empty());
   EXPECT_NE(resolve_model("openai/gpt-oss-20b").spec.not_served.find("gpt_oss"), std::string::npos);
 }
 

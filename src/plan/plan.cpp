@@ -288,6 +288,11 @@ Workload workload_of(const PlanInputs& inputs) {
   return load;
 }
 
+bool as_published(const PlanInputs& inputs) {
+  return inputs.quantization == "auto" ||
+         inputs.quantization == inputs.model.spec.quantization.method;
+}
+
 Plan make_plan(const PlanInputs& asked) {
   Plan plan;
   plan.inputs = asked;
@@ -301,11 +306,9 @@ Plan make_plan(const PlanInputs& asked) {
   check_budget(inputs, instances);
   plan.load = workload_of(inputs);
   const model::ModelSpec& spec = inputs.model.spec;
-  // An engine's flag for what the files already say is no other wish.
-  const bool as_published =
-      inputs.quantization == "auto" || inputs.quantization == spec.quantization.method;
-  plan.format = as_published ? published_format(spec.quantization, inputs.model.name, inputs.dtype)
-                             : find_format(inputs.quantization, inputs.dtype);
+  plan.format = as_published(inputs)
+                    ? published_format(spec.quantization, inputs.model.name, inputs.dtype)
+                    : find_format(inputs.quantization, inputs.dtype);
   plan.kv_element_bytes = kv_bytes_of(inputs);
   plan.parameters = count_parameters(spec);
   plan.bf16_bytes = weight_bytes(spec, find_format("none"));

@@ -121,6 +121,10 @@ struct Plan {
   bool found() const { return recommended.has_value(); }
 };
 
+/// The weights are to be as the files have them; an engine's flag for what these already say is no
+/// other wish.
+bool as_published(const PlanInputs& inputs);
+
 /// Plans. Throws UsageError (exit 64) for an unknown instance, engine or type, a budget of zero, a
 /// context beyond the model's, each with the nearest valid choice.
 Plan make_plan(const PlanInputs& asked);

@@ -30,6 +30,21 @@ constexpr WeightFormat format_of(const Row& row) {
   return format;
 }
 
+constexpr WeightFormat blocks(std::string_view name, std::string_view label, int32_t type,
+                              int64_t values, int64_t bytes) {
+  WeightFormat format;
+  format.name = name;
+  format.label = label;
+  format.scheme = Scheme::kBlocks;
+  format.base = DType::kU8;
+  format.value_bits = 0;
+  format.block_values = values;
+  format.block_bytes = bytes;
+  format.block_type = type;
+  format.granule = values;
+  return format;
+}
+
 using enum Scheme;
 using enum DType;
 
@@ -52,9 +67,28 @@ constexpr std::array kFormats = {
     format_of({"bitsandbytes", "4-bit NF4", kCoded, kU8, 4, 1, 64, 8, 0, 64, false, false}),
 };
 
+constexpr std::array kBlockFormats = {
+    // name, label, number in GGUF files, values, bytes
+    blocks("q4_0", "Q4_0", 2, 32, 18),         blocks("q4_1", "Q4_1", 3, 32, 20),
+    blocks("q5_0", "Q5_0", 6, 32, 22),         blocks("q5_1", "Q5_1", 7, 32, 24),
+    blocks("q8_0", "Q8_0", 8, 32, 34),         blocks("q2_k", "Q2_K", 10, 256, 84),
+    blocks("q3_k", "Q3_K", 11, 256, 110),      blocks("q4_k", "Q4_K", 12, 256, 144),
+    blocks("q5_k", "Q5_K", 13, 256, 176),      blocks("q6_k", "Q6_K", 14, 256, 210),
+    blocks("iq4_nl", "IQ4_NL", 20, 32, 18),    blocks("iq4_xs", "IQ4_XS", 23, 256, 136),
+    blocks("gguf_mxfp4", "MXFP4", 39, 32, 17),
+};
+
 }  // namespace
 
 std::span<const WeightFormat> weight_formats() { return kFormats; }
+std::span<const WeightFormat> block_formats() { return kBlockFormats; }
+
+const WeightFormat* find_block_format(uint32_t block_type) {
+  for (const WeightFormat& format : kBlockFormats) {
+    if (static_cast<uint32_t>(format.block_type) == block_type) return &format;
+  }
+  return nullptr;
+}
 
 const WeightFormat* find_weight_format(std::string_view name) {
   for (const WeightFormat& format : kFormats) {

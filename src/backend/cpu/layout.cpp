@@ -5,6 +5,7 @@
 #include <cstring>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "backend/dummy_inl.h"
 #include "backend/raw_address.h"
@@ -112,11 +113,28 @@ void for_rows(std::span<const SourcePart> parts, int64_t first, const Take& take
   }
 }
 
-TileRows rows_of(std::span<const SourcePart> parts, int64_t first) {
+/// Rows that are not stored plain, as floats, for as long as a panel is packed.
+class UnpackedRows {
+ public:
+  explicit UnpackedRows(int64_t inputs) : inputs_(inputs) {}
+
+  const std::byte* add(const SourcePart& part, int64_t row) {
+    std::vector<float>& values = rows_.emplace_back(static_cast<size_t>(inputs_));
+    read_row(part, row, inputs_, values.data());
+    return std::as_bytes(std::span(values)).data();
+  }
+
+ private:
+  int64_t inputs_;
+  std::vector<std::vector<float>> rows_;
+};
+
+TileRows rows_of(std::span<const SourcePart> parts, int64_t first, UnpackedRows& unpacked) {
   TileRows tile;
   for_rows(parts, first, [&](size_t o, const SourcePart& part, int64_t row) {
-    tile.rows[o] = part.part.values.row(row);
-    tile.dtypes[o] = part.part.values.dtype;
+    const bool plain = part.format == nullptr;
+    tile.rows[o] = plain ? part.plain_row(row) : unpacked.add(part, row);
+    tile.dtypes[o] = plain ? part.part.values.dtype : DType::kF32;
   });
   return tile;
 }
@@ -168,8 +186,11 @@ void pack_rows(const KernelTable& kernels, const WeightFormat& format, const Pan
                });
     return;
   }
+  UnpackedRows unpacked(k);
   std::array<TileRows, kPanelTiles> tiles;
-  for (size_t t = 0; t < tiles.size(); ++t) tiles[t] = rows_of(rows[t].first, rows[t].second);
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    tiles[t] = rows_of(rows[t].first, rows[t].second, unpacked);
+  }
   pack_panel(layout, shape, panel, k, destination,
              [&](int64_t t, int64_t first_input, int64_t inputs, std::byte* out) {
                pack_tile(layout, format.base, tiles[static_cast<size_t>(t)], first_input, inputs,

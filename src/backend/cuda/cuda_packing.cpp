@@ -37,9 +37,11 @@ SourceType type_of(DType dtype) {
   }
 }
 
-/// The type that a part's values travel in: dummy ones are made for what they are packed as.
+/// The type that a part's values travel in: dummy ones are made for what they are packed as, and
+/// what is not stored plain is unpacked on the way.
 DType travel_type(const SourcePart& part) {
-  return part.dummy() ? DType::kBF16 : part.part.values.dtype;
+  if (part.dummy()) return DType::kBF16;
+  return part.format != nullptr ? DType::kF32 : part.part.values.dtype;
 }
 
 /// Rows [first, first + rows) of a part, `cols` each, into `to`.
@@ -54,10 +56,14 @@ void copy_rows(const SourcePart& part, int64_t first, int64_t rows, int64_t cols
     }
     return;
   }
-  const tensor::View& view = part.part.values;
-  const size_t bytes = static_cast<size_t>(cols) * tensor::size_of(view.dtype);
+  if (part.format != nullptr) {
+    auto* values = reinterpret_cast<float*>(to);
+    for (int64_t row = 0; row < rows; ++row) read_row(part, first + row, cols, values + row * cols);
+    return;
+  }
+  const size_t bytes = static_cast<size_t>(cols) * tensor::size_of(part.part.values.dtype);
   for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(to + static_cast<size_t>(row) * bytes, view.row(first + row), bytes);
+    std::memcpy(to + static_cast<size_t>(row) * bytes, part.plain_row(first + row), bytes);
   }
 }
 
@@ -181,17 +187,10 @@ PackUnit Packing::unit(const ExpertsDesc& desc, int64_t index) {
 
 /// A float32 matrix as it is, row-major.
 void Packing::copy_small(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const {
-  std::vector<float> values;
-  values.reserve(static_cast<size_t>(desc.n * desc.k));
+  std::vector<float> values(static_cast<size_t>(desc.n * desc.k));
+  float* out = values.data();
   for (const SourcePart& part : source.parts) {
-    for (int64_t row = 0; row < part.rows; ++row) {
-      for (int64_t col = 0; col < desc.k; ++col) {
-        values.push_back(
-            part.dummy()
-                ? dummy_value(part.seed, part.first_row + row, part.first_col + col)
-                : tensor::load_float(part.part.values.dtype, part.part.values.row(row), col));
-      }
-    }
+    for (int64_t row = 0; row < part.rows; ++row, out += desc.k) read_row(part, row, desc.k, out);
   }
   check(cudaSetDevice(device_), "cudaSetDevice");
   check(cudaMemcpy(to, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice),

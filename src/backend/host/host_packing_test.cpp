@@ -1,6 +1,7 @@
 // Packing of weights, on every backend and instruction set this machine has.
 
 #include <numeric>
+#include <random>
 
 #include "backend/host/host_attention_testing.h"
 
@@ -149,6 +150,52 @@ TEST_P(Packing, UnitsWriteTheirOwnBytes) {
   };
   check(matrix);
   check(experts);
+}
+
+/// Of a matrix stored in blocks: any rectangle of it, and rows that are stored as rope's pairs.
+TEST_P(Packing, UnpacksStoredBlocks) {
+  constexpr int64_t kStoredRows = 40;
+  constexpr int64_t kBlocks = 3;
+  const tensor::WeightFormat& format = *tensor::find_block_format(8);  // Q8_0
+  std::mt19937 random(3);
+  std::vector<std::byte> stored;
+  Floats values;
+  for (int64_t b = 0; b < kStoredRows * kBlocks; ++b) {
+    const tensor::F16 scale = tensor::to_f16(0.01F * static_cast<float>(1 + random() % 100));
+    stored.push_back(static_cast<std::byte>(scale.bits & 255));
+    stored.push_back(static_cast<std::byte>(scale.bits >> 8));
+    for (int64_t i = 0; i < 32; ++i) {
+      const auto quant = static_cast<int8_t>(random() % 256);
+      stored.push_back(static_cast<std::byte>(quant));
+      values.push_back(static_cast<float>(quant) * tensor::to_float(scale));
+    }
+  }
+  SourcePart part;
+  part.part.values = {DType::kU8, {kStoredRows, kBlocks * format.block_bytes}, stored.data()};
+  part.format = &format;
+  part.rows = 24;
+  part.first_row = 8;
+  part.first_col = 7;
+  constexpr int64_t kCols = 80;
+  for (const int64_t head : {0, 8}) {
+    part.paired_rows = head;
+    Floats expected;
+    for (int64_t r = 0; r < part.rows; ++r) {
+      // Of a head of 8, rows 0 to 7 are stored as 0, 4, 1, 5, 2, 6, 3, 7.
+      const int64_t at = head == 0 ? r : r / 8 * 8 + (r % 8 < 4 ? r % 8 * 2 : (r % 8 - 4) * 2 + 1);
+      for (int64_t c = 0; c < kCols; ++c) {
+        const int64_t index = (part.first_row + at) * kBlocks * 32 + part.first_col + c;
+        expected.push_back(rounded(row().packed, values[static_cast<size_t>(index)]));
+      }
+    }
+    const PackedMatrix table =
+        pack_matrix(ops(), {part.rows, kCols, row().packed}, {.parts = {part}});
+    std::vector<int32_t> ids(static_cast<size_t>(part.rows));
+    std::iota(ids.begin(), ids.end(), 0);
+    Floats out(expected.size());
+    ops().embed(table.matrix, ids, out.data());
+    expect_same_bits(expected.data(), out.data(), part.rows * kCols, "unpacked");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -15,14 +15,10 @@ namespace {
 
 constexpr int64_t kRowsPerUnit = 256;
 
-/// Element (row, col) of parts stacked over their rows.
-float source_value(std::span<const SourcePart> parts, int64_t row, int64_t col) {
+/// A row of parts stacked over their rows.
+void read_stacked_row(std::span<const SourcePart> parts, int64_t row, std::span<float> out) {
   for (const SourcePart& part : parts) {
-    if (row < part.rows) {
-      if (part.dummy()) return dummy_value(part.seed, part.first_row + row, part.first_col + col);
-      const tensor::View& values = part.part.values;
-      return tensor::load_float(values.dtype, values.row(row), col);
-    }
+    if (row < part.rows) return read_row(part, row, std::ssize(out), out.data());
     row -= part.rows;
   }
   base::assertion_failed("the parts cover the matrix", __FILE__, __LINE__);
@@ -268,10 +264,12 @@ class ReferenceOps final : public HostOps {
 
   static void pack_rows(const MatrixDesc& desc, std::span<const SourcePart> parts, int64_t first,
                         int64_t end, std::byte* destination) {
+    std::vector<float> values(static_cast<size_t>(desc.k));
     for (int64_t row = first; row < end; ++row) {
+      read_stacked_row(parts, row, values);
       for (int64_t col = 0; col < desc.k; ++col) {
         tensor::store_float(desc.format.base, destination, row * desc.k + col,
-                            source_value(parts, row, col));
+                            values[static_cast<size_t>(col)]);
       }
     }
   }

@@ -147,20 +147,14 @@ ModelSpec parse_spec(const boost::json::object& object, const std::string& file,
   ModelSpec spec = family->parse(object, file);
   spec.family = family->model_type;
   check_sizes(spec, file);
-  const bool quantised = !spec.quantization.method.empty();
-  if (quantised) {
-    spec.not_served = fmt::format("its weights are quantised ({}), which is not supported yet",
-                                  spec.quantization.method);
-  }
-  if (!family->can_serve) {
-    spec.not_served = fmt::format("the family {} cannot be run yet", type);
-  }
-  if (purpose == Purpose::kServe && quantised) {
+  spec.not_served = spec.quantization.unreadable;
+  if (purpose == Purpose::kServe && !spec.not_served.empty()) {
     throw base::ModelFileError(
-        file, fmt::format("the weights are quantised ({}), which is not supported yet; use the "
-                          "model's bfloat16 or float16 checkpoint",
-                          spec.quantization.found));
+        file, fmt::format("the weights are quantised ({}) in a way that is not read yet: {}; use "
+                          "the model's bfloat16 or float16 checkpoint",
+                          spec.quantization.found, spec.not_served));
   }
+  if (!family->can_serve) spec.not_served = fmt::format("the family {} cannot be run yet", type);
   return spec;
 }
 

@@ -1,0 +1,96 @@
+"""Quantised folders: served as their float twins are, and told as what they are."""
+
+import json
+import urllib.request
+
+import pytest
+from conftest import DEMO
+from quantised import FORMATS, read_safetensors, write_safetensors, write_twins
+from test_life import run
+from test_memory_terms import terms
+
+
+@pytest.fixture(scope="module", params=sorted(FORMATS))
+def twins(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    called = write_twins(DEMO, request.param, folder / "quantised", folder / "twin")
+    return folder / "quantised", folder / "twin", called
+
+
+def ask(served, prompt):
+    body = {"model": "m", "prompt": prompt, "max_tokens": 24, "temperature": 0, "logprobs": 3}
+    request = urllib.request.Request(
+        served.url + "/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["choices"][0]
+
+
+def test_a_quantised_folder_answers_as_its_float_twin(twins, serve):
+    quantised, twin, called = twins
+    flags = ["--served-model-name", "m", "--dtype", "float32", "--max-model-len", "512"]
+    left, right = serve(quantised, *flags), serve(twin, *flags)
+    assert f"weights are stored as {called}; served in float32, unpacked at load" in left.log()
+    assert "stored as" not in right.log()
+    planned = terms(left, "moesaic:memory_planned_bytes")["weights"]
+    assert planned == terms(right, "moesaic:memory_planned_bytes")["weights"]
+    assert abs(terms(left, "moesaic:memory_actual_bytes")["weights"] / planned - 1) < 0.02
+    for prompt in ("Once upon a time", "def add(a, b):", "The capital of"):
+        a, b = ask(left, prompt), ask(right, prompt)
+        assert a["text"] == b["text"]
+        assert a["logprobs"]["token_logprobs"] == pytest.approx(
+            b["logprobs"]["token_logprobs"], abs=1e-3
+        )
+
+
+def test_it_is_inspected_and_planned_as_what_it_is(twins):
+    quantised, twin, called = twins
+    told = run("inspect", quantised)
+    assert f"stored as    {called}; served in bfloat16, unpacked at load" in told.stdout
+    found = json.loads(run("inspect", quantised, "--json").stdout)
+    assert found["can_serve"] and found["stored_as"] == called
+    plans = []
+    for folder in (quantised, twin):
+        done = run("plan", folder, "--instance", "host", "--concurrency", "2", "--json")
+        (host,) = json.loads(done.stdout)["candidates"]
+        assert host["fits"], host["reason"]
+        plans.append(host)
+    # The same bytes as the float twin's: what is held is unpacked.
+    for part in ("attention", "experts", "shared_experts", "embeddings"):
+        assert plans[0]["memory"][part] == plans[1]["memory"][part]
+    assert any(note.startswith(f"stored as {called}; held in 16") for note in plans[0]["notes"])
+
+
+def test_what_is_missing_or_malformed_is_named(twins, tmp_path):
+    quantised, _, _ = twins
+    tensors = read_safetensors(quantised / "model.safetensors")
+    scales = next(name for name in tensors if name.endswith(("scales", "_scale", "_scale_inv")))
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for path in quantised.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    dtype, shape, raw = tensors[scales]
+    for spoiled in (None, (dtype, shape, b"\xff" * len(raw)), ("U8", [len(raw)], raw)):
+        changed = dict(tensors)
+        if spoiled is None:
+            del changed[scales]
+        else:
+            changed[scales] = spoiled
+        write_safetensors(folder / "model.safetensors", changed)
+        done = run("serve", folder, "--port", "0")
+        assert done.returncode == 65, done.stderr
+        assert scales in done.stderr
+
+
+def test_what_cannot_be_read_is_refused_by_name(tmp_path):
+    config = json.loads((DEMO / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = run("serve", tmp_path, "--port", "0")
+    assert done.returncode == 65
+    assert "is 3; of GPTQ, 2, 4 and 8 bits are read" in done.stderr
+    told = run("inspect", tmp_path)
+    assert told.returncode == 0 and "not yet" in told.stdout
