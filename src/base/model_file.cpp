@@ -87,4 +87,20 @@ std::optional<std::string> read_model_file(const fs::path& folder, const std::st
   return content;
 }
 
+bool ModelFolder::has(const std::string& name) const {
+  std::error_code error;
+  return texts_ ? texts_->contains(name) : fs::exists(path_ / name, error);
+}
+
+std::optional<std::string> ModelFolder::read(const std::string& name, size_t limit) const {
+  if (!texts_) return read_model_file(path_, name, limit);
+  const auto text = texts_->find(name);
+  if (text == texts_->end()) return std::nullopt;
+  if (text->second.size() > limit) {
+    throw ModelFileError((path_ / name).string(),
+                         fmt::format("has more than the {} bytes that are read of it", limit));
+  }
+  return text->second;
+}
+
 }  // namespace moesaic::base

@@ -21,7 +21,7 @@ constexpr SettingRow kRows[] = {
     {"skip-tokenizer-init", kBool, "false", "", kModel, "", "", kActive, "Do not load a tokenizer; prompts must be token ids."},
     {"served-model-name", kStringList, "", "", kModel, "", "", kActive, "Names the API answers to, comma-separated; the first is echoed. Default is the model's path."},
     {"dtype", kString, "auto", "auto|bfloat16|float16|half|float32|float", kModel, "", "DTYPE", kActive, "Type of the weights in memory; auto takes the checkpoint's."},
-    {"load-format", kString, "auto", "", kModel, "", "", kActive, "dummy makes random weights of the config's shape; no weight files are needed.", "auto|safetensors|dummy", "Other checkpoint formats come later."},
+    {"load-format", kString, "auto", "", kModel, "", "", kActive, "dummy makes random weights of the config's shape; no weight files are needed.", "auto|safetensors|gguf|dummy", "Other checkpoint formats come later."},
     {"max-model-len", kInt, "", "-1..1G", kModel, "--max-total-tokens", "MAX_TOTAL_TOKENS,HF_SEQUENCE_LENGTH", kActive, "Longest prompt plus output in tokens; default is the config's, cut to what the KV cache holds when auto or -1."},
     {"seed", kInt, "0", "", kModel, "", "", kActive, "Seed of dummy weights and of requests that bring none."},
     {"generation-config", kString, "auto", "", kModel, "", "", kActive, "auto takes sampling defaults from generation_config.json; vllm ignores that file; else a folder to read it from."},

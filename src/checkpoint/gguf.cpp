@@ -252,7 +252,6 @@ class EntryReader {
         refuse(fmt::format("rows of {} values in blocks of {} ({})", inputs, format->block_values,
                            format->label));
       }
-      // A count of blocks times their bytes is below that of values times eight.
       if (__builtin_mul_overflow(inputs / format->block_values, format->block_bytes,
                                  &view.shape.back())) {
         refuse_size();

@@ -398,7 +398,7 @@ int bench_throughput(const Invocation& invocation) {
           "or raise --max-num-queued-reqs");
     }
   }
-  const int64_t generated = counter->wait(requests, model->folder.string());
+  const int64_t generated = counter->wait(requests, model->files.path().string());
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const double seconds = took.count();
   const double total = static_cast<double>(requests * input + generated) / seconds;

@@ -82,13 +82,13 @@ class Conversation {
       : model_(model),
         settings_(invocation.settings),
         tokenizer_(load_tokenizer(model, settings_)),
-        template_(tokenizer_ ? text::ChatTemplate::load(model.folder,
-                                                        settings_.get_string("chat-template"))
-                             : nullptr),
+        template_(tokenizer_
+                      ? text::ChatTemplate::load(model.files, settings_.get_string("chat-template"))
+                      : nullptr),
         system_(invocation.option("system", "")) {
     if (!tokenizer_ || !template_) {
       throw base::ConfigError("chat needs a tokenizer and a chat template; " +
-                              model.folder.string() +
+                              model.files.path().string() +
                               " lacks one of them (--tokenizer, --chat-template)");
     }
     if (!template_->problem().empty()) {

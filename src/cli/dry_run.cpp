@@ -80,8 +80,11 @@ struct FoundModel {
 FoundModel find_model(const std::string& name, const base::Settings& settings) {
   const boost::json::object overrides = config_overrides(settings);
   std::error_code error;
-  if (fs::exists(name, error))
-    return {model::load_spec(name, overrides, model::Purpose::kPlan), "its config.json"};
+  if (fs::exists(name, error)) {
+    model::ModelSpec spec = model::load_spec(name, overrides, model::Purpose::kPlan);
+    const char* source = spec.gguf ? "its metadata" : "its config.json";
+    return {std::move(spec), source};
+  }
   if (auto config = plan::shipped_config(name)) {
     model::merge_config(overrides, *config);
     return {model::parse_spec(*config, name, model::Purpose::kPlan),

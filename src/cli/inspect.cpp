@@ -110,9 +110,10 @@ boost::json::object as_json(const model::ModelSpec& spec, const model::Parameter
   if (tensors != nullptr) {
     boost::json::array list;
     for (const checkpoint::TensorEntry& entry : *tensors) {
-      boost::json::array shape(entry.view.shape.begin(), entry.view.shape.end());
+      const tensor::Shape sizes = entry.shape();
+      boost::json::array shape(sizes.begin(), sizes.end());
       list.push_back({{"name", entry.name},
-                      {"dtype", tensor::to_string(entry.view.dtype)},
+                      {"dtype", entry.type_name()},
                       {"shape", shape},
                       {"file", fs::path(entry.file).filename().string()}});
     }
@@ -159,8 +160,7 @@ void print_text(const model::ModelSpec& spec, const model::ParameterCount& count
 void print_tensors(const std::vector<checkpoint::TensorEntry>& tensors) {
   fmt::print("\n{} tensors\n", tensors.size());
   for (const checkpoint::TensorEntry& entry : tensors) {
-    fmt::print("  {}  {} [{}]\n", entry.name, tensor::to_string(entry.view.dtype),
-               fmt::join(entry.view.shape, ", "));
+    fmt::print("  {}  {} [{}]\n", entry.name, entry.type_name(), fmt::join(entry.shape(), ", "));
   }
 }
 
@@ -174,10 +174,11 @@ int run_inspect(const Invocation& invocation) {
     return fs::symlink_status(path / name, error).type() != fs::file_type::not_found;
   };
   const bool has_weights =
-      fs::is_directory(path) && (has("model.safetensors") || has("model.safetensors.index.json"));
+      checkpoint::find_gguf(path) ||
+      (fs::is_directory(path) && (has("model.safetensors") || has("model.safetensors.index.json")));
   if (has_weights) checkpoint.emplace(checkpoint::Checkpoint::open(path));
   if (invocation.has("tensors") && !checkpoint) {
-    throw base::MissingFileError(path.string() + " has no safetensors files to list");
+    throw base::MissingFileError(path.string() + " has no safetensors or GGUF files to list");
   }
   const auto* tensors = invocation.has("tensors") ? &checkpoint->tensors() : nullptr;
   if (invocation.has("json")) {
@@ -199,7 +200,8 @@ Command inspect_command() {
   return {"inspect",
           "MODEL",
           "Say what a model is: architecture, parameters total and active, bytes by part.",
-          "MODEL is a folder, or a config.json; weights are not needed. Counted from the config "
+          "MODEL is a folder, a GGUF file, or a config.json; weights are not needed. Counted from "
+          "the config "
           "tensor by tensor.",
           {{"json", "", "Print one JSON object (total_params, active_params, bytes, ...)."},
            {"tensors", "", "List the checkpoint's tensors too."}},

@@ -2,12 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <functional>
 #include <mutex>
 #include <numeric>
@@ -23,6 +21,7 @@
 #include "engine/local_executor.h"
 #include "engine/ranked_executor.h"
 #include "model/family.h"
+#include "model/gguf_tokenizer.h"
 
 namespace moesaic::cli {
 namespace {
@@ -163,44 +162,16 @@ std::string model_name(const Invocation& invocation) {
   return given;
 }
 
-namespace {
-
-bool is_gguf(const fs::path& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) return false;
-  std::array<char, 4> start{};
-  std::ifstream(path, std::ios::binary).read(start.data(), start.size());
-  return path.extension() == ".gguf" || std::string_view(start.data(), start.size()) == "GGUF";
-}
-
-/// Names a model in another format than ours for what it is: a file, or a folder of nothing else.
-void refuse_gguf(const fs::path& given) {
-  std::error_code error;
-  std::optional<fs::path> found;
-  if (is_gguf(given)) found = given;
-  if (fs::is_directory(given, error) && !fs::exists(given / "config.json", error)) {
-    for (const auto& entry : fs::directory_iterator(given, error)) {
-      if (is_gguf(entry.path())) found = entry.path();
-    }
-  }
-  if (!found) return;
-  throw base::ModelFileError(found->string(),
-                             "this is a GGUF file, which moesaic does not read yet; give the "
-                             "folder of the same model's safetensors version");
-}
-
-}  // namespace
-
 fs::path model_path(const Invocation& invocation) {
   const std::string given = model_name(invocation);
   std::error_code error;
   if (!fs::exists(given, error)) {
-    throw base::MissingFileError(fmt::format(
-        "there is no folder '{}'; moesaic does not download models yet, so fetch it first (for "
-        "example: hf download {} --local-dir DIR) and give that folder",
-        given, given));
+    throw base::MissingFileError(
+        fmt::format("there is no folder or GGUF file '{}'; moesaic does not download models yet, "
+                    "so fetch it first (for "
+                    "example: hf download {} --local-dir DIR) and give that folder",
+                    given, given));
   }
-  refuse_gguf(given);
   return given;
 }
 
@@ -394,7 +365,14 @@ void load_ranks(LoadedModel& model, const base::Settings& settings) {
   }
   std::optional<checkpoint::Checkpoint> checkpoint;
   if (settings.get_string("load-format") != "dummy") {
-    checkpoint.emplace(checkpoint::Checkpoint::open(model.folder));
+    checkpoint.emplace(checkpoint::Checkpoint::open(model.files.path()));
+    const bool gguf = checkpoint->metadata() != nullptr;
+    const std::string asked = settings.get_string("load-format");
+    if (asked != "auto" && (asked == "gguf") != gguf) {
+      throw base::ConfigError(fmt::format("{} {}: {} holds {}", settings.origin("load-format"),
+                                          asked, checkpoint->path().string(),
+                                          gguf ? "GGUF" : "safetensors"));
+    }
   }
   SharedProgress progress(bytes, model.ranks.size());
   on_every_rank(model.ranks, [&](LoadedRank& rank) {
@@ -444,10 +422,24 @@ std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Setti
   return model;
 }
 
+namespace {
+
+/// The model's small files: of its folder, or of that which a config.json lies in, or texts from a
+/// GGUF file's metadata.
+base::ModelFolder files_of(const fs::path& path) {
+  if (const auto gguf = checkpoint::find_gguf(path)) {
+    const auto opened = checkpoint::Checkpoint::open(*gguf);
+    return {opened.path(), model::gguf_texts(*opened.metadata())};
+  }
+  return fs::is_directory(path) ? path : path.parent_path();
+}
+
+}  // namespace
+
 std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
                                            const MemoryDefaults& defaults) {
   auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
-  model->folder = fs::is_directory(path) ? path : path.parent_path();
+  model->files = files_of(path);
   spdlog::info("{}; {}", model->description(), model->spec.architecture);
   if (const std::string stored = model->spec.quantization.stored_as(); !stored.empty()) {
     spdlog::info("weights are stored as {}; served in {}, unpacked at load", stored,
@@ -514,20 +506,23 @@ void warn_of_unknown_tokens(const text::Tokenizer& tokenizer, int64_t rows) {
 
 }  // namespace
 
-fs::path tokenizer_folder(const LoadedModel& model, const base::Settings& settings) {
+base::ModelFolder tokenizer_files(const LoadedModel& model, const base::Settings& settings) {
   const std::string other = settings.get_string("tokenizer");
-  return other.empty() ? model.folder : fs::path(other);
+  if (other.empty()) return model.files;
+  return fs::is_directory(other) || checkpoint::find_gguf(other)
+             ? files_of(other)
+             : base::ModelFolder(fs::path(other));
 }
 
 std::shared_ptr<const text::Tokenizer> load_tokenizer(const LoadedModel& model,
                                                       const base::Settings& settings) {
   if (settings.get_bool("skip-tokenizer-init")) return nullptr;
-  const fs::path place = tokenizer_folder(model, settings);
-  if (settings.get_string("load-format") == "dummy" && !fs::exists(place / "tokenizer.json")) {
-    spdlog::warn("no tokenizer.json in {}; prompts must be token ids", place.string());
+  const base::ModelFolder files = tokenizer_files(model, settings);
+  if (settings.get_string("load-format") == "dummy" && !files.has("tokenizer.json")) {
+    spdlog::warn("no tokenizer.json in {}; prompts must be token ids", files.path().string());
     return nullptr;
   }
-  auto tokenizer = text::Tokenizer::load(place);
+  auto tokenizer = text::Tokenizer::load(files);
   warn_of_unknown_tokens(*tokenizer, model.spec.vocab_size);
   return tokenizer;
 }

@@ -12,6 +12,7 @@
 
 #include "backend/communicator.h"
 #include "backend/ops.h"
+#include "base/model_file.h"
 #include "base/settings.h"
 #include "base/thread_pool.h"
 #include "cli/command_line.h"
@@ -39,7 +40,7 @@ struct LoadedRank {
 
 /// A model ready to run.
 struct LoadedModel {
-  std::filesystem::path folder;
+  base::ModelFolder files{""};
   model::ModelSpec spec;
   tensor::WeightFormat format = tensor::DType::kBF16;
   tensor::DType kv_dtype = tensor::DType::kBF16;
@@ -57,8 +58,7 @@ struct LoadedModel {
 /// both and they differ.
 std::string model_name(const Invocation& invocation);
 
-/// model_name() as a path; throws MissingFileError when there is nothing of that name, and
-/// ModelFileError when it is GGUF.
+/// model_name() as a path; throws MissingFileError when there is nothing of that name.
 std::filesystem::path model_path(const Invocation& invocation);
 
 /// As --dtype has it: "bfloat16".
@@ -81,7 +81,7 @@ boost::json::object config_overrides(const base::Settings& settings);
 /// more ranks than heads divide into, experts spread where there are none, ...
 void check_contradictions(const base::Settings& settings, const model::ModelSpec* spec);
 
-/// Decides device, ranks, types and lengths and plans memory; folder, weights and caches stay
+/// Decides device, ranks, types and lengths and plans memory; files, weights and caches stay
 /// empty. Throws UnavailableError when the model does not fit, ConfigError as check_contradictions
 /// does.
 std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Settings& settings,
@@ -106,8 +106,8 @@ std::unique_ptr<engine::Executor> make_executor(LoadedModel& model, int64_t max_
 std::shared_ptr<engine::Engine> start_engine(LoadedModel& model, const base::Settings& settings,
                                              std::shared_ptr<engine::EngineObserver> observer);
 
-/// Where the tokenizer's files are: --tokenizer or the model's folder.
-std::filesystem::path tokenizer_folder(const LoadedModel& model, const base::Settings& settings);
+/// Where the tokenizer's files are: --tokenizer or the model's own.
+base::ModelFolder tokenizer_files(const LoadedModel& model, const base::Settings& settings);
 
 /// The tokenizer of --tokenizer or the model's folder; null with --skip-tokenizer-init, or for
 /// dummy weights when there is none. Warns of tokens for which the model has no embedding.

@@ -21,27 +21,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string generation_config(const fs::path& folder, const base::Settings& settings) {
+std::string generation_config(const base::ModelFolder& files, const base::Settings& settings) {
   constexpr size_t kMost = size_t{4} << 20;
   const std::string source = settings.get_string("generation-config");
   if (source == "vllm") return "";
-  const fs::path place = source == "auto" ? folder : fs::path(source);
+  const base::ModelFolder place = source == "auto" ? files : fs::path(source);
   const std::string name = "generation_config.json";
-  auto text = base::read_model_file(place, name, kMost);
+  auto text = place.read(name, kMost);
   if (text && text->empty()) {
-    throw base::ModelFileError((place / name).string(), "the file is empty; fetch it again");
+    throw base::ModelFileError((place.path() / name).string(), "the file is empty; fetch it again");
   }
   return text.value_or("");
 }
 
 /// What /tokenizer_info answers: tokenizer_config.json, which a folder may lack, and the chat
 /// template that is used.
-std::string tokenizer_info(const fs::path& folder, const text::ChatTemplate* chat_template) {
+std::string tokenizer_info(const base::ModelFolder& files,
+                           const text::ChatTemplate* chat_template) {
   constexpr size_t kMost = size_t{32} << 20;
   const std::string name = "tokenizer_config.json";
-  const auto text = base::read_model_file(folder, name, kMost);
+  const auto text = files.read(name, kMost);
   boost::json::object info;
-  if (text) info = checkpoint::parse_json_file(*text, (folder / name).string());
+  if (text) info = checkpoint::parse_json_file(*text, (files.path() / name).string());
   if (!info.contains("tokenizer_class")) info["tokenizer_class"] = "PreTrainedTokenizerFast";
   if (chat_template != nullptr) info["chat_template"] = chat_template->text();
   return boost::json::serialize(info);
@@ -134,7 +135,7 @@ server::ServedModel served_model(const LoadedModel& model, const fs::path& path,
   served.tokenizer = load_tokenizer(model, settings);
   if (served.tokenizer) {
     served.chat_template =
-        text::ChatTemplate::load(model.folder, settings.get_string("chat-template"));
+        text::ChatTemplate::load(model.files, settings.get_string("chat-template"));
     if (served.chat_template && !served.chat_template->problem().empty()) {
       spdlog::warn("{}; chats that need it are refused, give another with --chat-template",
                    served.chat_template->problem());
@@ -142,9 +143,9 @@ server::ServedModel served_model(const LoadedModel& model, const fs::path& path,
   }
   if (settings.get_bool("enable-tokenizer-info-endpoint")) {
     served.tokenizer_info =
-        tokenizer_info(tokenizer_folder(model, settings), served.chat_template.get());
+        tokenizer_info(tokenizer_files(model, settings), served.chat_template.get());
   }
-  served.generation_config_json = generation_config(model.folder, settings);
+  served.generation_config_json = generation_config(model.files, settings);
   server::check_served(settings, served);
   return served;
 }
@@ -158,7 +159,8 @@ int run_serve(const Invocation& invocation) {
   check_setting_states(settings);
   default_host(settings);
   const fs::path path = model_path(invocation);
-  if (settings.get_string("load-format") != "dummy" && !fs::is_directory(path)) {
+  if (settings.get_string("load-format") != "dummy" && !fs::is_directory(path) &&
+      !checkpoint::find_gguf(path)) {
     throw base::UsageError(path.string() +
                            " is a file; give the model's folder, or --load-format "
                            "dummy to run its shape with random weights");

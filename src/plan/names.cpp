@@ -205,8 +205,8 @@ ResolvedModel from_files(const std::string& path) {
   ResolvedModel resolved;
   resolved.name = path;
   resolved.asked = path;
-  resolved.source = "its own config.json";
   resolved.spec = model::load_spec(path, {}, model::Purpose::kPlan);
+  resolved.source = resolved.spec.gguf ? "its own metadata" : "its own config.json";
   return resolved;
 }
 

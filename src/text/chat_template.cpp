@@ -53,7 +53,7 @@ struct ChatTemplate::Impl {
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ChatTemplate::~ChatTemplate() = default;
 
-std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::path& folder,
+std::shared_ptr<const ChatTemplate> ChatTemplate::load(const base::ModelFolder& folder,
                                                        const std::string& override_text_or_file) {
   MoesaicTextError error = no_error();
   const bool replaced = !override_text_or_file.empty();

@@ -1,9 +1,10 @@
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
+
+#include "base/model_file.h"
 
 namespace moesaic::text {
 
@@ -14,7 +15,7 @@ class ChatTemplate {
   /// From `override_text_or_file` (a path or inline Jinja) when not empty, else
   /// chat_template.jinja, else tokenizer_config.json. Null when the model has none. A syntax error
   /// in `override_text_or_file` is ModelFileError; one in the model's own template is problem().
-  static std::shared_ptr<const ChatTemplate> load(const std::filesystem::path& folder,
+  static std::shared_ptr<const ChatTemplate> load(const base::ModelFolder& folder,
                                                   const std::string& override_text_or_file);
   ~ChatTemplate();
 

@@ -1,6 +1,5 @@
 #include "text/model_files.h"
 
-#include "base/model_file.h"
 #include "text/rust_error.h"
 
 namespace moesaic::text {
@@ -24,11 +23,11 @@ constexpr Known kKnown[] = {
 
 }  // namespace
 
-ModelFiles::ModelFiles(const std::filesystem::path& folder, bool templates)
-    : path_(folder.native()) {
+ModelFiles::ModelFiles(const base::ModelFolder& folder, bool templates)
+    : path_(folder.path().native()) {
   for (const Known& known : kKnown) {
     if (known.is_template && !templates) continue;
-    auto content = base::read_model_file(folder, known.name, known.limit);
+    auto content = folder.read(known.name, known.limit);
     if (content) files_.push_back({known.name, std::move(*content)});
   }
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/model_file.h"
 #include "text/rust/moesaic_text.h"
 
 namespace moesaic::text {
@@ -16,7 +17,7 @@ class ModelFiles {
  public:
   /// Reads tokenizer.json and the configs beside it; with `templates` the chat templates too.
   /// Throws as base::read_model_file() does.
-  ModelFiles(const std::filesystem::path& folder, bool templates);
+  ModelFiles(const base::ModelFolder& folder, bool templates);
 
   /// For one call; points into this object.
   MoesaicFolder view();

@@ -56,7 +56,7 @@ std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, bool add_bos
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
-std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
+std::shared_ptr<const Tokenizer> Tokenizer::load(const base::ModelFolder& folder) {
   MoesaicTextError error = no_error();
   ModelFiles files(folder, false);
   const base::MemoryClaim claim(loading_memory(files.bytes()), "loading the tokenizer");

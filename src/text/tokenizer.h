@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,13 +13,15 @@
 #include <string_view>
 #include <vector>
 
+#include "base/model_file.h"
+
 namespace moesaic::text {
 
 class Tokenizer {
  public:
   /// Loads `folder`/tokenizer.json with tokenizer_config.json beside it. Throws MissingFileError,
   /// or ModelFileError naming the file.
-  static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& folder);
+  static std::shared_ptr<const Tokenizer> load(const base::ModelFolder& folder);
   ~Tokenizer();
 
   /// What to do with the text of special tokens ("</s>", "<|im_end|>") in the input.

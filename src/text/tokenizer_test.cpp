@@ -381,7 +381,7 @@ TEST(Tokenizer, ManyThreadsShareOne) {
 }
 
 TEST(Tokenizer, RoundTripsTheDemoModel) {
-  const auto tokenizer = Tokenizer::load(std::string(MOESAIC_SOURCE_DIR) + "/models/demo");
+  const auto tokenizer = Tokenizer::load(std::filesystem::path(MOESAIC_SOURCE_DIR) / "models/demo");
   const std::string text = "Hello, wörld! 안녕 <|im_end|>\n  1234";
   const auto parsed = tokenizer->encode(text, false, Specials::kParse);
   const auto plain = tokenizer->encode(text, false, Specials::kAsText);

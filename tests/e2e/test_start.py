@@ -102,16 +102,6 @@ def test_the_printed_curl_works(kind, serve, tmp_path, monkeypatch):
     assert ("message" in choice) == (kind not in ("base", "ids")), answer.stdout
 
 
-def test_gguf_is_named(tmp_path):
-    (tmp_path / "folder").mkdir()
-    for name in ("m.gguf", "renamed.bin", "folder/m-Q4_K_M.gguf"):
-        (tmp_path / name).write_bytes(b"GGUF\3\0\0\0")
-    for command in ("serve", "chat", "inspect"):
-        for name in ("m.gguf", "renamed.bin", "folder"):
-            answer = run(command, tmp_path / name)
-            assert answer.returncode == 65 and "GGUF" in answer.stderr, answer.stderr
-
-
 def in_terminal(command, **environment):
     """Output of a command whose standard error is a terminal."""
     ours, theirs = pty.openpty()
