@@ -312,7 +312,7 @@ class Reader {
     const TensorEntry* entry = look(name);
     if (entry == nullptr) {
       throw ModelFileError(
-          checkpoint_.folder().string(),
+          checkpoint_.path().string(),
           fmt::format("is missing, though {} is stored as {}", module_, stored_.description()),
           module_ + std::string(name));
     }
@@ -351,7 +351,7 @@ class Reader {
 
   void divides(int64_t size, int64_t by, const char* what) const {
     if (size % by == 0) return;
-    throw ModelFileError(checkpoint_.folder().string(),
+    throw ModelFileError(checkpoint_.path().string(),
                          fmt::format("has {} {}, which are no multiple of {}, as weights stored as "
                                      "{} need",
                                      size, what, by, stored_.description()),
