@@ -13,6 +13,8 @@
 #include "base/mapped_file.h"
 #include "base/model_file.h"
 #include "base/printable.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/gguf_parts.h"
 #include "checkpoint/model_folder.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/strict_json.h"
@@ -40,8 +42,6 @@ constexpr size_t kSamplePage = 4096;
     if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) {
       hint = fmt::format("{} may run code when loaded and is not read; convert it to safetensors",
                          printable(name));
-    } else if (name.ends_with(".gguf")) {
-      hint = "GGUF files are not read yet; use the safetensors version of the model";
     } else if (name.ends_with(".safetensors")) {
       hint = fmt::format("{} is there, but the index that names its parts is not; fetch it too",
                          printable(name));
@@ -120,17 +120,47 @@ std::optional<boost::json::object> read_json_file(const fs::path& folder, const 
 }
 
 struct Checkpoint::Impl {
-  fs::path folder;
+  fs::path folder;  ///< of all shards
+  fs::path path;    ///< the folder, or a file in it
   std::vector<Shard> shards;
   std::vector<TensorEntry> tensors;
+  std::optional<GgufMetadata> metadata;
   uint64_t total_bytes = 0;
+
+  void add_folder(const fs::path& path);
+
+  void add_tensors(std::vector<TensorEntry> found) {
+    for (const TensorEntry& entry : found) total_bytes += entry.view.bytes();
+    std::move(found.begin(), found.end(), std::back_inserter(tensors));
+  }
 
   void add_shard(const std::string& name) {
     shards.push_back(open_shard(folder, name));
-    std::vector<TensorEntry> found =
-        parse_safetensors(shards.back().file.bytes(), shards.back().path);
-    for (const TensorEntry& entry : found) total_bytes += entry.view.bytes();
-    std::move(found.begin(), found.end(), std::back_inserter(tensors));
+    add_tensors(parse_safetensors(shards.back().file.bytes(), shards.back().path));
+  }
+
+  /// All parts of a GGUF file, of which `name` is the first or the only one.
+  void add_gguf(const std::string& name) {
+    const std::vector<std::string> names = gguf_parts(name);
+    std::vector<std::string> missing;
+    for (const std::string& part : names) {
+      std::error_code error;
+      if (!fs::exists(folder / part, error)) missing.push_back(part);
+    }
+    if (!missing.empty()) {
+      throw MissingFileError(
+          fmt::format("{} does not exist ({} of {} parts are missing); fetch the "
+                      "model again",
+                      (folder / missing.front()).string(), missing.size(), names.size()));
+    }
+    for (size_t i = 0; i < names.size(); ++i) {
+      shards.push_back(open_shard(folder, names[i]));
+      GgufFile part = parse_gguf(shards.back().file.bytes(), shards.back().path);
+      check_part(part.metadata, i, names.size());
+      if (i == 0) metadata.emplace(std::move(part.metadata));
+      add_tensors(std::move(part.tensors));
+    }
+    check_parts_together(*metadata, tensors);
   }
 
   void add_sharded() {
@@ -148,34 +178,47 @@ Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Checkpoint::~Checkpoint() = default;
 Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 
-Checkpoint Checkpoint::open(const fs::path& folder) {
+Checkpoint Checkpoint::open(const fs::path& path) {
   const TruncationGuard guard;
   auto impl = std::make_unique<Impl>();
-  std::error_code error;
-  impl->folder = fs::canonical(folder, error);
-  if (error || !fs::is_directory(impl->folder, error)) {
-    throw MissingFileError(fmt::format("there is no folder {}", folder.string()));
-  }
-  const auto present = [&](const char* name) {
-    return fs::symlink_status(impl->folder / name, error).type() != fs::file_type::not_found;
-  };
-  const bool single = present(kSingle);
-  if (single && present(kIndex)) {
-    spdlog::warn("{} has both {} and {}; the first is used", impl->folder.string(), kSingle,
-                 kIndex);
-  }
-  if (!single && !present(kIndex)) refuse_folder(impl->folder);
-  if (single) {
-    impl->add_shard(kSingle);
+  if (const std::optional<fs::path> file = find_gguf(path)) {
+    impl->folder = fs::canonical(file->has_parent_path() ? file->parent_path() : ".");
+    impl->path = impl->folder / file->filename();
+    impl->add_gguf(file->filename().string());
   } else {
-    impl->add_sharded();
+    impl->add_folder(path);
+    impl->path = impl->folder;
   }
   std::sort(impl->tensors.begin(), impl->tensors.end(),
             [](const TensorEntry& a, const TensorEntry& b) { return a.name < b.name; });
   return Checkpoint(std::move(impl));
 }
 
-const fs::path& Checkpoint::folder() const { return impl_->folder; }
+void Checkpoint::Impl::add_folder(const fs::path& path) {
+  std::error_code error;
+  folder = fs::canonical(path, error);
+  if (error || !fs::is_directory(folder, error)) {
+    throw MissingFileError(fmt::format("there is no folder {}", path.string()));
+  }
+  const auto present = [&](const char* name) {
+    return fs::symlink_status(folder / name, error).type() != fs::file_type::not_found;
+  };
+  const bool single = present(kSingle);
+  if (single && present(kIndex)) {
+    spdlog::warn("{} has both {} and {}; the first is used", folder.string(), kSingle, kIndex);
+  }
+  if (!single && !present(kIndex)) refuse_folder(folder);
+  if (single) {
+    add_shard(kSingle);
+  } else {
+    add_sharded();
+  }
+}
+
+const fs::path& Checkpoint::path() const { return impl_->path; }
+const GgufMetadata* Checkpoint::metadata() const {
+  return impl_->metadata ? &*impl_->metadata : nullptr;
+}
 const std::vector<TensorEntry>& Checkpoint::tensors() const { return impl_->tensors; }
 uint64_t Checkpoint::total_bytes() const { return impl_->total_bytes; }
 

@@ -58,7 +58,8 @@ TEST(Checkpoint, OpensOneFile) {
   ASSERT_EQ(checkpoint.tensors().size(), 2U);
   EXPECT_EQ(checkpoint.tensors()[0].name, "a");
   EXPECT_EQ(checkpoint.total_bytes(), 16U);
-  EXPECT_EQ(checkpoint.folder(), folder.path());
+  EXPECT_EQ(checkpoint.path(), folder.path());
+  EXPECT_EQ(checkpoint.metadata(), nullptr);
   ASSERT_NE(checkpoint.find("x"), nullptr);
   EXPECT_EQ(checkpoint.find("x")->file, (folder / "model.safetensors").string());
   EXPECT_EQ(checkpoint.find("y"), nullptr);
@@ -106,7 +107,8 @@ std::vector<BadFolder> bad_folders() {
       {"nothing", [](auto&, auto&) {}, absent, "no model.safetensors"},
       {"pickle only", [](auto& f, auto&) { write_file(f / "pytorch_model.bin", "x"); }, absent,
        "convert it to safetensors"},
-      {"GGUF only", [](auto& f, auto&) { write_file(f / "m.gguf", "GGUF"); }, absent, "GGUF"},
+      {"GGUF cut short", [](auto& f, auto&) { write_file(f / "m.gguf", "GGUF"); }, bad,
+       "truncated"},
       {"shards without index", [](auto& f, auto&) { write_file(f / "m-1.safetensors", "x"); },
        absent, "index that names its parts"},
       {"empty file", [](auto& f, auto&) { write_file(f / "model.safetensors", ""); }, bad, "empty"},

@@ -13,6 +13,11 @@
 
 namespace moesaic::model {
 
+/// Names of the three matrices of a feed-forward part.
+struct FfnNames {
+  std::string gate, up, down;
+};
+
 /// Names of a layer's checkpoint tensors, with "{L}" for the layer and "{E}" for the expert index.
 /// Names lack the ".weight" only where the checkpoint does.
 struct TensorNames {
@@ -22,15 +27,21 @@ struct TensorNames {
   std::string layer = "model.layers.{L}.";  ///< prefix of those below
   std::string input_norm = "input_layernorm.weight";
   std::string post_attention_norm = "post_attention_layernorm.weight";
-  std::string attention = "self_attn.";  ///< + {q,k,v,o}_proj.{weight,bias}, {q,k}_norm.weight
-  std::string dense = "mlp.";            ///< + {gate,up,down}_proj.weight
+  std::string q = "self_attn.q_proj.";  ///< + weight, bias
+  std::string k = "self_attn.k_proj.";
+  std::string v = "self_attn.v_proj.";
+  std::string o = "self_attn.o_proj.";
+  std::string q_norm = "self_attn.q_norm.weight";
+  std::string k_norm = "self_attn.k_norm.weight";
+  FfnNames dense = {"mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"};
   std::string router = "mlp.gate.weight";
-  std::string expert_gate = "mlp.experts.{E}.gate_proj.weight";
-  std::string expert_up = "mlp.experts.{E}.up_proj.weight";
-  std::string expert_down = "mlp.experts.{E}.down_proj.weight";
+  FfnNames expert = {"mlp.experts.{E}.gate_proj.weight", "mlp.experts.{E}.up_proj.weight",
+                     "mlp.experts.{E}.down_proj.weight"};
+  FfnNames stacked = {};  ///< of all experts' matrices in one tensor; empty: there is no such one
   std::string fused_gate_up = "mlp.experts.gate_up_proj";
   std::string fused_down = "mlp.experts.down_proj";
-  std::string shared = "mlp.shared_expert.";  ///< + {gate,up,down}_proj.weight
+  FfnNames shared = {"mlp.shared_expert.gate_proj.weight", "mlp.shared_expert.up_proj.weight",
+                     "mlp.shared_expert.down_proj.weight"};
   std::string shared_gate = "mlp.shared_expert_gate.weight";
   std::vector<std::string> ignored_suffixes = {".rotary_emb.inv_freq"};
 };
@@ -67,7 +78,8 @@ ModelSpec parse_spec(const boost::json::object& config, const std::string& file,
 /// Sets every value of `from` in `into`; objects on both sides are merged (--hf-overrides).
 void merge_config(const boost::json::object& from, boost::json::object& into);
 
-/// Reads `folder`/config.json (or the file itself) and generation_config.json if there is one.
+/// Reads `folder`/config.json (or the file itself) and generation_config.json if there is one, or
+/// the metadata of the GGUF file that find_gguf() finds.
 /// Throws MissingFileError, or ModelFileError as parse_spec does.
 /// `overrides` is merged over config.json, object by object (--hf-overrides).
 ModelSpec load_spec(const std::filesystem::path& folder_or_config,

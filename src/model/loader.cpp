@@ -138,10 +138,15 @@ class Packer {
     const VectorItem& item = *job.source.item.vector;
     std::vector<float> values;
     values.reserve(static_cast<size_t>(item.size()));
-    for (const View& view : job.source.vector) {
-      const int64_t count = view.elements();
-      for (int64_t i = 0; i < count; ++i) {
-        values.push_back(tensor::load_float(view.dtype, view.data, i));
+    for (size_t i = 0; i < job.source.vector.size(); ++i) {
+      // A vector is a matrix of one column.
+      backend::SourcePart column;
+      column.part.values = job.source.vector[i];
+      column.rows = column.part.values.elements();
+      column.part.values.shape = {column.rows, 1};
+      column.paired_rows = item.slices[i].paired_rows;
+      for (int64_t row = 0; row < column.rows; ++row) {
+        read_row(column, row, 1, &values.emplace_back());
       }
     }
     values.resize(static_cast<size_t>(item.size()), item.dummy);
@@ -263,7 +268,7 @@ LoadedWeights load_weights(const WeightLayout& layout, backend::Backend& backend
   warn_of_non_finite(resolved.items);
   std::optional<PreparedCache> cache;
   if (!options.cache_folder.empty()) {
-    cache.emplace(options.cache_folder, PreparedKey{.folder = checkpoint.folder().string(),
+    cache.emplace(options.cache_folder, PreparedKey{.folder = checkpoint.path().string(),
                                                     .checkpoint = checkpoint.fingerprint(),
                                                     .packing = backend.layout_id(),
                                                     .layout = layout_digest(layout),

@@ -26,29 +26,45 @@ void set(WeightItem& item, const MatrixItem& matrix) { item.matrix = &matrix; }
 void set(WeightItem& item, const ExpertsItem& experts) { item.experts = &experts; }
 void set(WeightItem& item, const VectorItem& vector) { item.vector = &vector; }
 
+/// A tensor of the checkpoint, or a matrix of one.
+struct Stored {
+  View view;
+  const tensor::WeightFormat* format = nullptr;
+};
+
 /// Matrix `index` of a tensor of matrices.
-View matrix_of(const View& view, int64_t index) {
-  View part = view;
-  part.shape.erase(part.shape.begin());
-  part.data += static_cast<size_t>(index) * part.bytes();
-  return part;
+Stored matrix_of(const Stored& stored, int64_t index) {
+  Stored matrix = stored;
+  matrix.view.shape.erase(matrix.view.shape.begin());
+  matrix.view.data += static_cast<size_t>(index) * matrix.view.bytes();
+  return matrix;
 }
 
-/// What a slice takes of a matrix whose first row of the slice's tensor is `first_row`.
-View cut(const View& matrix, const Slice& slice, int64_t first_row = 0) {
-  View part = matrix;
-  part.data = matrix.row(first_row + slice.row) +
-              static_cast<size_t>(slice.col) * tensor::size_of(matrix.dtype);
-  part.shape = {slice.rows, slice.cols};
-  if (slice.cols < matrix.shape[1]) part.row_stride = matrix.shape[1];
-  return part;
-}
-
-backend::SourcePart part_of(const View& view, const Slice& slice) {
+/// What a slice takes of a matrix whose first row of the slice's tensor is `first_row`. Of what is
+/// stored plain nothing else is looked at.
+backend::SourcePart cut(const Stored& matrix, const Slice& slice, int64_t first_row = 0) {
   backend::SourcePart part;
-  part.part.values = view;
+  part.format = matrix.format;
   part.rows = slice.rows;
+  part.paired_rows = slice.paired_rows;
+  View& view = part.part.values;
+  view = matrix.view;
+  if (matrix.format != nullptr) {
+    part.first_row = first_row + slice.row;
+    part.first_col = slice.col;
+    return part;
+  }
+  view.data = matrix.view.row(first_row + slice.row) +
+              static_cast<size_t>(slice.col) * tensor::size_of(view.dtype);
+  view.shape = {slice.rows, slice.cols};
+  if (slice.cols < matrix.view.shape[1]) view.row_stride = matrix.view.shape[1];
   return part;
+}
+
+/// Dimensions of 1 before the others say nothing, and GGUF files leave them out.
+Shape without_ones(Shape shape) {
+  while (shape.size() > 1 && shape.front() == 1) shape.erase(shape.begin());
+  return shape;
 }
 
 backend::SourcePart dummy_part(const Slice& slice, uint64_t seed) {
@@ -87,7 +103,14 @@ class Resolver {
 
   void vector(const VectorItem& item, ItemSource& source) {
     for (const Slice& slice : item.slices) {
-      View view = take(slice.name, {slice.tensor_rows});
+      const Stored stored = take(slice.name, {slice.tensor_rows});
+      if (stored.format != nullptr) {
+        throw ModelFileError(
+            checkpoint_.find(slice.name)->file,
+            fmt::format("is {}; a vector must be F32, BF16 or F16", stored.format->label),
+            slice.name);
+      }
+      View view = stored.view;
       view.data += static_cast<size_t>(slice.row) * tensor::size_of(view.dtype);
       view.shape = {slice.rows};
       source.vector.push_back(view);
@@ -102,6 +125,10 @@ class Resolver {
       fused_experts(item, source);
       return;
     }
+    if (!item.stacked_gate.empty() && checkpoint_.find(item.gate.front().name) == nullptr) {
+      stacked_experts(item, source);
+      return;
+    }
     for (size_t e = 0; e < item.gate.size(); ++e) {
       source.experts.gate.push_back(part(item.gate[e]));
       source.experts.up.push_back(part(item.up[e]));
@@ -109,19 +136,33 @@ class Resolver {
     }
   }
 
+  void stacked_experts(const ExpertsItem& item, ItemSource& source) {
+    stacked(item, item.stacked_gate, item.gate, source.experts.gate);
+    stacked(item, item.stacked_up, item.up, source.experts.up);
+    stacked(item, item.stacked_down, item.down, source.experts.down);
+  }
+
+  void stacked(const ExpertsItem& item, const std::string& name, const std::vector<Slice>& slices,
+               std::vector<backend::SourcePart>& parts) {
+    const Slice& first = slices.front();
+    const Stored all = take(name, {item.tensor_experts, first.tensor_rows, first.tensor_cols});
+    for (size_t e = 0; e < slices.size(); ++e) {
+      parts.push_back(cut(matrix_of(all, item.first_expert + static_cast<int64_t>(e)), slices[e]));
+    }
+  }
+
   void fused_experts(const ExpertsItem& item, ItemSource& source) {
     const int64_t count = item.tensor_experts;
     const int64_t width = item.gate.front().tensor_rows;
     const int64_t hidden = item.gate.front().tensor_cols;
-    const View gate_up = take(item.fused_gate_up, {count, 2 * width, hidden});
-    const View down = take(item.fused_down, {count, hidden, width});
+    const Stored gate_up = take(item.fused_gate_up, {count, 2 * width, hidden});
+    const Stored down = take(item.fused_down, {count, hidden, width});
     for (size_t e = 0; e < item.gate.size(); ++e) {
       const int64_t expert = item.first_expert + static_cast<int64_t>(e);
-      const View both = matrix_of(gate_up, expert);
-      source.experts.gate.push_back(part_of(cut(both, item.gate[e]), item.gate[e]));
-      source.experts.up.push_back(part_of(cut(both, item.up[e], width), item.up[e]));
-      source.experts.down.push_back(
-          part_of(cut(matrix_of(down, expert), item.down[e]), item.down[e]));
+      const Stored both = matrix_of(gate_up, expert);
+      source.experts.gate.push_back(cut(both, item.gate[e]));
+      source.experts.up.push_back(cut(both, item.up[e], width));
+      source.experts.down.push_back(cut(matrix_of(down, expert), item.down[e]));
     }
   }
 
@@ -129,7 +170,7 @@ class Resolver {
     if (auto stored = stored_.find(slice.name, slice.tensor_rows, slice.tensor_cols)) {
       return stored_part(*stored, slice);
     }
-    return part_of(cut(take(slice.name, {slice.tensor_rows, slice.tensor_cols}), slice), slice);
+    return cut(take(slice.name, {slice.tensor_rows, slice.tensor_cols}), slice);
   }
 
   /// A slice of a quantised matrix, all of whose tensors count as used.
@@ -144,30 +185,37 @@ class Resolver {
   }
 
   /// The tensor of that name, checked and marked as used.
-  View take(const std::string& name, const Shape& shape) {
+  Stored take(const std::string& name, const Shape& shape) {
     const TensorEntry* entry = checkpoint_.find(name);
     if (entry == nullptr) refuse_missing(name);
     used_.insert(entry->name);
     const DType dtype = entry->view.dtype;
-    if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
+    if (entry->format == nullptr && dtype != DType::kF32 && dtype != DType::kBF16 &&
+        dtype != DType::kF16) {
       throw ModelFileError(entry->file,
                            fmt::format("is {}, but weights are read as F32, BF16 or F16 only; use "
                                        "the model's unquantised version",
                                        tensor::to_string(dtype)),
                            name, entry->offset);
     }
-    if (entry->view.shape != shape) {
+    const Shape found = entry->shape();
+    const bool gguf = checkpoint_.metadata() != nullptr;
+    if (found != shape && !(gguf && without_ones(found) == without_ones(shape))) {
       throw ModelFileError(entry->file,
-                           fmt::format("has shape [{}], but config.json asks for [{}]",
-                                       fmt::join(entry->view.shape, ", "), fmt::join(shape, ", ")),
+                           fmt::format("has shape [{}], but {} asks for [{}]",
+                                       fmt::join(found, ", "), config(), fmt::join(shape, ", ")),
                            name, entry->offset);
     }
-    return entry->view;
+    Stored stored{entry->view, entry->format};
+    stored.view.shape = shape;
+    if (stored.format != nullptr) stored.view.shape.back() = entry->view.shape.back();
+    return stored;
   }
 
   [[noreturn]] void refuse_missing(const std::string& name) const {
-    throw ModelFileError(checkpoint_.folder().string(),
-                         "is missing from the checkpoint, though config.json asks for it", name);
+    throw ModelFileError(
+        checkpoint_.path().string(),
+        fmt::format("is missing from the checkpoint, though {} asks for it", config()), name);
   }
 
   /// Checks that every tensor is used or ignored by rule; returns the ignored.
@@ -187,7 +235,8 @@ class Resolver {
     for (size_t i = 1; i < std::min(unexpected.size(), kNamesInMessage); ++i) {
       names.push_back(unexpected[i]->name);
     }
-    std::string problem = "unexpected tensor: the architecture in config.json has no place for it";
+    std::string problem =
+        fmt::format("unexpected tensor: the architecture in {} has no place for it", config());
     if (unexpected.size() > 1) {
       problem += fmt::format(" (nor for {}{}; {} in all)", fmt::join(names, ", "),
                              unexpected.size() > kNamesInMessage ? ", ..." : "", unexpected.size());
@@ -223,6 +272,11 @@ class Resolver {
         std::from_chars(name.data() + digit + 1, name.data() + name.size(), index);
     const bool whole = error == std::errc() && end != name.data() + name.size() && *end == '.';
     return whole ? index : -1;
+  }
+
+  /// What says which tensors there should be.
+  const char* config() const {
+    return checkpoint_.metadata() != nullptr ? "its metadata" : "config.json";
   }
 
   const WeightLayout& layout_;

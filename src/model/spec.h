@@ -168,6 +168,9 @@ struct ModelSpec {
   std::vector<int32_t> eos_ids;  ///< config.json and generation_config.json together
   int32_t bos_id = -1;
   QuantizationFacts quantization;  ///< of the published weights
+  bool gguf = false;               ///< read from a GGUF file, whose tensors have other names
+  /// Rows of queries' and keys' heads are stored as rope's pairs (GGUF files of llama).
+  bool rope_pairs = false;
   /// Why `serve` cannot run this model, although it can be planned and inspected; empty = it can.
   std::string not_served;
 

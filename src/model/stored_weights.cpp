@@ -312,7 +312,7 @@ class Reader {
     const TensorEntry* entry = look(name);
     if (entry == nullptr) {
       throw ModelFileError(
-          checkpoint_.folder().string(),
+          checkpoint_.path().string(),
           fmt::format("is missing, though {} is stored as {}", module_, stored_.description()),
           module_ + std::string(name));
     }
@@ -351,7 +351,7 @@ class Reader {
 
   void divides(int64_t size, int64_t by, const char* what) const {
     if (size % by == 0) return;
-    throw ModelFileError(checkpoint_.folder().string(),
+    throw ModelFileError(checkpoint_.path().string(),
                          fmt::format("has {} {}, which are no multiple of {}, as weights stored as "
                                      "{} need",
                                      size, what, by, stored_.description()),
@@ -437,7 +437,8 @@ std::string StoredWeights::weight_of(std::string_view tensor) const {
 
 bool StoredWeights::unneeded(const TensorEntry& tensor) const {
   if (rules_ == nullptr) return false;
-  for (const char* suffix : {".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale"}) {
+  for (const char* suffix :
+       {".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale", ".output_scale"}) {
     if (tensor.name.ends_with(suffix)) return true;
   }
   constexpr std::string_view kBias = ".bias";

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "model/family.h"
+#include "model/gguf_model.h"
 #include "model/weights.h"
 
 namespace moesaic::model {
@@ -100,8 +101,7 @@ class Planner {
 
   /// `count` experts of `full_width`, of which this rank holds `experts` and of each `width`.
   Placed<ExpertsItem> experts(int64_t count, int64_t full_width, const Share& experts,
-                              const Share& width, const std::string& gate, const std::string& up,
-                              const std::string& down) const {
+                              const Share& width, const FfnNames& names) const {
     Placed<ExpertsItem> placed;
     ExpertsItem& item = placed.item;
     item.desc = {.experts = width.count > 0 ? experts.count : 0,
@@ -114,49 +114,57 @@ class Planner {
       const auto name = [&](const std::string& pattern) {
         return substitute(prefix_ + pattern, "{E}", e);
       };
-      item.gate.push_back(rows_of(whole(name(gate), full_width, spec_.hidden), width));
-      item.up.push_back(rows_of(whole(name(up), full_width, spec_.hidden), width));
-      item.down.push_back(cols_of(whole(name(down), spec_.hidden, full_width), width));
+      item.gate.push_back(rows_of(whole(name(names.gate), full_width, spec_.hidden), width));
+      item.up.push_back(rows_of(whole(name(names.up), full_width, spec_.hidden), width));
+      item.down.push_back(cols_of(whole(name(names.down), spec_.hidden, full_width), width));
     }
     return placed;
   }
 
-  /// One FFN named `part` + {gate,up,down}_proj.weight.
-  Placed<ExpertsItem> single(int64_t full_width, const Share& width,
-                             const std::string& part) const {
-    return experts(1, full_width, {0, 1}, width, part + "gate_proj.weight", part + "up_proj.weight",
-                   part + "down_proj.weight");
+  /// An FFN that is not one of several.
+  Placed<ExpertsItem> single(int64_t full_width, const Share& width, const FfnNames& names) const {
+    return experts(1, full_width, {0, 1}, width, names);
+  }
+
+  /// Queries' or keys' rows, as they are stored.
+  Slice heads_of(Slice slice, const Share& rows, int64_t head_dim) const {
+    if (spec_.rope_pairs) slice.paired_rows = head_dim;
+    return rows_of(std::move(slice), rows);
   }
 
   void attention(const AttentionSpec& spec, const LayerShare& share, LayerLayout& layout) const {
-    const std::string base = prefix_ + names_.attention;
+    const auto name = [&](const std::string& part, const char* suffix = "") {
+      return prefix_ + part + suffix;
+    };
     const int64_t q_width = spec.heads * spec.head_dim;
     const int64_t kv_width = spec.kv_heads * spec.head_dim;
     const Share q = elements(share.heads, spec.head_dim);
     const Share kv = elements(share.kv_heads, spec.head_dim);
     if (q.count > 0) {
-      layout.qkv =
-          matrix(format_, {rows_of(whole(base + "q_proj.weight", q_width, spec_.hidden), q),
-                           rows_of(whole(base + "k_proj.weight", kv_width, spec_.hidden), kv),
-                           rows_of(whole(base + "v_proj.weight", kv_width, spec_.hidden), kv)});
+      layout.qkv = matrix(
+          format_,
+          {heads_of(whole(name(names_.q, "weight"), q_width, spec_.hidden), q, spec.head_dim),
+           heads_of(whole(name(names_.k, "weight"), kv_width, spec_.hidden), kv, spec.head_dim),
+           rows_of(whole(name(names_.v, "weight"), kv_width, spec_.hidden), kv)});
       layout.o =
-          matrix(format_, {cols_of(whole(base + "o_proj.weight", spec_.hidden, q_width), q)});
+          matrix(format_, {cols_of(whole(name(names_.o, "weight"), spec_.hidden, q_width), q)});
     }
     if (spec.qkv_bias) {
-      layout.qkv_bias = vector(0.0f, {rows_of(whole(base + "q_proj.bias", q_width), q),
-                                      rows_of(whole(base + "k_proj.bias", kv_width), kv),
-                                      rows_of(whole(base + "v_proj.bias", kv_width), kv)});
+      layout.qkv_bias =
+          vector(0.0f, {heads_of(whole(name(names_.q, "bias"), q_width), q, spec.head_dim),
+                        heads_of(whole(name(names_.k, "bias"), kv_width), kv, spec.head_dim),
+                        rows_of(whole(name(names_.v, "bias"), kv_width), kv)});
     }
     if (spec.qk_norm == backend::QkNorm::kPerHead) {
-      layout.q_norm = vector(1.0f, {whole(base + "q_norm.weight", spec.head_dim)});
-      layout.k_norm = vector(1.0f, {whole(base + "k_norm.weight", spec.head_dim)});
+      layout.q_norm = vector(1.0f, {whole(name(names_.q_norm), spec.head_dim)});
+      layout.k_norm = vector(1.0f, {whole(name(names_.k_norm), spec.head_dim)});
     } else if (spec.qk_norm == backend::QkNorm::kFull) {
-      layout.q_norm = vector(1.0f, {rows_of(whole(base + "q_norm.weight", q_width), q)});
-      layout.k_norm = vector(1.0f, {rows_of(whole(base + "k_norm.weight", kv_width), kv)});
+      layout.q_norm = vector(1.0f, {rows_of(whole(name(names_.q_norm), q_width), q)});
+      layout.k_norm = vector(1.0f, {rows_of(whole(name(names_.k_norm), kv_width), kv)});
     }
     // Added once: by a rank that has heads, and rank 0 has some if any rank has.
     if (spec.o_bias && shard_.rank == 0) {
-      layout.o_bias = vector(0.0f, {whole(base + "o_proj.bias", spec_.hidden)});
+      layout.o_bias = vector(0.0f, {whole(name(names_.o, "bias"), spec_.hidden)});
     }
   }
 
@@ -165,10 +173,15 @@ class Planner {
     // changes the whole row. Every rank routes every row.
     layout.router =
         matrix(tensor::DType::kF32, {whole(prefix_ + names_.router, spec.experts, spec_.hidden)});
-    layout.experts = experts(spec.experts, spec.width, share.experts, share.width,
-                             names_.expert_gate, names_.expert_up, names_.expert_down);
-    layout.experts.item.fused_gate_up = prefix_ + names_.fused_gate_up;
-    layout.experts.item.fused_down = prefix_ + names_.fused_down;
+    layout.experts = experts(spec.experts, spec.width, share.experts, share.width, names_.expert);
+    ExpertsItem& item = layout.experts.item;
+    item.fused_gate_up = prefix_ + names_.fused_gate_up;
+    item.fused_down = prefix_ + names_.fused_down;
+    if (!names_.stacked.gate.empty()) {
+      item.stacked_gate = prefix_ + names_.stacked.gate;
+      item.stacked_up = prefix_ + names_.stacked.up;
+      item.stacked_down = prefix_ + names_.stacked.down;
+    }
     if (spec.shared_width == 0) return;
     layout.shared = single(spec.shared_width, share.shared_width, names_.shared);
     if (spec.shared_gate) {
@@ -212,9 +225,10 @@ void add_names(const ExpertsItem& item, std::unordered_set<std::string>& names) 
   for (const auto* slices : {&item.gate, &item.up, &item.down}) {
     for (const Slice& slice : *slices) names.insert(slice.name);
   }
-  if (item.fused_gate_up.empty()) return;
-  names.insert(item.fused_gate_up);
-  names.insert(item.fused_down);
+  for (const auto* name : {&item.fused_gate_up, &item.fused_down, &item.stacked_gate,
+                           &item.stacked_up, &item.stacked_down}) {
+    if (!name->empty()) names.insert(*name);
+  }
 }
 
 /// Of every tensor that a layout's items are made of, in any spelling.
@@ -265,10 +279,11 @@ WeightLayout lay_out_weights(const ModelSpec& spec, const backend::Backend& back
   MOESAIC_ASSERT(family != nullptr && family->can_serve);
   const backend::Unsupported reason = backend.supports(format);
   if (!reason.empty()) throw base::ConfigError(reason);
-  WeightLayout layout = Planner(spec, backend, format, shard, family->names).run();
+  const TensorNames& names = spec.gguf ? gguf_names() : family->names;
+  WeightLayout layout = Planner(spec, backend, format, shard, names).run();
   layout.stored_as = spec.quantization.rules;
   if (shard.ranks > 1) {
-    layout.elsewhere = tensor_names(Planner(spec, backend, format, {}, family->names).run());
+    layout.elsewhere = tensor_names(Planner(spec, backend, format, {}, names).run());
     for (const std::string& own : tensor_names(layout)) layout.elsewhere.erase(own);
   }
   return layout;

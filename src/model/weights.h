@@ -27,7 +27,8 @@ struct Slice {
   int64_t tensor_rows = 0, tensor_cols = 1;
   int64_t row = 0, rows = 0;
   int64_t col = 0, cols = 1;
-  int64_t stacked_at = 0;  ///< where the tensor begins in the whole matrix that ranks share
+  int64_t stacked_at = 0;   ///< where the tensor begins in the whole matrix that ranks share
+  int64_t paired_rows = 0;  ///< rows of a head, where they are stored as rope's pairs
 };
 
 /// Slices that make one packed item. For a matrix, stacked over rows.
@@ -40,9 +41,11 @@ struct ExpertsItem {
   std::vector<Slice> gate, up, down;  ///< [desc.experts]
   int64_t first_expert = 0;           ///< in the checkpoint
   int64_t tensor_experts = 0;         ///< there
-  /// Spelling of transformers 5 when re-saved fused: [E, 2 width, hidden] (gate rows first) and
-  /// [E, hidden, width]; tried when the per-expert tensors are absent. Empty = no such spelling.
+  /// Other spellings, tried when the per-expert tensors are absent; empty = there is none such.
+  /// Tensors of all experts: [E, 2 width, hidden] (gate rows first) and [E, hidden, width].
   std::string fused_gate_up, fused_down;
+  /// And [E, width, hidden], the same, [E, hidden, width].
+  std::string stacked_gate, stacked_up, stacked_down;
 };
 /// A vector kept as float32 (norm weights, biases); slices are concatenated.
 struct VectorItem {

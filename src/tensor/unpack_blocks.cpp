@@ -198,6 +198,39 @@ void iq4_xs(const uint8_t* block, float* out) {
   }
 }
 
+// --- ternary blocks
+
+/// quants[64] of two bits, d. Of 128 values, each byte has one of every 32.
+void tq2_0(const uint8_t* block, float* out) {
+  const float d = half_at(block + 64);
+  for (int v = 0; v < 256; ++v) {
+    const int quant = block[v / 128 * 32 + v % 32] >> (v % 128 / 32 * 2) & 3;
+    out[v] = static_cast<float>(quant - 1) * d;
+  }
+}
+
+/// Digit `i` of the five to base three in a byte, which holds their fraction of 256.
+int ternary_digit(uint8_t byte, int i) {
+  constexpr std::array<int, 5> kPowers = {1, 3, 9, 27, 81};
+  return static_cast<uint8_t>(byte * kPowers[static_cast<size_t>(i)]) * 3 >> 8;
+}
+
+/// quants[48] of five digits: 32 bytes that have one of every 32 values, 16 that have one of every
+/// 16; then 4 bytes of four digits, one of every 4 values; d.
+void tq1_0(const uint8_t* block, float* out) {
+  struct Run {
+    int first_byte, bytes, digits;
+  };
+  const float d = half_at(block + 52);
+  for (const Run run : {Run{0, 32, 5}, Run{32, 16, 5}, Run{48, 4, 4}}) {
+    for (int digit = 0; digit < run.digits; ++digit) {
+      for (int i = 0; i < run.bytes; ++i) {
+        *out++ = static_cast<float>(ternary_digit(block[run.first_byte + i], digit) - 1) * d;
+      }
+    }
+  }
+}
+
 using Decoder = void (*)(const uint8_t* block, float* out);
 
 Decoder decoder_of(int32_t block_type) {
@@ -226,6 +259,10 @@ Decoder decoder_of(int32_t block_type) {
       return iq4_nl;
     case 23:
       return iq4_xs;
+    case 34:
+      return tq1_0;
+    case 35:
+      return tq2_0;
     case 39:
       return mxfp4;
     default:

@@ -199,6 +199,32 @@ void write_q6_k(BlockWriter& block) {
   }
 }
 
+void write_tq2_0(BlockWriter& block) {
+  const double d = block.half(64);
+  for (int i = 0; i < 256; ++i) {
+    const int quant = block.any(3);
+    put_pair(block, 0, i, quant);
+    block.value(i) = d * (quant - 1);
+  }
+}
+
+/// Bytes are the five digits as a number to base three, in 256ths of 243, rounded up.
+void write_tq1_0(BlockWriter& block) {
+  const double d = block.half(52);
+  const auto put = [&](int byte, int first_value, int step, int digits) {
+    int number = 0;
+    for (int i = 0; i < 5; ++i) {
+      const int digit = i < digits ? block.any(3) : 0;
+      number = 3 * number + digit;
+      if (i < digits) block.value(first_value + i * step) = d * (digit - 1);
+    }
+    block.put(byte, 0, 8, (number * 256 + 242) / 243);
+  };
+  for (int i = 0; i < 32; ++i) put(i, i, 32, 5);
+  for (int i = 0; i < 16; ++i) put(32 + i, 160 + i, 16, 5);
+  for (int i = 0; i < 4; ++i) put(48 + i, 240 + i, 4, 4);
+}
+
 void write(const WeightFormat& format, BlockWriter& block) {
   const std::string_view name = format.name;
   if (name == "q4_0") return write_simple(block, false, false);
@@ -213,6 +239,8 @@ void write(const WeightFormat& format, BlockWriter& block) {
   if (name == "q6_k") return write_q6_k(block);
   if (name == "iq4_nl") return write_iq4_nl(block);
   if (name == "iq4_xs") return write_iq4_xs(block);
+  if (name == "tq1_0") return write_tq1_0(block);
+  if (name == "tq2_0") return write_tq2_0(block);
   if (name == "gguf_mxfp4") return write_mxfp4(block);
   FAIL() << "no description of " << name;
 }

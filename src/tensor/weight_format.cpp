@@ -75,6 +75,7 @@ constexpr std::array kBlockFormats = {
     blocks("q3_k", "Q3_K", 11, 256, 110),      blocks("q4_k", "Q4_K", 12, 256, 144),
     blocks("q5_k", "Q5_K", 13, 256, 176),      blocks("q6_k", "Q6_K", 14, 256, 210),
     blocks("iq4_nl", "IQ4_NL", 20, 32, 18),    blocks("iq4_xs", "IQ4_XS", 23, 256, 136),
+    blocks("tq1_0", "TQ1_0", 34, 256, 54),     blocks("tq2_0", "TQ2_0", 35, 256, 66),
     blocks("gguf_mxfp4", "MXFP4", 39, 32, 17),
 };
 

@@ -28,9 +28,9 @@ ModelSpec parse(const boost::json::object& object, const std::string& file) {
 TensorNames names() {
   TensorNames names;
   names.router = "block_sparse_moe.gate.weight";
-  names.expert_gate = "block_sparse_moe.experts.{E}.w1.weight";
-  names.expert_up = "block_sparse_moe.experts.{E}.w3.weight";
-  names.expert_down = "block_sparse_moe.experts.{E}.w2.weight";
+  names.expert = {"block_sparse_moe.experts.{E}.w1.weight",
+                  "block_sparse_moe.experts.{E}.w3.weight",
+                  "block_sparse_moe.experts.{E}.w2.weight"};
   return names;
 }
 

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/config_common.h"
 #include "model/families/families.h"
+#include "model/gguf_model.h"
 #include "model/quantization.h"
 
 namespace moesaic::model {
@@ -169,8 +170,27 @@ void merge_config(const boost::json::object& from, boost::json::object& into) {
   }
 }
 
+namespace {
+
+ModelSpec load_gguf_spec(const std::filesystem::path& file, const boost::json::object& overrides,
+                         Purpose purpose) {
+  const auto checkpoint = checkpoint::Checkpoint::open(file);
+  boost::json::object config = gguf_config(checkpoint);
+  merge_config(overrides, config);
+  ModelSpec spec = parse_spec(config, file.string(), purpose);
+  spec.gguf = true;
+  spec.rope_pairs = gguf_rope_pairs(checkpoint);
+  drop_unknown_eos(file.string(), spec);
+  return spec;
+}
+
+}  // namespace
+
 ModelSpec load_spec(const std::filesystem::path& folder_or_config,
                     const boost::json::object& overrides, Purpose purpose) {
+  if (const auto gguf = checkpoint::find_gguf(folder_or_config)) {
+    return load_gguf_spec(*gguf, overrides, purpose);
+  }
   std::filesystem::path file;
   boost::json::object config = read_config(folder_or_config, file);
   add_quantization_file(file.parent_path(), config);
