@@ -437,7 +437,8 @@ std::string StoredWeights::weight_of(std::string_view tensor) const {
 
 bool StoredWeights::unneeded(const TensorEntry& tensor) const {
   if (rules_ == nullptr) return false;
-  for (const char* suffix : {".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale"}) {
+  for (const char* suffix :
+       {".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale", ".output_scale"}) {
     if (tensor.name.ends_with(suffix)) return true;
   }
   constexpr std::string_view kBias = ".bias";

@@ -113,20 +113,34 @@ void for_rows(std::span<const SourcePart> parts, int64_t first, const Take& take
   }
 }
 
-/// Rows that are not stored plain, as floats, for as long as a panel is packed.
+/// Rows that are not stored plain, in the type that they are packed in, for as long as a panel is
+/// packed.
 class UnpackedRows {
  public:
-  explicit UnpackedRows(int64_t inputs) : inputs_(inputs) {}
+  UnpackedRows(int64_t inputs, DType type)
+      : inputs_(inputs), type_(type), values_(static_cast<size_t>(inputs)) {}
 
+  DType type() const { return type_; }
   const std::byte* add(const SourcePart& part, int64_t row) {
-    std::vector<float>& values = rows_.emplace_back(static_cast<size_t>(inputs_));
-    read_row(part, row, inputs_, values.data());
-    return std::as_bytes(std::span(values)).data();
+    read_row(part, row, inputs_, values_.data());
+    std::vector<std::byte>& stored =
+        rows_.emplace_back(static_cast<size_t>(inputs_) * tensor::size_of(type_));
+    if (type_ == DType::kBF16) {
+      std::transform(values_.begin(), values_.end(), reinterpret_cast<tensor::BF16*>(stored.data()),
+                     tensor::to_bf16);
+    } else {
+      for (int64_t i = 0; i < inputs_; ++i) {
+        tensor::store_float(type_, stored.data(), i, values_[static_cast<size_t>(i)]);
+      }
+    }
+    return stored.data();
   }
 
  private:
   int64_t inputs_;
-  std::vector<std::vector<float>> rows_;
+  DType type_;
+  std::vector<float> values_;
+  std::vector<std::vector<std::byte>> rows_;
 };
 
 TileRows rows_of(std::span<const SourcePart> parts, int64_t first, UnpackedRows& unpacked) {
@@ -134,7 +148,7 @@ TileRows rows_of(std::span<const SourcePart> parts, int64_t first, UnpackedRows&
   for_rows(parts, first, [&](size_t o, const SourcePart& part, int64_t row) {
     const bool plain = part.format == nullptr;
     tile.rows[o] = plain ? part.plain_row(row) : unpacked.add(part, row);
-    tile.dtypes[o] = plain ? part.part.values.dtype : DType::kF32;
+    tile.dtypes[o] = plain ? part.part.values.dtype : unpacked.type();
   });
   return tile;
 }
@@ -186,7 +200,7 @@ void pack_rows(const KernelTable& kernels, const WeightFormat& format, const Pan
                });
     return;
   }
-  UnpackedRows unpacked(k);
+  UnpackedRows unpacked(k, format.base);
   std::array<TileRows, kPanelTiles> tiles;
   for (size_t t = 0; t < tiles.size(); ++t) {
     tiles[t] = rows_of(rows[t].first, rows[t].second, unpacked);
