@@ -68,6 +68,7 @@ std::vector<std::string> models_in(const fs::path& folder) {
     first.emplace(part.count > 0 ? part.stem : name, gguf_parts(name).front());
   }
   std::vector<std::string> names;
+  names.reserve(first.size());
   for (const auto& [stem, name] : first) names.push_back(name);
   return names;
 }

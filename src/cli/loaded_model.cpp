@@ -426,10 +426,10 @@ namespace {
 
 /// The model's small files: of its folder, or of that which a config.json lies in, or texts from a
 /// GGUF file's metadata.
-base::ModelFolder files_of(const fs::path& path) {
+base::ModelFolder files_of(const fs::path& path, bool tokenizer = true) {
   if (const auto gguf = checkpoint::find_gguf(path)) {
     const auto opened = checkpoint::Checkpoint::open(*gguf);
-    return {opened.path(), model::gguf_texts(*opened.metadata())};
+    return {opened.path(), model::gguf_texts(*opened.metadata(), tokenizer)};
   }
   return fs::is_directory(path) ? path : path.parent_path();
 }
@@ -439,7 +439,9 @@ base::ModelFolder files_of(const fs::path& path) {
 std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
                                            const MemoryDefaults& defaults) {
   auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
-  model->files = files_of(path);
+  const bool own_tokenizer =
+      settings.get_string("tokenizer").empty() && !settings.get_bool("skip-tokenizer-init");
+  model->files = files_of(path, own_tokenizer);
   spdlog::info("{}; {}", model->description(), model->spec.architecture);
   if (const std::string stored = model->spec.quantization.stored_as(); !stored.empty()) {
     spdlog::info("weights are stored as {}; served in {}, unpacked at load", stored,

@@ -352,9 +352,9 @@ void add_sampling(const GgufMetadata& metadata, Texts& texts) {
 
 }  // namespace
 
-std::map<std::string, std::string> gguf_texts(const GgufMetadata& metadata) {
+std::map<std::string, std::string> gguf_texts(const GgufMetadata& metadata, bool tokenizer) {
   Texts texts;
-  if (metadata.has(kTokens)) Translator(metadata).write(texts);
+  if (tokenizer && metadata.has(kTokens)) Translator(metadata).write(texts);
   add_templates(metadata, texts);
   add_sampling(metadata, texts);
   return texts;

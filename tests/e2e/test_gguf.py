@@ -115,6 +115,12 @@ def test_what_is_not_known_is_named(tmp_path, change, says):
     assert answer.returncode == 65 and says in answer.stderr, answer.stderr
 
 
+def test_another_tokenizer_stands_in_for_one_that_is_not_known(serve, tmp_path):
+    path = as_gguf.write(DEMO, tmp_path / "m.gguf", pre="no-such")
+    served = serve(path, "--served-model-name", "demo", "--tokenizer", DEMO, *F32)
+    assert ask(served, "/v1/completions", {"prompt": PROMPTS[0]})["choices"][0]["text"]
+
+
 def test_truncated_and_damaged_files_end_with_65(tmp_path, floats):
     data = floats.read_bytes()
     path = tmp_path / "m.gguf"
