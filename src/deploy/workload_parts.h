@@ -22,9 +22,9 @@ struct Object {
   std::string name;
   std::string name_space;
   bool made = false;          ///< its body is a Deployment's, made from another kind of object
-  std::string source;         ///< the name of that object
+  std::string source{};       ///< the name of that object
   mutable bool used = false;  ///< it went into what is written
-  mutable std::string why;    ///< why it was not read
+  mutable std::string why{};  ///< why it was not read
 };
 
 /// Whether a resource of that name is a GPU or Neuron device.
