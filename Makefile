@@ -17,7 +17,7 @@ help:
 	@echo "make test           build and run every test"
 	@echo "make build          build/release/moesaic only"
 	@echo "make test-sanitize  the tests under AddressSanitizer and UBSan"
-	@echo "make test-threads   all built with clang; the tests with threads under ThreadSanitizer"
+	@echo "make test-threads   the tests with threads, built with clang, under ThreadSanitizer"
 	@echo "make lint           clang-format, clang-tidy, clippy, ruff, the layers"
 	@echo "make docs           rewrite docs/flags.md and docs/metrics.md from their tables"
 

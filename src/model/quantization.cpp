@@ -101,12 +101,12 @@ void read_bitsandbytes(const ConfigReader& config, QuantizationFacts& facts) {
     if (!config.has(key)) return false;
     return note(facts, key, config.boolean(key));
   };
+  // Where neither is said, 4 bits by the name alone, as quantised copies are called.
   if (on("load_in_8bit") || on("_load_in_8bit")) {
     facts.format = "int8";
-  } else if (on("load_in_4bit") || on("_load_in_4bit")) {
+  } else if (on("load_in_4bit") || on("_load_in_4bit") ||
+             (!config.has("load_in_8bit") && !config.has("load_in_4bit"))) {
     facts.format = "bitsandbytes";
-  } else if (!config.has("load_in_8bit") && !config.has("load_in_4bit")) {
-    facts.format = "bitsandbytes";  // by its name alone, as quantised copies are called
   }
 }
 
