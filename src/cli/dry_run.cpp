@@ -104,7 +104,8 @@ FoundModel find_model(const std::string& name, const base::Settings& settings) {
 void print_plan(const FoundModel& found, const base::Settings& settings) {
   if (!found.spec) {
     print(
-        "No memory needs: there is no folder of that name here, and moesaic carries no config facts "
+        "No memory needs: there is no folder of that name here, and moesaic carries no config "
+        "facts "
         "for it. With the folder, or its config.json alone, this would plan.",
         0);
     return;

@@ -37,8 +37,8 @@ class EngineCore {
   // std::bad_alloc or base::RequestError, the requests of that step end with kError. Anything else
   // passes through, and the core must then be told to fail_all().
 
-  /// Schedules a step and allocates for it; false when there is nothing to do now, or no further step
-  /// may be in flight.
+  /// Schedules a step and allocates for it; false when there is nothing to do now, or no further
+  /// step may be in flight.
   bool schedule_step();
   /// Hands the step just scheduled to the executor; no finish() comes between.
   void submit_step();
