@@ -7,7 +7,7 @@ if(MOESAIC_SANITIZE)
   target_compile_options(moesaic_flags INTERFACE -fsanitize=${MOESAIC_SANITIZE}
     -fno-sanitize-recover=all)
   if(MOESAIC_SANITIZE MATCHES undefined)
-    # They double the time to compile; a null pointer ends in AddressSanitizer's report as well.
+    # They take time to compile, and a null pointer ends in AddressSanitizer's report as well.
     target_compile_options(moesaic_flags INTERFACE -fno-sanitize=null,vptr)
   endif()
   target_link_options(moesaic_flags INTERFACE -fsanitize=${MOESAIC_SANITIZE})

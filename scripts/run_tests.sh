@@ -13,9 +13,8 @@ ln -sf src/cli/moesaic "$build/moesaic"
 
 # A sanitized program takes a quarter of a second to start, so that there a program runs all its tests.
 run_program() {
-  local log
-  log=$(mktemp)
-  if "$1" --gtest_brief=1 >"$log" 2>&1; then echo "passed: $1"; else cat "$log"; false; fi
+  local output
+  if output=$("$1" --gtest_brief=1 2>&1); then echo "passed: $1"; else printf '%s\n' "$output" && false; fi
 }
 if [[ $type == Debug ]]; then
   export MOESAIC_SIMULATOR_SCHEDULES=${MOESAIC_SIMULATOR_SCHEDULES:-1000}

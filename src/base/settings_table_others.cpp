@@ -14,11 +14,11 @@ using namespace setting_groups;
 constexpr SettingRow kRows[] = {
     // name, type, default, range, group, other flags, environment, state, help, works, later
     {"revision", kString, "", "", kModel, "", "REVISION", kLater, "Downloading comes later, and revisions with it."},
-    {"download-dir", kString, "", "", kModel, "--huggingface-hub-cache", "HUGGINGFACE_HUB_CACHE", kNoop, "Nothing is downloaded yet; MODEL is the folder."},
+    {"download-dir", kString, "", "", kModel, "--huggingface-hub-cache", "HUGGINGFACE_HUB_CACHE", kNoop, "Nothing is downloaded yet; MODEL is a folder or a file."},
     {"quantization", kString, "", "", kModel, "-q,--quantize", "QUANTIZE", kLater, "Quantising at load comes later; folders that are quantised need no flag."},
     {"trust-remote-code", kBool, "false", "", kModel, "", "TRUST_REMOTE_CODE", kNoop, "Checkpoints never execute code here, so there is nothing to trust."},
     {"tokenizer-mode", kString, "auto", "", kModel, "", "", kNoop, "There is one tokenizer implementation."},
-    {"config-format", kString, "auto", "", kModel, "", "", kNoop, "config.json in Hugging Face layout is the only format."},
+    {"config-format", kString, "auto", "", kModel, "", "", kNoop, "A folder has a config.json, a GGUF file its metadata; there is no choice."},
     {"code-revision", kString, "", "", kModel, "", "", kNoop, "Checkpoints never execute code here."},
     {"hf-config-path", kString, "", "", kModel, "", "", kLater, "A config.json apart from the model's folder comes later."},
     {"tokenizer-revision", kString, "", "", kModel, "", "", kLater, "Downloading comes later, and revisions with it."},
@@ -39,7 +39,7 @@ constexpr SettingRow kRows[] = {
     {"diffusion-config", kJson, "", "", kModel, "-dc", "", kLater, "Diffusion models come later."},
     {"engram-config", kJson, "", "", kModel, "", "", kLater, "Families with such layers come later."},
     {"qlora-adapter-name-or-path", kString, "", "", kModel, "", "", kLater, "Quantised weights come later."},
-    {"weights-cache-override", kString, "", "", kModel, "", "WEIGHTS_CACHE_OVERRIDE", kNoop, "Nothing is downloaded yet; MODEL is the folder."},
+    {"weights-cache-override", kString, "", "", kModel, "", "WEIGHTS_CACHE_OVERRIDE", kNoop, "Nothing is downloaded yet; MODEL is a folder or a file."},
 
     {"prefix-caching-hash-algo", kString, "", "sha256|sha256_cbor|xxhash|xxhash_cbor|builtin", kMemory, "", "", kNoop, "Prefix blocks are compared token by token, so the hash cannot matter."},
     {"swap-space", kFloat, "", "", kMemory, "", "", kNoop, "Preempted requests are recomputed, never swapped."},

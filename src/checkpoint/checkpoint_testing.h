@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -95,5 +97,29 @@ class SafetensorsWriter {
   std::string header_, data_;
   std::vector<std::string> names_;
 };
+
+/// A file with one to four bits flipped, or bytes of `odd` put in, or a few taken out; never empty.
+inline std::string damaged(std::string file, std::string_view odd, std::mt19937& random) {
+  const int edits = 1 + static_cast<int>(random() % 4);
+  for (int i = 0; i < edits; ++i) {
+    const size_t at = random() % file.size();
+    switch (random() % 4) {
+      case 0:
+        file[at] = static_cast<char>(file[at] ^ (1 << (random() % 8)));
+        break;
+      case 1:
+        file[at] = odd[random() % odd.size()];
+        break;
+      case 2:
+        file.erase(at, 1 + random() % 3);
+        break;
+      default:
+        file.insert(at, 1, odd[random() % odd.size()]);
+        break;
+    }
+    if (file.empty()) file = "x";
+  }
+  return file;
+}
 
 }  // namespace moesaic::checkpoint::testing

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "checkpoint/checkpoint_testing.h"
 #include "checkpoint/gguf_testing.h"
 
 namespace moesaic::checkpoint {
@@ -367,26 +368,7 @@ TEST(Gguf, RandomDamageIsHarmless) {
   const std::string odd("\x00\x01\x04\x08\x09\x20\x7f\x80\xff", 9);
   int accepted = 0;
   for (int round = 0; round < 20000; ++round) {
-    std::string file = original;
-    const int edits = 1 + static_cast<int>(random() % 4);
-    for (int i = 0; i < edits; ++i) {
-      const size_t at = random() % file.size();
-      switch (random() % 4) {
-        case 0:
-          file[at] = static_cast<char>(file[at] ^ (1 << (random() % 8)));
-          break;
-        case 1:
-          file[at] = odd[random() % odd.size()];
-          break;
-        case 2:
-          file.erase(at, 1 + random() % 3);
-          break;
-        default:
-          file.insert(at, 1, odd[random() % odd.size()]);
-          break;
-      }
-      if (file.empty()) file = "x";
-    }
+    const std::string file = testing::damaged(original, odd, random);
     try {
       const File exact(file);
       read_all(exact.parse());

@@ -224,26 +224,7 @@ TEST(Safetensors, RandomDamageIsHarmless) {
   const std::string digits = "0123456789-[]{}\",:.eE \\";
   int accepted = 0;
   for (int round = 0; round < 6000; ++round) {
-    std::string file = original;
-    const int edits = 1 + static_cast<int>(random() % 4);
-    for (int i = 0; i < edits; ++i) {
-      const size_t at = random() % file.size();
-      switch (random() % 4) {
-        case 0:
-          file[at] = static_cast<char>(file[at] ^ (1 << (random() % 8)));
-          break;
-        case 1:
-          file[at] = digits[random() % digits.size()];
-          break;
-        case 2:
-          file.erase(at, 1 + random() % 3);
-          break;
-        default:
-          file.insert(at, 1, digits[random() % digits.size()]);
-          break;
-      }
-      if (file.empty()) file = "x";
-    }
+    const std::string file = testing::damaged(original, digits, random);
     const std::vector<std::byte> exact(
         reinterpret_cast<const std::byte*>(file.data()),
         reinterpret_cast<const std::byte*>(file.data()) + file.size());

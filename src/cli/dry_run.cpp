@@ -105,8 +105,7 @@ void print_plan(const FoundModel& found, const base::Settings& settings) {
   if (!found.spec) {
     print(
         "No memory needs: there is no folder of that name here, and moesaic carries no config "
-        "facts "
-        "for it. With the folder, or its config.json alone, this would plan.",
+        "facts for it. With the folder, or its config.json alone, this would plan.",
         0);
     return;
   }

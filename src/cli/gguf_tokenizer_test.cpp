@@ -1,4 +1,5 @@
-// Tokenizers from GGUF metadata cut and join texts as the tokenizer.json that they come from.
+// Tokenizers from GGUF metadata cut and join texts as the tokenizer.json that they come from. Here,
+// and not beside the code, since no room below sees both the metadata and the tokenizer.
 
 #include <gtest/gtest.h>
 

@@ -201,8 +201,7 @@ Command inspect_command() {
           "MODEL",
           "Say what a model is: architecture, parameters total and active, bytes by part.",
           "MODEL is a folder, a GGUF file, or a config.json; weights are not needed. Counted from "
-          "the config "
-          "tensor by tensor.",
+          "the config tensor by tensor.",
           {{"json", "", "Print one JSON object (total_params, active_params, bytes, ...)."},
            {"tensors", "", "List the checkpoint's tensors too."}},
           {},

@@ -166,11 +166,10 @@ fs::path model_path(const Invocation& invocation) {
   const std::string given = model_name(invocation);
   std::error_code error;
   if (!fs::exists(given, error)) {
-    throw base::MissingFileError(
-        fmt::format("there is no folder or GGUF file '{}'; moesaic does not download models yet, "
-                    "so fetch it first (for "
-                    "example: hf download {} --local-dir DIR) and give that folder",
-                    given, given));
+    throw base::MissingFileError(fmt::format(
+        "there is no folder or GGUF file '{}'; moesaic does not download models yet, "
+        "so fetch it first (for example: hf download {} --local-dir DIR) and give that folder",
+        given, given));
   }
   return given;
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "tensor/unpack_stored.h"
 
 namespace moesaic::tensor {
 namespace {
@@ -89,16 +90,11 @@ void iq4_nl(const uint8_t* block, float* out) {
   }
 }
 
-/// The values of E2M1, doubled: https://www.opencompute.org/documents/
-/// ocp-microscaling-formats-mx-v1-0-spec-final-pdf, section 5.3.3.
-constexpr std::array<float, 16> kDoubledE2m1 = {0,     1,  2,  3,  4,  6,  8,  12,
-                                                -0.0F, -1, -2, -3, -4, -6, -8, -12};
-
 void mxfp4(const uint8_t* block, float* out) {
-  const float scale = std::ldexp(1.0F, block[0] - 128);
+  const float scale = std::ldexp(1.0F, block[0] - 128);  // half of it, which never overflows
   for (int i = 0; i < 16; ++i) {
-    out[i] = kDoubledE2m1[block[1 + i] & 15] * scale;
-    out[i + 16] = kDoubledE2m1[block[1 + i] >> 4] * scale;
+    out[i] = 2 * kE2M1[block[1 + i] & 15] * scale;
+    out[i + 16] = 2 * kE2M1[block[1 + i] >> 4] * scale;
   }
 }
 

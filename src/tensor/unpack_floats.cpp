@@ -45,10 +45,6 @@ float small_float(uint8_t bits, int mantissa_bits, int bias) {
   return (bits & 0x80) != 0 ? -magnitude : magnitude;
 }
 
-/// E2M1: a sign, two bits of exponent and one of mantissa.
-constexpr std::array<float, 16> kE2M1 = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
-                                         -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
-
 /// Values [outputs, inputs / 2], the first in the low four bits; scales [outputs, groups].
 void unpack_nibbles(const WeightFormat& format, const Part& part, int64_t row, int64_t col,
                     int64_t count, float* out) {

@@ -3,6 +3,7 @@
 // The formats of quantised Hugging Face checkpoints. Each function writes the values
 // [col, col + count) of output `row`, as unpack() does.
 
+#include <array>
 #include <cstdint>
 
 #include "tensor/weight_format.h"
@@ -29,6 +30,11 @@ void unpack_codes(const WeightFormat& format, const Part& part, int64_t row, int
 
 /// Element (row, col) of a matrix of scales: a float, FP8, or a byte that is an exponent (E8M0).
 float load_scale(const View& scales, int64_t row, int64_t col);
+
+/// E2M1: a sign, two bits of exponent and one of mantissa (OCP microscaling formats 1.0, 5.3.3).
+inline constexpr std::array<float, 16> kE2M1 = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,
+                                                4.0f,  6.0f,  -0.0f, -0.5f, -1.0f, -1.5f,
+                                                -2.0f, -3.0f, -4.0f, -6.0f};
 
 /// The value of an FP8 number, E4M3 without infinities and with infinities E5M2.
 float float_from_e4m3(uint8_t bits);
