@@ -13,7 +13,7 @@
 #include <string>
 
 #include "backend/cuda/products/testing.cuh"
-#include "backend/cuda/products/wgmma.cuh"
+#include "backend/measure.h"
 
 namespace moesaic::backend::cuda {
 namespace {
@@ -23,49 +23,6 @@ using testing::fill;
 using bf16 = __nv_bfloat16;
 
 constexpr int64_t kBeyondL2 = 240 << 20;  ///< bytes of weights that a replay walks through
-
-// --- Ceilings.
-
-__global__ void read_kernel(const uint4* data, size_t count, uint32_t* out) {
-  uint32_t sum = 0;
-  const size_t step = size_t{gridDim.x} * blockDim.x;
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += 8 * step) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      uint4 v = make_uint4(0, 0, 0, 0);
-      if (i + j * step < count) v = __ldcs(data + i + j * step);
-      sum += v.x ^ v.y ^ v.z ^ v.w;
-    }
-  }
-  if (sum == 0x12345) *out = sum;
-}
-
-/// Two warpgroups multiply random operands in shared memory and nothing else.
-__global__ void __launch_bounds__(256, 1) wgmma_kernel(const uint4* data, int loops, float* out) {
-#ifdef MOESAIC_WGMMA
-  extern __shared__ __align__(1024) uint8_t shared[];
-  const uint32_t base = (shared_address(shared) + 1023) & ~1023u;
-  for (int i = threadIdx.x; i < 48 * 1024 / 16; i += 256) {
-    reinterpret_cast<uint4*>(shared + (base - shared_address(shared)))[i] = data[i];
-  }
-  proxy_fence();
-  __syncthreads();
-  const uint64_t a = swizzled_operand(base + threadIdx.x / 128 * 8192);
-  const uint64_t b = swizzled_operand(base + 16384);
-  float sums[128] = {};
-  for (int i = 0; i < loops; ++i) {
-    wgmma_begin();
-#pragma unroll
-    for (int s = 0; s < 4; ++s) Wgmma<256>::bf16(sums, a + 2 * s, b + 2 * s);
-    wgmma_commit();
-    wgmma_wait<0>();
-  }
-  wgmma_pin(sums);
-  float sum = 0;
-  for (float s : sums) sum += s;
-  if (sum == 1.2345f) *out = sum;
-#endif
-}
 
 class Timer {
  public:
@@ -112,29 +69,6 @@ struct Ceilings {
   double bytes_per_us = 0;
   double flops_per_us = 0;
 };
-
-Ceilings measure_ceilings(Timer& timer) {
-  Ceilings c;
-  constexpr size_t kBytes = size_t{4} << 30;
-  auto data = testing::random_device<bf16>(kBytes / 2, 1, 1.0f);
-  Device<uint32_t> out(1);
-  for (int blocks : {132 * 4, 132 * 8, 132 * 16}) {
-    const double us = timer.time(1, [&](int, cudaStream_t s) {
-      read_kernel<<<blocks, 512, 0, s>>>(reinterpret_cast<const uint4*>(data.get()), kBytes / 16,
-                                         out.get());
-    });
-    c.bytes_per_us = std::max(c.bytes_per_us, kBytes / us);
-  }
-  constexpr int kLoops = 20000;
-  MOESAIC_CUDA_REQUIRE(
-      cudaFuncSetAttribute(wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 50 << 10));
-  const double us = timer.time(1, [&](int, cudaStream_t s) {
-    wgmma_kernel<<<132, 256, 50 << 10, s>>>(reinterpret_cast<const uint4*>(data.get()), kLoops,
-                                            reinterpret_cast<float*>(out.get()));
-  });
-  c.flops_per_us = 132.0 * kLoops * 128 * 256 * 64 * 2 / us;
-  return c;
-}
 
 // --- Models.
 
@@ -303,28 +237,12 @@ struct Bench {
     }
   }
 
-  void router(const ModelShape& m) {
-    auto w = testing::random_device<float>(m.experts * m.hidden * 32, 1, 0.03f);
-    for (int64_t r : rows) {
-      const auto x = testing::random_device<bf16>(r * m.hidden, 2, 1.0f);
-      Device<float> y(r * m.experts);
-      Products products;
-      const double us = timer.time(32, [&](int i, cudaStream_t s) {
-        products.small_f32(w.get() + i * m.experts * m.hidden, m.experts, m.hidden,
-                           {x.get(), r, m.hidden, nullptr, nullptr}, false,
-                           {y.get(), m.experts, Store::kF32}, s);
-      });
-      print(m.name, "router", "f32", r, us, m.experts * m.hidden * 4.0 + r * m.hidden * 2.0,
-            2.0 * m.experts * m.hidden * r);
-    }
-  }
-
   void model(const ModelShape& m) {
     linear(m.name, "qkv", m.q + 2 * m.kv, m.hidden, false, false);
     linear(m.name, "o", m.hidden, m.q, true, true);
     experts(m, "moe", m.experts, m.top_k, m.width);
     if (m.shared_width > 0) experts(m, "ffn", 1, 1, m.shared_width);
-    if (format == Format::kBF16) router(m);
+    if (format == Format::kBF16) linear(m.name, "router", 3 * m.experts, m.hidden, true, false);
     const auto kept = rows;
     std::erase_if(rows, [](int64_t r) { return r > 256; });  // rows that want logits are few
     linear(m.name, "lm_head", m.vocabulary, m.hidden, true, false);
@@ -368,7 +286,10 @@ int run(int argc, char** argv) {
   }
   cudaDeviceProp properties{};
   MOESAIC_CUDA_REQUIRE(cudaGetDeviceProperties(&properties, 0));
-  bench.ceilings = measure_ceilings(bench.timer);
+  {
+    const auto meter = make_cuda_meter(0);
+    bench.ceilings = {meter->read_bandwidth() / 1e6, meter->peak_flops() / 1e6};
+  }
   std::printf("%s, %d multiprocessors; reads %.2f TB/s, wgmma bf16 %.0f TFLOP/s\n", properties.name,
               properties.multiProcessorCount, bench.ceilings.bytes_per_us / 1e6,
               bench.ceilings.flops_per_us / 1e6);

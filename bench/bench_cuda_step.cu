@@ -24,6 +24,7 @@
 #include "backend/cuda/route.h"
 #include "backend/cuda/sample.h"
 #include "backend/cuda/step.h"
+#include "backend/measure.h"
 
 namespace moesaic::backend::cuda {
 namespace {
@@ -38,20 +39,6 @@ __global__ void fill_kernel(uint32_t* data, size_t count, uint32_t mask, uint32_
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
     data[i] = (static_cast<uint32_t>(x >> 32) & mask) | base;
   }
-}
-
-__global__ void read_kernel(const uint4* data, size_t count, uint32_t* out) {
-  const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x;
-  size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  uint32_t sum = 0;
-  for (; i + 7 * stride < count; i += 8 * stride) {
-    uint4 x[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) x[k] = __ldcs(data + i + static_cast<size_t>(k) * stride);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) sum += x[k].x ^ x[k].y ^ x[k].z ^ x[k].w;
-  }
-  if (sum == 0x12345678) *out = sum;
 }
 
 template <typename T>
@@ -298,10 +285,7 @@ void bench_small(Timer& timer) {
                          .angle_rows = nullptr,
                          .slots = device_slots};
   const Routed routed{allocate<int32_t>(kMost * 8), allocate<float>(kMost * 8),
-                      allocate<int32_t>(128),       allocate<int32_t>(129),
-                      allocate<int32_t>(kMost * 8), upload(std::vector<uint64_t>(128))};
-  auto* route_work =
-      upload(std::vector<uint8_t>(route_work_bytes({.experts = 128, .top_k = 8}, kMost)));
+                      upload(std::vector<uint64_t>(128))};
 
   std::printf("\nsmall kernels in a chain of %d, us each (width 4096, 32/8x128 per-head norm)\n",
               kChain);
@@ -344,13 +328,12 @@ void bench_small(Timer& timer) {
   line("the same, norm over all heads", [&](RowCount rows, cudaStream_t stream) {
     qkv_rope_append(full, inputs, rows, qkv, cache, stream);
   });
-  line("route 2 of 8 + lists", [&](RowCount rows, cudaStream_t stream) {
-    route({8, 2, RouteScoring::kSoftmax, true, 1.0f}, device_logits, nullptr, rows, routed,
-          route_work, stream);
+  line("route 2 of 8", [&](RowCount rows, cudaStream_t stream) {
+    route({8, 2, RouteScoring::kSoftmax, true, 1.0f}, device_logits, nullptr, rows, routed, stream);
   });
-  line("route 8 of 128 + lists", [&](RowCount rows, cudaStream_t stream) {
+  line("route 8 of 128", [&](RowCount rows, cudaStream_t stream) {
     route({128, 8, RouteScoring::kSoftmax, true, 1.0f}, device_logits, nullptr, rows, routed,
-          route_work, stream);
+          stream);
   });
   std::printf("%-28s", "attention plan, sequences");
   for (int batch : {1, 32, 256}) {
@@ -455,19 +438,6 @@ void bench_sample(Timer& timer, double bandwidth, int only) {
   for (void* data : std::vector<void*>{device_logits, work, state}) cudaFree(data);
 }
 
-double read_bandwidth(Timer& timer, uint8_t* cache) {
-  constexpr size_t kBytes = size_t{8} << 30;
-  auto* out = allocate<uint32_t>(1);
-  double best = 1e30;
-  for (int grid : {132 * 2, 132 * 4, 132 * 8}) {
-    best = std::min(best, timer.time(1, [&](cudaStream_t stream) {
-      read_kernel<<<grid, 512, 0, stream>>>(reinterpret_cast<const uint4*>(cache), kBytes / 16,
-                                            out);
-    }));
-  }
-  return static_cast<double>(kBytes) / (best * 1e-6);
-}
-
 int run(const std::string& what, const std::vector<int>& numbers) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
@@ -475,7 +445,7 @@ int run(const std::string& what, const std::vector<int>& numbers) {
   const bool all = what == "all";
   auto* cache = allocate<uint8_t>(kCacheBytes);
   fill_cache(cache, KvType::kBF16);
-  const double bandwidth = read_bandwidth(timer, cache);
+  const double bandwidth = make_cuda_meter(0)->read_bandwidth();
   std::printf("%s, %d multiprocessors, read bandwidth %.2f TB/s\n", properties.name,
               properties.multiProcessorCount, bandwidth / 1e12);
   if (all || what == "small") bench_small(timer);

@@ -243,7 +243,8 @@ class Backend {
   /// way some layers may be counted and others not.
   virtual void expert_counts(std::span<uint64_t> counts) const = 0;
 
-  // --- a step. A batch is as model::Decoder checks it; it outlives the step's operators.
+  // --- a step. A batch is as model::Decoder checks it; it and all weights outlive the step's
+  // operators, which a backend may start later, in their order.
 
   /// Takes the step's arrays over and works out what its layers share.
   virtual StepView begin_step(const StepBatch& batch, const RopeTable& rope) = 0;
@@ -302,9 +303,9 @@ std::unique_ptr<Backend> make_reference_backend();
 /// `pool` runs the operators and outlives the backend. `isa` is a name of available_cpu_isas, or
 /// empty for the best there is. Throws UsageError when the machine lacks it, naming those it has.
 std::unique_ptr<Backend> make_cpu_backend(base::ThreadPool& pool, const std::string& isa = {});
-/// CUDA device `index` of those this process sees. Throws UnavailableError when there is none, or
-/// when this program was built without the CUDA backend.
-std::unique_ptr<Backend> make_cuda_backend(int index);
+/// CUDA device `index` of those this process sees, with decode steps as graphs or not. Throws
+/// UnavailableError when there is none, or when this program was built without the CUDA backend.
+std::unique_ptr<Backend> make_cuda_backend(int index, bool graphs = true);
 /// Devices for make_cuda_backend; 0 without any.
 int cuda_devices();
 /// The instruction sets of `make_cpu_backend` that this machine can run, best last.

@@ -37,7 +37,8 @@ constexpr SettingRow kRows[] = {
     {"max-input-tokens", kInt, "", "1..", kModel, "--max-input-length", "MAX_INPUT_TOKENS,MAX_INPUT_LENGTH", kActive, "Longest prompt in tokens; a longer one is 400. Default is what --max-model-len leaves."},
     {"task", kString, "", "auto|generate|embedding|embed|classify|score|reward|transcription", kModel, "", "", kActive, "What the model is run for.", "auto|generate", "Other tasks than generating come later."},
 
-    {"backend", kString, "cpu", "auto|cpu|reference|cuda|rocm|neuron|tpu|xpu|hpu|openvino", kCpu, "--device", "MOESAIC_BACKEND", kActive, "cpu is fast, and what auto takes; reference is plain loops, for checking.", "auto|cpu|reference", "Devices other than the CPU come later."},
+    {"backend", kString, "auto", "auto|cpu|reference|cuda|rocm|neuron|tpu|xpu|hpu|openvino", kCpu, "--device", "MOESAIC_BACKEND", kActive, "cuda is an NVIDIA card; auto takes one where there is one, else the CPU. reference is plain loops, for checking.", "auto|cpu|reference|cuda", "Devices other than CPUs and NVIDIA cards come later."},
+    {"enforce-eager", kBool, "false", "", kCpu, "", "", kActive, "Start the kernels of a decode step one by one instead of as a graph; a card's only."},
     {"threads", kInt, "0", "0..4096", kCpu, "", "MOESAIC_THREADS", kActive, "Compute threads; 0 is one per physical core this process may use."},
     {"cpu-isa", kString, "auto", "auto|baseline|avx2|avx512|amx", kCpu, "", "MOESAIC_CPU_ISA", kActive, "Instruction set of the kernels; auto takes the best there is."},
     {"pin-threads", kBool, "true", "", kCpu, "", "", kActive, "Bind each compute thread to its core."},

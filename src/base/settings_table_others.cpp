@@ -69,7 +69,6 @@ constexpr SettingRow kRows[] = {
     {"enable-chunked-prefill", kBool, "true", "", kScheduling, "", "", kNoop, "Prefill is always chunked."},
     {"async-scheduling", kBool, "true", "", kScheduling, "", "", kNoop, "There is no Python between two steps to hide."},
     {"stream-interval", kInt, "1", "1..1024", kScheduling, "", "", kNoop, "Every token is streamed as it comes."},
-    {"enforce-eager", kBool, "false", "", kScheduling, "", "", kNoop, "Means GPU graphs, which the CPU backend has none of."},
     {"max-num-scheduled-tokens", kInt, "", "0..", kScheduling, "", "", kLater, "A second bound beside --max-num-batched-tokens comes later."},
     {"max-num-active-seqs", kInt, "", "0..", kScheduling, "", "", kLater, "A second bound beside --max-num-seqs comes later."},
     {"max-num-queued-tokens", kInt, "", "0..", kScheduling, "", "", kLater, "A bound on waiting tokens comes later."},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <iostream>
@@ -10,6 +11,7 @@
 #include <random>
 
 #include "backend/cpu/measure.h"
+#include "backend/measure.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/machine.h"
@@ -25,9 +27,10 @@ namespace moesaic::cli {
 namespace {
 
 constexpr int64_t kPrefill = 512;
-constexpr int64_t kDecode = 64;  ///< tokens after the prefill, with room
-constexpr int64_t kSequences = 16;
-constexpr int64_t kFill = 64;  ///< tokens of each sequence in one step that fills its context
+constexpr int64_t kDecode = 64;   ///< tokens after the prefill, with room
+constexpr int64_t kFill = 64;     ///< tokens of each sequence in one step that fills its context
+constexpr int64_t kPrompts = 32;  ///< of a device's prefill, which one does not fill
+constexpr int kSeries = 16;       ///< decode steps in a row, where several may be in flight
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -86,27 +89,47 @@ class Runner {
   explicit Runner(LoadedModel& model, int64_t max_rows)
       : model_(model), executor_(make_executor(model, max_rows)) {}
 
+  /// Steps that may be in flight.
+  int depth() const { return executor_->depth(); }
+
   struct Step {
     double seconds = 0;
     int64_t touched = 0;  ///< distinct experts, summed over layers
   };
 
-  /// Appends `rows` tokens to each of `sequences` sequences of `context` cached positions; logits
-  /// of the last row of each are computed.
+  /// Appends `rows` tokens to each of `sequences` sequences of `context` cached positions; of the
+  /// last row of each a token is chosen.
   Step run(int64_t sequences, int64_t rows, int64_t context) {
-    const auto submitted =
-        std::make_shared<engine::Step>(engine::Step{build(sequences, rows, context), {}});
     const engine::ExpertCounts before = executor_->expert_counts();
-    const auto start = std::chrono::steady_clock::now();
-    executor_->submit(submitted);
-    executor_->wait();
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    Step step{run_series(sequences, rows, context, 1), 0};
     const engine::ExpertCounts after = executor_->expert_counts();
-    Step step{took.count(), 0};
     for (size_t i = 0; i < after.counts.size(); ++i) {
       step.touched += after.counts[i] > before.counts[i] ? 1 : 0;
     }
     return step;
+  }
+
+  /// `steps` such steps, the next submitted while the last is computed where the executor takes
+  /// several: seconds of one.
+  double run_series(int64_t sequences, int64_t rows, int64_t context, int steps) {
+    std::vector<std::shared_ptr<const engine::Step>> made;
+    for (int i = 0; i < steps; ++i) {
+      engine::Step step{build(sequences, rows, context), {}};
+      step.samples.assign(step.batch.logit_rows.size(), backend::SampleRow{.temperature = 0});
+      made.push_back(std::make_shared<engine::Step>(std::move(step)));
+    }
+    const auto start = std::chrono::steady_clock::now();
+    int landed = 0;
+    for (int i = 0; i < steps; ++i) {
+      executor_->submit(made[static_cast<size_t>(i)]);
+      if (i - landed + 1 == depth()) {
+        executor_->wait();
+        ++landed;
+      }
+    }
+    for (; landed < steps; ++landed) executor_->wait();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    return took.count() / steps;
   }
 
  private:
@@ -152,10 +175,16 @@ struct Machine {
 class Gauge {
  public:
   Gauge(const Invocation& invocation, const LoadedModel& model)
-      : pool_(threads(model)), meter_(pool_, isa(invocation), model.format.base) {}
+      : pool_(model.on_device ? 1 : threads(model)) {
+    if (model.on_device) {
+      meter_ = backend::make_cuda_meter(0);
+    } else {
+      meter_ = std::make_unique<backend::cpu::Meter>(pool_, isa(invocation), model.format.base);
+    }
+  }
 
   Machine sample() {
-    const Machine machine{meter_.read_bandwidth(), meter_.peak_flops()};
+    const Machine machine{meter_->read_bandwidth(), meter_->peak_flops()};
     bandwidths_.push_back(machine.bandwidth);
     peaks_.push_back(machine.peak);
     return machine;
@@ -177,7 +206,7 @@ class Gauge {
   }
 
   base::ThreadPool pool_;
-  backend::cpu::Meter meter_;
+  std::unique_ptr<backend::Meter> meter_;
   std::vector<double> bandwidths_, peaks_;
 };
 
@@ -199,7 +228,8 @@ struct Shape {
 };
 
 /// `rounds` of `steps` steps each, with the machine measured before and after every round; the
-/// better of the two makes the limit. Medians of the steps' times and of their limits.
+/// better of the two makes the limit. Medians of the steps' times and of their limits. Where steps
+/// overlap, a series of them gives the time of one.
 Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::string name,
                const Shape& shape, int rounds, int steps) {
   const auto [sequences, rows, context] = shape;
@@ -214,7 +244,9 @@ Result measure(Runner& runner, const LoadedModel& model, Gauge& gauge, std::stri
     std::vector<Work> works;
     for (int i = 0; i < steps; ++i) {
       const Runner::Step step = runner.run(sequences, rows, context);
-      seconds.push_back(step.seconds);
+      seconds.push_back(runner.depth() == 1
+                            ? step.seconds
+                            : runner.run_series(sequences, rows, context, rows == 1 ? kSeries : 2));
       works.push_back(work_of(model, sequences * rows, sequences, sequences * (context + rows),
                               pairs, step.touched));
       result.touched = step.touched;
@@ -269,12 +301,14 @@ int64_t context_of(const LoadedModel& model, const base::Settings& settings) {
   return std::min(model.max_model_len, model.spec.max_position);
 }
 
-/// A model without its weights, for sequences of `length` tokens or of what its context has.
-std::unique_ptr<LoadedModel> prepare_for_bench(const Invocation& invocation, int64_t length) {
+/// A model without its weights, for at most `sequences` sequences of `length` tokens or of what its
+/// context has.
+std::unique_ptr<LoadedModel> prepare_for_bench(const Invocation& invocation, int64_t length,
+                                               int64_t sequences, int64_t rows) {
   base::init_logging("warning");
   check_setting_states(invocation.settings);
   const MemoryDefaults defaults{
-      .max_model_len = length, .max_sequences = kSequences, .max_rows = 2048};
+      .max_model_len = length, .max_sequences = sequences, .max_rows = rows};
   return prepare_model(model_path(invocation), invocation.settings, defaults);
 }
 
@@ -291,7 +325,7 @@ int64_t prefill_for(const LoadedModel& model, const base::Settings& settings) {
 }
 
 void print_json(const Machine& machine, const LoadedModel& model, int64_t prefill_tokens,
-                const std::vector<std::pair<const char*, Result>>& results) {
+                const std::vector<std::pair<std::string, Result>>& results) {
   bool faulty = false;
   boost::json::object root;
   root["backend"] = model.description();
@@ -308,29 +342,65 @@ void print_json(const Machine& machine, const LoadedModel& model, int64_t prefil
   std::cout << boost::json::serialize(root) << "\n";
 }
 
+/// --sequences: how many decode at once, each a line of the report.
+std::vector<int64_t> sequence_counts(const Invocation& invocation) {
+  const std::string text =
+      invocation.option("sequences", on_cuda(invocation.settings) ? "1,8,32,128,256" : "1,16");
+  std::vector<int64_t> counts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    int64_t count = 0;
+    const auto [last, error] = std::from_chars(text.data() + at, text.data() + end, count);
+    if (error != std::errc() || last != text.data() + end || count < 1 || count > 1024) {
+      throw base::UsageError(
+          fmt::format("--sequences {}: expected numbers from 1 to 1024, such as 1,16", text));
+    }
+    counts.push_back(count);
+    at = end + 1;
+  }
+  return counts;
+}
+
 int bench_latency(const Invocation& invocation) {
   const int repeats = static_cast<int>(invocation.integer("repeats", 5, 1, 1000));
-  const auto model = prepare_for_bench(invocation, kPrefill + kDecode);
+  const std::vector<int64_t> counts = sequence_counts(invocation);
+  const int64_t most = *std::max_element(counts.begin(), counts.end());
+  const bool device = on_cuda(invocation.settings);
+  const int64_t rows = device ? kPrompts * kPrefill : std::max(kPrefill, most * kFill);
+  const auto model =
+      prepare_for_bench(invocation, kPrefill + kDecode, std::max(most, kPrompts), rows);
   const int64_t tokens = prefill_for(*model, invocation.settings);
+  const int64_t cached = invocation.integer("context", tokens, 1, tokens);
   load_weights(*model, invocation.settings);
   Gauge gauge(invocation, *model);
-  Runner runner(*model, std::max(tokens, kSequences * kFill));
-  const Result prefill = measure(runner, *model, gauge, fmt::format("prefill, {} tokens", tokens),
-                                 {1, tokens, 0}, repeats, 1);
-  const Result decode =
-      measure(runner, *model, gauge, "decode, 1 sequence", {1, 1, tokens}, repeats, 8);
-  // Each of the sixteen needs a context of its own: untouched pages would all be one page of zeros.
-  for (int64_t context = 0; context < tokens; context += kFill) {
-    runner.run(kSequences, kFill, context);
+  Runner runner(*model, rows);
+  std::vector<std::pair<std::string, Result>> results;
+  const auto add = [&](std::string key, std::string name, const Shape& shape, int steps) {
+    results.emplace_back(std::move(key),
+                         measure(runner, *model, gauge, std::move(name), shape, repeats, steps));
+  };
+  add("prefill", fmt::format("prefill, {} tokens", tokens), {1, tokens, 0}, 1);
+  if (device) {
+    add("prefill_many", fmt::format("prefill, {} x {} tokens", kPrompts, tokens),
+        {kPrompts, tokens, 0}, 1);
   }
-  const Result decode16 =
-      measure(runner, *model, gauge, "decode, 16 sequences", {kSequences, 1, tokens}, repeats, 4);
+  for (const int64_t count : counts) {
+    // Each needs a context of its own: untouched pages would all be one page of zeros.
+    const int64_t fill = std::min(kFill, rows / count);
+    for (int64_t context = 0; context < cached; context += fill) {
+      runner.run(count, std::min(fill, cached - context), context);
+    }
+    add(count == 1 ? "decode" : fmt::format("decode{}", count),
+        fmt::format("decode, {} sequence{}", count, count == 1 ? "" : "s"), {count, 1, cached},
+        count == 1 ? 8 : 4);
+  }
   const Machine machine = gauge.median_machine();
   if (invocation.has("json")) {
-    print_json(machine, *model, tokens,
-               {{"prefill", prefill}, {"decode", decode}, {"decode16", decode16}});
+    print_json(machine, *model, tokens, results);
   } else {
-    print_results(machine, *model, {prefill, decode, decode16});
+    std::vector<Result> lines;
+    for (const auto& [key, result] : results) lines.push_back(result);
+    print_results(machine, *model, lines);
   }
   return 0;
 }
@@ -370,7 +440,7 @@ int bench_throughput(const Invocation& invocation) {
   const int64_t requests = invocation.integer("requests", 32, 1, 100000);
   const int64_t input = invocation.integer("input-len", 256, 1, 1 << 20);
   const int64_t output = invocation.integer("output-len", 64, 1, 1 << 20);
-  const auto model = prepare_for_bench(invocation, input + output);
+  const auto model = prepare_for_bench(invocation, input + output, 0, 0);
   if (const int64_t most = context_of(*model, invocation.settings); input + output > most) {
     throw base::ConfigError(
         fmt::format("--input-len {} and --output-len {} together are more than "
@@ -440,14 +510,17 @@ Command bench_command() {
       "bench",
       "latency|throughput MODEL",
       "Measure a model here, beside what this machine's memory and arithmetic allow.",
-      "latency: prefill of 512 tokens, decode of one sequence and of 16, each with its share of "
-      "the "
-      "limit max(bytes touched / bandwidth, operations / peak). Bandwidth and peak are measured "
+      "latency: prefill of 512 tokens, decode of one sequence and of several, each with its share "
+      "of the limit max(bytes touched / bandwidth, operations / peak). Bandwidth and peak are "
+      "measured "
       "first and again around every round, for a shared host's change; all figures are medians.\n"
       "throughput: many requests at once through the whole engine.\n"
       "With --load-format dummy a config.json is enough. Random weights can send all tokens to "
       "few experts, so the experts touched are counted and shown.",
       {{"json", "", "Print one JSON object."},
+       {"sequences", "LIST",
+        "latency: how many sequences decode at once. Default 1,16, on a card 1,8,32,128,256."},
+       {"context", "N", "latency: cached tokens of each that decodes. Default 512."},
        {"repeats", "N", "latency: measured prefills (decode takes more). Default 5."},
        {"requests", "N", "throughput: requests. Default 32."},
        {"input-len", "N", "throughput: prompt tokens of each. Default 256."},

@@ -86,7 +86,9 @@ model::MemoryInputs memory_inputs(const LoadedModel& model, const base::Settings
   inputs.device_bytes = base::memory_limit();
   if (model.on_device) {
     inputs.host_bytes = inputs.device_bytes;
-    inputs.device_bytes = model.ranks[0].backend->memory().total;
+    const backend::MemoryInfo device = model.ranks[0].backend->memory();
+    inputs.device_bytes = device.total;
+    inputs.free_bytes = device.free;
   }
   inputs.utilization = settings.get_float("gpu-memory-utilization");
   inputs.request_bytes = static_cast<uint64_t>(settings.get_int("max-inflight-bytes"));
@@ -217,6 +219,11 @@ void check_setting_states(const base::Settings& settings) {
   if (!refused.empty()) throw base::ConfigError(refused);
 }
 
+bool on_cuda(const base::Settings& settings) {
+  const std::string asked = settings.get_string("backend");
+  return asked == "cuda" || (asked == "auto" && backend::cuda_devices() > 0);
+}
+
 namespace {
 
 /// Ranks of the tensor-parallel group. On NeuronCores Neuron's own library pads heads, and
@@ -295,7 +302,7 @@ std::vector<LoadedRank> make_ranks(const base::Settings& settings) {
                  settings.origin("tensor-parallel-size"), count, topology.cores.size());
   }
   const std::string isa = settings.get_string("cpu-isa");
-  const bool cuda = settings.get_string("backend") == "cuda" && backend::cuda_devices() > 0;
+  const bool cuda = on_cuda(settings);
   if (cuda && count > 1) {
     throw base::ConfigError(fmt::format("{} {}: ranks on several CUDA devices come later",
                                         settings.origin("tensor-parallel-size"), count));
@@ -308,7 +315,7 @@ std::vector<LoadedRank> make_ranks(const base::Settings& settings) {
                   .expert_parallel = settings.get_bool("enable-expert-parallel")};
     rank.pool = std::make_unique<base::ThreadPool>(cores, settings.get_bool("pin-threads"));
     rank.backend = reference ? backend::make_reference_backend()
-                   : cuda    ? backend::make_cuda_backend(0)
+                   : cuda    ? backend::make_cuda_backend(0, !settings.get_bool("enforce-eager"))
                              : backend::make_cpu_backend(*rank.pool, isa == "auto" ? "" : isa);
   }
   return ranks;

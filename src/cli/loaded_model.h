@@ -81,6 +81,10 @@ boost::json::object config_overrides(const base::Settings& settings);
 /// more ranks than heads divide into, experts spread where there are none, ...
 void check_contradictions(const base::Settings& settings, const model::ModelSpec* spec);
 
+/// Whether --backend means a CUDA device: it asks for one, which making the backend refuses where
+/// there is none, or it leaves the choice and there is one.
+bool on_cuda(const base::Settings& settings);
+
 /// Decides device, ranks, types and lengths and plans memory; files, weights and caches stay
 /// empty. Throws UnavailableError when the model does not fit, ConfigError as check_contradictions
 /// does.

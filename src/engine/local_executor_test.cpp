@@ -29,8 +29,11 @@ struct Case {
 
 std::vector<Case> cases() {
   std::vector<Case> result;
-  for (const std::string& backend : backend::testing::backend_names()) {
+  std::vector<std::string> backends = backend::testing::backend_names();
+  backends.emplace_back("cuda");
+  for (const std::string& backend : backends) {
     for (const tensor::DType dtype : {tensor::DType::kF32, tensor::DType::kBF16}) {
+      if (backend == "cuda" && dtype == tensor::DType::kF32) continue;  // it has none
       for (const char* checkpoint : {"mixtral", "qwen2_moe"}) {
         result.push_back({backend, dtype, checkpoint});
       }
@@ -72,9 +75,9 @@ class LocalExecutorTest : public testing::TestWithParam<Case> {
   LocalExecutorTest()
       : folder_(std::filesystem::path(MOESAIC_SOURCE_DIR) / "tests/golden/checkpoints" /
                 GetParam().checkpoint),
-        spec_(model::load_spec(folder_)) {
-    use(std::make_unique<backend::HostBackend>(make_ops(), &pool_));
-  }
+        spec_(model::load_spec(folder_)) {}
+
+  bool on_cuda() const { return GetParam().backend == "cuda"; }
 
   std::unique_ptr<backend::HostOps> make_ops() {
     const std::string& name = GetParam().backend;
@@ -164,6 +167,14 @@ class Refusing : public backend::HostBackend {
 };
 
 TEST_P(LocalExecutorTest, SixteenAtOnceAreAsEachAlone) {
+  if (const std::string reason = backend::testing::missing(GetParam().backend); !reason.empty()) {
+    GTEST_SKIP() << reason;
+  }
+  if (on_cuda()) {
+    use(backend::make_cuda_backend(0));
+  } else {
+    use(std::make_unique<backend::HostBackend>(make_ops(), &pool_));
+  }
   EngineOptions options;
   options.max_model_len = kContext;
   options.prefix_caching = false;
@@ -176,8 +187,8 @@ TEST_P(LocalExecutorTest, SixteenAtOnceAreAsEachAlone) {
   EXPECT_LT(alone[7]->tokens.size(), 12u);
 
   options.prefix_caching = true;
-  options.block_size = 8;
-  options.num_blocks = 45;
+  options.block_size = on_cuda() ? 16 : 8;
+  options.num_blocks = 360 / options.block_size;
   options.max_rows = 50;
   const auto check = [&](int depth, const char* what) {
     SCOPED_TRACE(std::string(what) + ", depth " + std::to_string(depth));
@@ -195,6 +206,7 @@ TEST_P(LocalExecutorTest, SixteenAtOnceAreAsEachAlone) {
   };
   check(1, "chosen by the backend");
   check(2, "chosen by the backend");
+  if (on_cuda()) return;
   use(std::make_unique<Refusing>(make_ops(), &pool_));
   check(1, "chosen by the host in part");
   check(2, "chosen by the host in part");

@@ -96,7 +96,8 @@ MemoryNeeds memory_needs(const ModelSpec& spec, std::span<const DeviceRank> rank
   const auto share = [&](uint64_t bytes) {
     return static_cast<uint64_t>(static_cast<double>(bytes) * inputs.utilization);
   };
-  const uint64_t budget = share(inputs.device_bytes);
+  uint64_t budget = share(inputs.device_bytes);
+  if (inputs.free_bytes > 0) budget = std::min(budget, inputs.free_bytes);
   const uint64_t host = needs.apart ? share(inputs.host_bytes) : budget;
   needs.requests = inputs.request_bytes > 0
                        ? inputs.request_bytes

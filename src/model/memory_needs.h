@@ -36,7 +36,8 @@ struct MemoryInputs {
   int64_t max_model_len = 0;
   uint64_t device_bytes = 0;   ///< memory of the device (host memory limit on CPU)
   uint64_t host_bytes = 0;     ///< memory of the host, where that is not the device's; else 0
-  double utilization = 0.9;    ///< share of it this instance may use
+  uint64_t free_bytes = 0;     ///< what others leave of the device's; 0 = not known
+  double utilization = 0.9;    ///< share of the memory this instance may use
   uint64_t request_bytes = 0;  ///< fixed MemoryNeeds::requests; 0 = a sixteenth, within bounds
   uint64_t kv_bytes = 0;       ///< fixed KV size; 0 = what is left, at most what can be used
   int64_t kv_blocks = 0;       ///< fixed block count; wins over kv_bytes

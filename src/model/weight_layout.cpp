@@ -9,12 +9,10 @@ namespace moesaic::model {
 
 namespace {
 
-/// Packed items start here: a cache line, and the widest vector.
-
 /// Dummy value of the norm before attention or FFN. With 1, what attention adds outweighs a random
 /// embedding; it is an average over the context, nearly the same for neighbouring tokens, and they
 /// would all be routed to a few experts. This keeps each token itself, as training does.
-constexpr float kDummyBranchNorm = 1.0f / 64;
+constexpr float kDummyBranchNorm = 1.0f / 1024;
 
 std::string substitute(std::string text, std::string_view placeholder, int64_t value) {
   const size_t at = text.find(placeholder);

@@ -1,6 +1,6 @@
 #pragma once
 
-// What this machine can do at best: the denominators of every share of the limit that is reported.
+// What the processor can do at best.
 
 #include <atomic>
 #include <cstddef>
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "backend/cpu/kernels.h"
+#include "backend/measure.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
 #include "tensor/dtype.h"
@@ -20,7 +21,7 @@ size_t beyond_caches(size_t least);
 
 /// Measures memory and arithmetic, a few hundredths of a second each time. What a shared host gives
 /// changes from second to second, so callers measure beside whatever they compare with.
-class Meter {
+class Meter final : public backend::Meter {
  public:
   /// `bytes` are read in one pass (allocated here; the default is far more than caches hold).
   /// `isa` is a name of available_cpu_isas; its best loop for weights of `dtype` is what peak_flops
@@ -30,10 +31,10 @@ class Meter {
 
   /// Bytes per second that all threads of the pool together read from memory: by the pattern that
   /// was best so far, and by another one, in turn; the better counts.
-  double read_bandwidth();
+  double read_bandwidth() override;
 
   /// Operations per second (a multiply-add is two) of all threads together, on registers only.
-  double peak_flops();
+  double peak_flops() override;
 
  private:
   double read_pass(const ReadPattern& pattern);

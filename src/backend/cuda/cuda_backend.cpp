@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend/communicator.h"
+#include "backend/cuda/products/split.h"
 #include "backend/raw_address.h"
 #include "base/error.h"
 
@@ -18,6 +19,8 @@ constexpr int64_t kLogitsBytes = int64_t{256} << 20;
 constexpr size_t kArrayAlignment = 256;
 /// Rows of a sequence times query heads of a KV head, up to which a step is a decode step.
 constexpr int64_t kDecodeRows = 16;
+/// Rows up to which a decode step is a graph.
+constexpr int64_t kMostGraphRows = 512;
 /// Steps whose arrays may be on their way to the device.
 constexpr size_t kUploads = 4;
 constexpr size_t kMostFences = 64;
@@ -86,6 +89,7 @@ RouteShape shape_of(const RouterDesc& desc) {
       desc.scoring == Scoring::kSoftmax ? RouteScoring::kSoftmax : RouteScoring::kSigmoid;
   shape.renormalize = desc.renormalize;
   shape.scale = desc.scale;
+  shape.parts = kSplitParts;
   return shape;
 }
 
@@ -135,16 +139,9 @@ struct CudaBackend::Layout {
   }
 
   RoutingLayout take_routing(int64_t experts, int64_t top_k, int64_t rows) {
-    RouteShape shape;
-    shape.experts = static_cast<int>(experts);
-    shape.top_k = static_cast<int>(top_k);
-    return {.logits = take(rows * experts * 4),
+    return {.logits = take(rows * kSplitParts * experts * 4),
             .experts = take(rows * top_k * 4),
-            .weights = take(rows * top_k * 4),
-            .counts = take(experts * 4),
-            .offsets = take((experts + 1) * 4),
-            .slots = take(rows * top_k * 4),
-            .work = take(static_cast<int64_t>(route_work_bytes(shape, static_cast<int>(rows))))};
+            .weights = take(rows * top_k * 4)};
   }
   size_t take(int64_t size) {
     const size_t place = bytes;
@@ -159,9 +156,10 @@ struct CudaBackend::Upload {
   Event sent;
   size_t bytes = 0;
   size_t counts, tokens, positions, slots, seq_starts, context_lens, block_tables, logit_rows;
-  int64_t max_blocks = 0;
+  StepBounds bounds;
   int64_t wanted = 0;
   int64_t longest_chunk = 0;  ///< most rows of a sequence
+  bool as_graph = false;
 };
 
 /// A step that has been asked for and not been taken.
@@ -180,8 +178,11 @@ struct CudaBackend::AttentionWork {
   StepKind kind = StepKind::kMixed;
 };
 
-CudaBackend::CudaBackend(int device)
-    : device_(select(device)), description_(describe(device)), packing_(device) {}
+CudaBackend::CudaBackend(int device, bool graphs)
+    : device_(select(device)),
+      description_(describe(device)),
+      packing_(device),
+      with_graphs_(graphs) {}
 
 CudaBackend::~CudaBackend() {
   cudaSetDevice(device_);
@@ -202,7 +203,7 @@ Unsupported CudaBackend::supports(const WeightFormat& format) const {
 Buffer CudaBackend::allocate(base::MemoryTag tag, size_t bytes) {
   use_device();
   auto owner = std::make_unique<DeviceOwner>(tag, bytes);
-  if (bytes > 0) check(cudaMemset(owner->memory.data(), 0, bytes), "cudaMemset");
+  owner->memory.clear();
   const Address address = RawAddress::of(owner->memory.data());
   return {address, bytes, std::move(owner)};
 }
@@ -218,6 +219,7 @@ MemoryInfo CudaBackend::memory() const {
 void CudaBackend::write(Address to, std::span<const std::byte> from) {
   if (from.empty()) return;
   use_device();
+  flush();
   // From pageable memory: it is copied away before the call returns.
   check(cudaMemcpyAsync(RawAddress::pointer(to), from.data(), from.size(), cudaMemcpyHostToDevice,
                         stream_.get()),
@@ -226,6 +228,7 @@ void CudaBackend::write(Address to, std::span<const std::byte> from) {
 
 Fence CudaBackend::read(Address from, std::span<std::byte> into) {
   use_device();
+  flush();
   if (!into.empty()) {
     check(cudaMemcpyAsync(into.data(), RawAddress::pointer(from), into.size(),
                           cudaMemcpyDeviceToHost, stream_.get()),
@@ -236,6 +239,7 @@ Fence CudaBackend::read(Address from, std::span<std::byte> into) {
 
 Fence CudaBackend::fence() {
   use_device();
+  flush();
   auto event = std::make_unique<Event>();
   event->record(stream_);
   // Nobody need wait for a fence; one that is gone has passed when a later one has.
@@ -307,6 +311,9 @@ void CudaBackend::reserve(const ModelShape& shape) {
   idle_flights_.clear();
   flight_.reset();
   attention_.clear();
+  deferred_.clear();
+  stream_.synchronize();
+  graphs_.clear();
   sampler_.reset();
   activations_.reset();
   shape_ = shape;
@@ -314,7 +321,7 @@ void CudaBackend::reserve(const ModelShape& shape) {
   counted_ =
       std::make_unique<base::CountedBytes>(base::MemoryTag::kActivations, activation_bytes(shape));
   activations_ = std::make_unique<DeviceMemory>(layout_->bytes);
-  check(cudaMemset(activations_->data(), 0, layout_->bytes), "cudaMemset");
+  activations_->clear();
   sampler_ = std::make_unique<Sampler>(shape.vocab, shape.max_rows, layout_->logit_rows);
   for (const AttentionDesc& desc : shape.attentions) {
     auto work = std::make_unique<AttentionWork>();
@@ -365,12 +372,21 @@ void CudaBackend::upload(const StepBatch& batch) {
   Upload& to = *uploads_[next_upload_];
   to.sent.wait();
   to.wanted = static_cast<int64_t>(batch.logit_rows.size());
-  to.max_blocks = batch.max_blocks;
   to.longest_chunk = 0;
   for (size_t s = 0; s + 1 < batch.seq_starts.size(); ++s) {
     to.longest_chunk =
         std::max<int64_t>(to.longest_chunk, batch.seq_starts[s + 1] - batch.seq_starts[s]);
   }
+  to.as_graph =
+      with_graphs_ && batch.rows() <= kMostGraphRows &&
+      std::all_of(shape_.attentions.begin(), shape_.attentions.end(), [&](const auto& desc) {
+        return to.longest_chunk * (desc.heads / desc.kv_heads) <= kDecodeRows;
+      });
+  to.bounds = to.as_graph ? StepBounds{std::min(graph_rows(batch.rows()), shape_.max_rows),
+                                       graph_blocks(batch.max_blocks), 0}
+                          : StepBounds{batch.rows(), batch.max_blocks, 0};
+  to.bounds.logit_rows =
+      std::min(layout_->logit_rows, to.as_graph ? graph_rows(to.wanted) : to.wanted);
   // The counts: rows, sequences, then the rows of each chunk of logits, each at 16 bytes.
   const auto chunk = logits_at_once();
   std::vector<int32_t> counts = {static_cast<int32_t>(batch.rows()),      0, 0, 0,
@@ -379,23 +395,29 @@ void CudaBackend::upload(const StepBatch& batch) {
     counts.insert(counts.end(),
                   {static_cast<int32_t>(std::min(chunk, to.wanted - first)), 0, 0, 0});
   }
+  // Places depend on the bounds alone.
+  const auto rows = static_cast<size_t>(to.bounds.rows);
+  const size_t sequences = to.as_graph ? rows : batch.context_lens.size();
+  const auto columns = static_cast<size_t>(to.bounds.max_blocks);
   to.bytes = 0;
-  const auto place = [&](const auto& values) {
+  const auto place = [&](const auto& values, size_t capacity) {
     const size_t offset = to.bytes;
-    to.bytes += aligned(values.size() * sizeof(values[0]));
+    to.bytes += aligned(capacity * sizeof(values[0]));
     return offset;
   };
-  to.counts = place(counts);
-  to.tokens = place(batch.token_ids);
-  to.positions = place(batch.positions);
-  to.slots = place(batch.slots);
-  to.seq_starts = place(batch.seq_starts);
-  to.context_lens = place(batch.context_lens);
-  to.block_tables = place(batch.block_tables);
-  to.logit_rows = place(batch.logit_rows);
+  to.tokens = place(batch.token_ids, rows);
+  to.positions = place(batch.positions, rows);
+  to.slots = place(batch.slots, rows);
+  to.seq_starts = place(batch.seq_starts, sequences + 1);
+  to.context_lens = place(batch.context_lens, sequences);
+  to.logit_rows = place(batch.logit_rows, rows);
+  const size_t chunks = (rows + static_cast<size_t>(chunk) - 1) / static_cast<size_t>(chunk);
+  to.counts = place(counts, 8 + 4 * chunks);
+  to.block_tables = place(batch.block_tables, sequences * columns);
   if (to.memory.size() < to.bytes) to.memory = PinnedMemory(2 * to.bytes);
   if (step_memory_.size() < to.bytes) {
     stream_.synchronize();
+    graphs_.clear();
     step_memory_ = DeviceMemory(2 * to.bytes);
   }
   const auto copy = [&](size_t offset, const auto& values) {
@@ -409,8 +431,12 @@ void CudaBackend::upload(const StepBatch& batch) {
   copy(to.slots, batch.slots);
   copy(to.seq_starts, batch.seq_starts);
   copy(to.context_lens, batch.context_lens);
-  copy(to.block_tables, batch.block_tables);
   copy(to.logit_rows, batch.logit_rows);
+  const auto own_columns = static_cast<size_t>(batch.max_blocks);
+  for (size_t i = 0; i < batch.context_lens.size(); ++i) {
+    std::memcpy(to.memory.as<int32_t>(to.block_tables) + i * columns,
+                batch.block_tables.data() + i * own_columns, own_columns * sizeof(int32_t));
+  }
   check(cudaMemcpyAsync(step_memory_.data(), to.memory.as(), to.bytes, cudaMemcpyHostToDevice,
                         stream_.get()),
         "sending a step");
@@ -430,6 +456,7 @@ void CudaBackend::make_angles(const RopeTable& rope, int32_t most_position) {
     rope.row(static_cast<int32_t>(p), row, row + count);
   }
   stream_.synchronize();
+  graphs_.clear();
   angles_ = {};
   angles_ = DeviceMemory(values.size() * sizeof(float));
   check(cudaMemcpy(angles_.data(), values.data(), angles_.size(), cudaMemcpyHostToDevice),
@@ -452,14 +479,90 @@ StepView CudaBackend::begin_step(const StepBatch& batch, const RopeTable& rope) 
   return {batch.rows(), batch.sequences()};
 }
 
-RowCount CudaBackend::rows_of(const StepView& step) const {
-  return {step_memory_.as<const int32_t>(step_->counts), static_cast<int>(step.rows)};
+// ------------------------------------------------------------------------------------------------
+// Its operators
+
+void CudaBackend::defer(Operator::Kind kind, const void* weights, const KvLayer& cache) {
+  deferred_.push_back({kind, weights, cache});
 }
 
-void CudaBackend::embed(const StepView& step, const Matrix& table, int64_t first_row) {
+void CudaBackend::embed(const StepView&, const Matrix& table, int64_t first_row) {
   MOESAIC_ASSERT(first_row == 0 && table.desc.n == shape_.vocab);
+  defer(Operator::Kind::kEmbed, &table);
+}
+
+void CudaBackend::attention_in(const StepView&, const AttentionWeights& weights,
+                               const KvLayer& cache, Communicator& ranks) {
+  MOESAIC_ASSERT(ranks.ranks() == 1);
+  defer(Operator::Kind::kAttentionIn, &weights, cache);
+}
+
+void CudaBackend::attention(const StepView&, const AttentionDesc& desc, const KvLayer& cache) {
+  defer(Operator::Kind::kAttention, &desc, cache);
+}
+
+void CudaBackend::attention_out(const StepView&, const AttentionWeights& weights) {
+  defer(Operator::Kind::kAttentionOut, &weights);
+}
+
+void CudaBackend::ffn_in(const StepView&, const FfnWeights& weights) {
+  defer(Operator::Kind::kFfnIn, &weights);
+}
+
+void CudaBackend::ffn(const StepView&, const FfnWeights& weights) {
+  defer(Operator::Kind::kFfn, &weights);
+}
+
+void CudaBackend::head(const StepView&, const HeadWeights& weights, int64_t first, int64_t count) {
+  MOESAIC_ASSERT(count <= layout_->logit_rows && first % layout_->logit_rows == 0);
+  if (first > 0) return start_head(weights, first, count);
+  defer(Operator::Kind::kHead, &weights);
+  flush();
+}
+
+void CudaBackend::flush() {
+  if (deferred_.empty()) return;
+  const auto start_all = [&] {
+    for (const Operator& deferred : deferred_) {
+      if (deferred.kind != Operator::Kind::kAttention) continue;
+      planned(deferred.as<AttentionDesc>(), deferred.cache.desc);
+    }
+    for (const Operator& deferred : deferred_) start(deferred);
+  };
+  if (step_->as_graph) {
+    graphs_.launch(step_->bounds, deferred_, stream_, start_all);
+  } else {
+    start_all();
+  }
+  deferred_.clear();
+}
+
+void CudaBackend::start(const Operator& deferred) {
+  switch (deferred.kind) {
+    case Operator::Kind::kEmbed:
+      return start_embed(deferred.as<Matrix>());
+    case Operator::Kind::kAttentionIn:
+      return start_attention_in(deferred.as<AttentionWeights>(), deferred.cache);
+    case Operator::Kind::kAttention:
+      return start_attention(deferred.as<AttentionDesc>(), deferred.cache);
+    case Operator::Kind::kAttentionOut:
+      return start_attention_out(deferred.as<AttentionWeights>());
+    case Operator::Kind::kFfnIn:
+      return start_ffn_in(deferred.as<FfnWeights>());
+    case Operator::Kind::kFfn:
+      return start_ffn(deferred.as<FfnWeights>());
+    case Operator::Kind::kHead:
+      return start_head(deferred.as<HeadWeights>(), 0, step_->bounds.logit_rows);
+  }
+}
+
+RowCount CudaBackend::rows() const {
+  return {step_memory_.as<const int32_t>(step_->counts), static_cast<int>(step_->bounds.rows)};
+}
+
+void CudaBackend::start_embed(const Matrix& table) {
   cuda::embed(linear_of(table), step_memory_.as<const int32_t>(step_->tokens), sampler_->chosen(),
-              rows_of(step), at<float>(layout_->residual), stream_.get());
+              rows(), at<float>(layout_->residual), stream_.get());
 }
 
 CudaBackend::AttentionWork& CudaBackend::planned(const AttentionDesc& desc, const KvDesc& cache) {
@@ -485,21 +588,19 @@ AttentionSequences CudaBackend::sequences() const {
           .seq_starts = step_memory_.as<const int32_t>(step_->seq_starts),
           .context_lens = step_memory_.as<const int32_t>(step_->context_lens),
           .block_tables = step_memory_.as<const int32_t>(step_->block_tables),
-          .max_blocks = static_cast<int>(step_->max_blocks)};
+          .max_blocks = static_cast<int>(step_->bounds.max_blocks)};
 }
 
-void CudaBackend::attention_in(const StepView& step, const AttentionWeights& weights,
-                               const KvLayer& cache, Communicator& ranks) {
-  MOESAIC_ASSERT(ranks.ranks() == 1);
+void CudaBackend::start_attention_in(const AttentionWeights& weights, const KvLayer& cache) {
   const AttentionDesc& desc = weights.desc;
-  const RowCount rows = rows_of(step);
+  const RowCount rows = this->rows();
   auto* input = at<__nv_bfloat16>(layout_->input);
   auto* qkv = at<__nv_bfloat16>(layout_->qkv);
   add_rms_norm(at<float>(layout_->residual), nullptr, floats(weights.norm), desc.norm_eps,
                static_cast<int>(shape_.hidden), rows, input, stream_.get());
   const int64_t width = weights.qkv.desc.n;
   products_.linear(linear_of(weights.qkv),
-                   {.data = input, .rows = step.rows, .stride = shape_.hidden, .count = rows.count},
+                   {.data = input, .rows = rows.most, .stride = shape_.hidden, .count = rows.count},
                    floats(weights.qkv_bias), {qkv, width, Store::kBF16}, nullptr, stream_.get());
   QkvShape shape;
   shape.attention = shape_of(desc, cache.desc);
@@ -520,20 +621,21 @@ void CudaBackend::attention_in(const StepView& step, const AttentionWeights& wei
                   rows, qkv, RawAddress::pointer<void>(cache.data), stream_.get());
 }
 
-void CudaBackend::attention(const StepView&, const AttentionDesc& desc, const KvLayer& cache) {
+/// The step's plans and arrays are settled: the projection and the rotation come between.
+void CudaBackend::start_attention(const AttentionDesc& desc, const KvLayer& cache) {
   AttentionWork& work = planned(desc, cache.desc);
   const int64_t width = (desc.heads + 2 * desc.kv_heads) * desc.head_dim;
   cuda::attention(shape_of(desc, cache.desc), limits_of(shape_.max_rows), sequences(), work.kind,
                   work.memory.data(), at<const __nv_bfloat16>(layout_->qkv), width,
                   RawAddress::pointer<const void>(cache.data),
-                  at<__nv_bfloat16>(layout_->attention), stream_.get());
+                  at<__nv_bfloat16>(layout_->attention), stream_.get(), Settled::kPast);
 }
 
-void CudaBackend::attention_out(const StepView& step, const AttentionWeights& weights) {
-  const RowCount rows = rows_of(step);
+void CudaBackend::start_attention_out(const AttentionWeights& weights) {
+  const RowCount rows = this->rows();
   products_.linear(linear_of(weights.o),
                    {.data = at<const void>(layout_->attention),
-                    .rows = step.rows,
+                    .rows = rows.most,
                     .stride = weights.o.desc.k,
                     .count = rows.count},
                    floats(weights.o_bias),
@@ -541,8 +643,8 @@ void CudaBackend::attention_out(const StepView& step, const AttentionWeights& we
                    stream_.get());
 }
 
-void CudaBackend::ffn_in(const StepView& step, const FfnWeights& weights) {
-  const RowCount rows = rows_of(step);
+void CudaBackend::start_ffn_in(const FfnWeights& weights) {
+  const RowCount rows = this->rows();
   auto* input = at<__nv_bfloat16>(layout_->input);
   add_rms_norm(at<float>(layout_->residual), nullptr, floats(weights.norm), weights.norm_eps,
                static_cast<int>(shape_.hidden), rows, input, stream_.get());
@@ -558,26 +660,24 @@ void CudaBackend::ffn_in(const StepView& step, const FfnWeights& weights) {
 void CudaBackend::score_and_route(const Matrix& matrix, const RouterDesc& desc,
                                   const RoutingLayout& places, RowCount rows, uint64_t* totals) {
   auto* logits = at<float>(places.logits);
-  products_.small_f32(floats(matrix.packed), matrix.desc.n, matrix.desc.k,
-                      {.data = at<const void>(layout_->input),
-                       .rows = rows.most,
-                       .stride = shape_.hidden,
-                       .count = rows.count},
-                      false, {logits, matrix.desc.n, Store::kF32}, stream_.get());
+  const Linear router = linear_of(matrix);
+  products_.linear(router,
+                   {.data = at<const void>(layout_->input),
+                    .rows = rows.most,
+                    .stride = shape_.hidden,
+                    .count = rows.count},
+                   nullptr, {logits, router.shape.n, Store::kF32}, nullptr, stream_.get());
   route(shape_of(desc), logits, nullptr, rows,
         {.experts = at<int32_t>(places.experts),
          .weights = at<float>(places.weights),
-         .counts = at<int32_t>(places.counts),
-         .offsets = at<int32_t>(places.offsets),
-         .slots = at<int32_t>(places.slots),
          .totals = totals},
-        at<void>(places.work), stream_.get());
+        stream_.get());
 }
 
-void CudaBackend::ffn(const StepView& step, const FfnWeights& weights) {
-  const RowCount rows = rows_of(step);
+void CudaBackend::start_ffn(const FfnWeights& weights) {
+  const RowCount rows = this->rows();
   const Rows input{.data = at<const void>(layout_->input),
-                   .rows = step.rows,
+                   .rows = rows.most,
                    .stride = shape_.hidden,
                    .count = rows.count};
   const Output sum{at<float>(layout_->residual), shape_.hidden, Store::kAddF32};
@@ -593,8 +693,8 @@ void CudaBackend::ffn(const StepView& step, const FfnWeights& weights) {
                     at<std::byte>(layout_->scratch), stream_.get());
 }
 
-void CudaBackend::head(const StepView&, const HeadWeights& weights, int64_t first, int64_t count) {
-  MOESAIC_ASSERT(count <= layout_->logit_rows && first % layout_->logit_rows == 0);
+/// Logits of wanted rows [first, first + count), `count` of them at most.
+void CudaBackend::start_head(const HeadWeights& weights, int64_t first, int64_t count) {
   const RowCount rows = chunk_of(first, count);
   auto* input = at<__nv_bfloat16>(layout_->input);
   gather_rms_norm(at<const float>(layout_->residual), nullptr, floats(weights.norm),
@@ -631,6 +731,7 @@ void CudaBackend::sample(const StepView&, int64_t first, std::span<const backend
 }
 
 Fence CudaBackend::end_step(const StepView&) {
+  flush();  // a step without logits
   sampler_->finish(step_->wanted, flight_->sampled, stream_);
   flight_->ended.record(stream_);
   flight_->ticket = ++tickets_;
@@ -655,8 +756,8 @@ std::vector<backend::Sampled> CudaBackend::take_samples(Fence end) {
 
 namespace moesaic::backend {
 
-std::unique_ptr<Backend> make_cuda_backend(int index) {
-  return std::make_unique<cuda::CudaBackend>(index);
+std::unique_ptr<Backend> make_cuda_backend(int index, bool graphs) {
+  return std::make_unique<cuda::CudaBackend>(index, graphs);
 }
 
 int cuda_devices() {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/cuda/attention.h"
+#include "backend/cuda/cuda_graphs.h"
 #include "backend/cuda/cuda_memory.h"
 #include "backend/cuda/cuda_packing.h"
 #include "backend/cuda/cuda_sampler.h"
@@ -24,8 +25,9 @@ namespace moesaic::backend::cuda {
 
 class CudaBackend final : public Backend {
  public:
-  /// Throws UnavailableError when there is no such device or it is too old.
-  explicit CudaBackend(int device);
+  /// Throws UnavailableError when there is no such device or it is too old. Decode steps are run
+  /// as graphs unless `graphs` is false.
+  explicit CudaBackend(int device, bool graphs = true);
   ~CudaBackend() override;
 
   std::string_view name() const override { return "cuda"; }
@@ -87,7 +89,7 @@ class CudaBackend final : public Backend {
  private:
   /// Where what routing needs and leaves lies among the activations, in bytes.
   struct RoutingLayout {
-    size_t logits, experts, weights, counts, offsets, slots, work;
+    size_t logits, experts, weights;
   };
   struct Layout;
   struct Upload;
@@ -101,11 +103,24 @@ class CudaBackend final : public Backend {
   void use_device() const;
   void upload(const StepBatch& batch);
   void make_angles(const RopeTable& rope, int32_t most_position);
+
+  // Operators are kept until all that come before the first logits are known, then started.
+  void defer(Operator::Kind kind, const void* weights, const KvLayer& cache = {});
+  void flush();
+  void start(const Operator& deferred);
+  void start_embed(const Matrix& table);
+  void start_attention_in(const AttentionWeights& weights, const KvLayer& cache);
+  void start_attention(const AttentionDesc& desc, const KvLayer& cache);
+  void start_attention_out(const AttentionWeights& weights);
+  void start_ffn_in(const FfnWeights& weights);
+  void start_ffn(const FfnWeights& weights);
+  void start_head(const HeadWeights& weights, int64_t first, int64_t count);
+
   AttentionWork& planned(const AttentionDesc& desc, const KvDesc& cache);
   AttentionSequences sequences() const;
   void score_and_route(const Matrix& matrix, const RouterDesc& desc, const RoutingLayout& places,
                        RowCount rows, uint64_t* totals);
-  RowCount rows_of(const StepView& step) const;
+  RowCount rows() const;
   RowCount chunk_of(int64_t first, int64_t count) const;
 
   int device_;
@@ -129,6 +144,9 @@ class CudaBackend final : public Backend {
   size_t next_upload_ = 0;
   const Upload* step_ = nullptr;
   DeviceMemory step_memory_;
+  std::vector<Operator> deferred_;
+  bool with_graphs_;
+  StepGraphs graphs_;
   std::vector<std::unique_ptr<AttentionWork>> attention_;
   std::vector<std::unique_ptr<Flight>> idle_flights_;
   std::unique_ptr<Flight> flight_;

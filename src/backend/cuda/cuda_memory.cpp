@@ -27,6 +27,12 @@ DeviceMemory::DeviceMemory(size_t bytes) : size_(bytes) {
 
 DeviceMemory::~DeviceMemory() { cudaFree(base_); }
 
+void DeviceMemory::clear() {
+  if (size_ == 0) return;
+  check(cudaMemset(data_, 0, size_), "cudaMemset");
+  check(cudaStreamSynchronize(nullptr), "cudaMemset");
+}
+
 PinnedMemory::PinnedMemory(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
   if (cudaMallocHost(&data_, bytes) != cudaSuccess) {

@@ -24,6 +24,10 @@ class DeviceMemory {
     return *this;
   }
 
+  /// All of it 0 before the call returns: no stream of this backend waits for the default one,
+  /// which cudaMemset() leaves to do it.
+  void clear();
+
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   template <typename T>

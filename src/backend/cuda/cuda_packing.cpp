@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backend/dummy_inl.h"
+#include "backend/cuda/dummy.h"
+#include "backend/cuda/products/split.h"
 #include "base/error.h"
 #include "tensor/dtype.h"
 
@@ -21,7 +22,7 @@ int64_t up_to(int64_t value, int64_t multiple) {
 }
 
 int64_t rows_of_unit(const MatrixDesc& desc) {
-  if (is_small(desc)) return desc.n;
+  if (is_split(desc)) return desc.n;
   return std::max(kTile, kUnitBytes / (desc.k * 2) / kTile * kTile);
 }
 
@@ -37,25 +38,15 @@ SourceType type_of(DType dtype) {
   }
 }
 
-/// The type that a part's values travel in: dummy ones are made for what they are packed as, and
-/// what is not stored plain is unpacked on the way.
+/// The type that a part's values travel in: dummy ones are made on the device, as what they
+/// are packed as, and what is not stored plain is unpacked on the way.
 DType travel_type(const SourcePart& part) {
   if (part.dummy()) return DType::kBF16;
   return part.format != nullptr ? DType::kF32 : part.part.values.dtype;
 }
 
-/// Rows [first, first + rows) of a part, `cols` each, into `to`.
+/// Rows [first, first + rows) of a part that is not dummy, `cols` each, into `to`.
 void copy_rows(const SourcePart& part, int64_t first, int64_t rows, int64_t cols, std::byte* to) {
-  if (part.dummy()) {
-    auto* values = reinterpret_cast<tensor::BF16*>(to);
-    for (int64_t row = 0; row < rows; ++row) {
-      const uint32_t key = dummy_row_key(part.seed, part.first_row + first + row);
-      for (int64_t col = part.first_col; col < part.first_col + cols; ++col) {
-        *values++ = tensor::to_bf16(dummy_from_key(key, static_cast<uint32_t>(col)));
-      }
-    }
-    return;
-  }
   if (part.format != nullptr) {
     auto* values = reinterpret_cast<float*>(to);
     for (int64_t row = 0; row < rows; ++row) read_row(part, first + row, cols, values + row * cols);
@@ -69,7 +60,9 @@ void copy_rows(const SourcePart& part, int64_t first, int64_t rows, int64_t cols
 
 }  // namespace
 
-LinearShape shape_of(const MatrixDesc& desc) { return {.n = desc.n, .k = desc.k}; }
+LinearShape shape_of(const MatrixDesc& desc) {
+  return {.n = is_split(desc) ? kSplitParts * desc.n : desc.n, .k = desc.k};
+}
 
 ExpertsShape shape_of(const ExpertsDesc& desc) {
   return {.experts = desc.experts, .hidden = desc.hidden, .width = desc.width};
@@ -94,6 +87,12 @@ class Packing::Lane {
     std::byte* const place = device_.data() + used_;
     used_ += static_cast<size_t>(up_to(static_cast<int64_t>(row_bytes) * rows, 256));
     MOESAIC_ASSERT(used_ <= device_.size());
+    const Source source{.values = place, .type = type_of(dtype), .rows = rows, .stride = cols};
+    if (part.dummy()) {
+      fill_dummy(part.seed, part.first_row + first, rows, part.first_col, cols,
+                 reinterpret_cast<__nv_bfloat16*>(place), stream_.get());
+      return source;
+    }
     MOESAIC_ASSERT(row_bytes <= kHostBytes);
     const auto most = static_cast<int64_t>(kHostBytes / row_bytes);
     for (int64_t done = 0; done < rows; done += most) {
@@ -109,7 +108,7 @@ class Packing::Lane {
       arrived_[turn_].record(stream_);
       turn_ = 1 - turn_;
     }
-    return {.values = place, .type = type_of(dtype), .rows = rows, .stride = cols};
+    return source;
   }
 
   const Stream& stream() const { return stream_; }
@@ -161,11 +160,6 @@ Packing::Packing(int device) : device_(device) {}
 
 Packing::~Packing() = default;
 
-size_t Packing::bytes(const MatrixDesc& desc) {
-  if (!is_small(desc)) return packed_bytes(shape_of(desc));
-  return static_cast<size_t>(desc.n * desc.k) * sizeof(float);
-}
-
 int64_t Packing::units(const MatrixDesc& desc) {
   const int64_t rows = rows_of_unit(desc);
   return (desc.n + rows - 1) / rows;
@@ -185,21 +179,38 @@ PackUnit Packing::unit(const ExpertsDesc& desc, int64_t index) {
   return {static_cast<size_t>(index) * each, each};
 }
 
-/// A float32 matrix as it is, row-major.
-void Packing::copy_small(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const {
-  std::vector<float> values(static_cast<size_t>(desc.n * desc.k));
-  float* out = values.data();
+void Packing::pack_split(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const {
+  const auto count = static_cast<size_t>(desc.n * desc.k);
+  std::vector<tensor::BF16> values(kSplitParts * count);
+  std::vector<float> input(static_cast<size_t>(desc.k));
+  size_t at = 0;
   for (const SourcePart& part : source.parts) {
-    for (int64_t row = 0; row < part.rows; ++row, out += desc.k) read_row(part, row, desc.k, out);
+    for (int64_t row = 0; row < part.rows; ++row) {
+      read_row(part, row, desc.k, input.data());
+      for (const float value : input) {
+        const auto split = split_f32(value);
+        for (size_t i = 0; i < split.size(); ++i) values[i * count + at] = split[i];
+        ++at;
+      }
+    }
   }
   check(cudaSetDevice(device_), "cudaSetDevice");
-  check(cudaMemcpy(to, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice),
+  const Stream stream;
+  const size_t bytes = values.size() * sizeof(tensor::BF16);
+  const DeviceMemory memory(bytes);
+  check(cudaMemcpyAsync(memory.data(), values.data(), bytes, cudaMemcpyHostToDevice, stream.get()),
         "copying weights");
+  const LinearShape shape = shape_of(desc);
+  cuda::pack(
+      shape, 0,
+      {.values = memory.data(), .type = SourceType::kBF16, .rows = shape.n, .stride = shape.k}, to,
+      stream.get());
+  stream.synchronize();
 }
 
 void Packing::pack(const MatrixDesc& desc, const MatrixSource& source, int64_t unit,
                    std::byte* to) {
-  if (is_small(desc)) return copy_small(desc, source, to);
+  if (is_split(desc)) return pack_split(desc, source, to);
   Lease lease(*this);
   Lane& lane = lease.lane();
   const int64_t first = unit * rows_of_unit(desc);

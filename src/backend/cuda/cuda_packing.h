@@ -1,7 +1,8 @@
 #pragma once
 
 // Weights from the host into the device's layout: values are copied as they lie in the checkpoint,
-// and kernels round and place them (products/pack.cu). Routers stay float32, row-major.
+// and kernels round and place them (products/pack.cu). Routers keep their float32, as three
+// matrices in one (products/split.h).
 
 #include <condition_variable>
 #include <memory>
@@ -16,8 +17,8 @@ namespace moesaic::backend::cuda {
 
 constexpr size_t kWeightAlignment = 1024;
 
-/// Whether a matrix stays float32 and goes through Products::small_f32.
-inline bool is_small(const MatrixDesc& desc) { return desc.format == WeightFormat(DType::kF32); }
+/// Whether a matrix is packed in three parts, a router's.
+inline bool is_split(const MatrixDesc& desc) { return desc.format == WeightFormat(DType::kF32); }
 
 LinearShape shape_of(const MatrixDesc& desc);
 ExpertsShape shape_of(const ExpertsDesc& desc);
@@ -28,7 +29,7 @@ class Packing {
   explicit Packing(int device);
   ~Packing();
 
-  static size_t bytes(const MatrixDesc& desc);
+  static size_t bytes(const MatrixDesc& desc) { return packed_bytes(shape_of(desc)); }
   static size_t bytes(const ExpertsDesc& desc) { return packed_bytes(shape_of(desc)); }
   static int64_t units(const MatrixDesc& desc);
   static int64_t units(const ExpertsDesc& desc) { return desc.experts; }
@@ -43,7 +44,7 @@ class Packing {
   class Lane;
   class Lease;
 
-  void copy_small(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const;
+  void pack_split(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const;
 
   int device_;
   std::mutex mutex_;

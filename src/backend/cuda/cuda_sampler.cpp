@@ -101,7 +101,7 @@ Sampler::Sampler(int64_t vocab, int64_t rows, int64_t rows_at_once)
   chances_ = memory_.as<TokenChance>(layout.chances);
   rows_ = memory_.as<SampleRow>(layout.rows);
   work_ = memory_.as<std::byte>(layout.work);
-  check(cudaMemset(memory_.data(), 0, memory_.size()), "cudaMemset");
+  memory_.clear();
 }
 
 Unsupported Sampler::samples(int64_t vocab, const backend::SampleRow& row) {

@@ -1,5 +1,6 @@
 #include "backend/cuda/route.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "backend/cuda/device.cuh"
@@ -8,16 +9,13 @@
 namespace moesaic::backend::cuda {
 namespace {
 
-constexpr int kWarps = 32;  // of a block, each routes a row
+constexpr int kWarps = 8;  // of a block, each routes a row at a time
 constexpr int kThreads = 32 * kWarps;
 constexpr int kMostExperts = 512;
 constexpr int kMostTopK = 16;
 constexpr int kMostGroups = 32;
 constexpr int kNoExpert = INT32_MAX;
-constexpr int kMostRowsOfOneList = 64;  // for more rows many blocks make the lists
-constexpr int kTicketInts = 64;
-
-int blocks_for(int rows) { return rows > kWarps ? (rows + kWarps - 1) / kWarps : 1; }
+constexpr int kBlocksPerMultiprocessor = 4;
 
 struct RouteParams {
   RouteShape shape;
@@ -25,8 +23,6 @@ struct RouteParams {
   const float* bias;
   const int32_t* count;
   Routed routed;
-  int32_t* ticket;
-  int32_t* block_counts;  // [blocks, experts]
 };
 
 __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -82,18 +78,24 @@ __device__ void keep_best_groups(const RouteShape& shape, const float* values,
   }
 }
 
-/// One row by one warp; lane i has experts i, i + 32, ...
+/// One row by one warp; lane i has experts i, i + 32, ... `counts` [experts] is the block's.
 template <int kPerLane>
-__device__ void route_row(const RouteParams& p, int row, float* values) {
+__device__ void route_row(const RouteParams& p, int row, float* values, int32_t* counts) {
   const RouteShape& shape = p.shape;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const float* logits = p.logits + static_cast<int64_t>(row) * shape.experts;
+  const float* logits = p.logits + static_cast<int64_t>(row) * shape.parts * shape.experts;
+  const auto logit = [&](int expert) {
+    float sum = logits[(shape.parts - 1) * shape.experts + expert];
+    for (int part = shape.parts - 2; part >= 0; --part)
+      sum += logits[part * shape.experts + expert];
+    return sum;
+  };
   uint32_t keys[kPerLane];  // 0: not there, or chosen already
   uint32_t best = 0;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int expert = i * 32 + lane;
-    keys[i] = expert < shape.experts ? order_key(logits[expert]) : 0;
+    keys[i] = expert < shape.experts ? order_key(logit(expert)) : 0;
     best = max(best, keys[i]);
   }
   Scorer scorer{shape.scoring == RouteScoring::kSoftmax, 0, 0};
@@ -146,189 +148,59 @@ __device__ void route_row(const RouteParams& p, int row, float* values) {
     if (lane == k) chosen = expert;
   }
   const bool has = lane < shape.top_k;
-  float weight = has ? scorer.score(logits[chosen]) : 0.0f;
+  float weight = has ? scorer.score(logit(chosen)) : 0.0f;
   if (shape.renormalize) weight /= warp_sum(weight);
   if (!has) return;
   const int64_t slot = static_cast<int64_t>(row) * shape.top_k + lane;
   p.routed.experts[slot] = chosen;
   p.routed.weights[slot] = weight * shape.scale;
+  if (p.routed.totals != nullptr) atomicAdd(&counts[chosen], 1);
 }
 
-/// Walks a warp's slots [begin, end) in ascending batches of 32, all lanes together. `own` counts
-/// by expert: f(slot, place) gets the count before the slot, and the count grows by one a slot.
-template <typename F>
-__device__ void count_slots(const int32_t* experts, int begin, int end, int32_t* own, F&& f) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int base = begin; base < end; base += 32) {
-    const int slot = base + lane;
-    const bool present = slot < end;
-    const int expert = present ? __ldcg(experts + slot) : kNoExpert;
-    const unsigned same = __match_any_sync(kAllLanes, expert);
-    const int before = __popc(same & ((1u << lane) - 1));
-    const int count = present ? own[expert] : 0;
-    if (present) f(slot, count + before);
-    __syncwarp();
-    if (present && before == 0) own[expert] = count + __popc(same);
-    __syncwarp();
-  }
-}
-
-/// A stable counting sort of slots [begin, end) by one block, whose warps take equal shares of
-/// them. `others(expert)` gives the number of an expert's slots before `begin` and that of all of
-/// them; the block with `writes_counts` writes counts and offsets.
-template <typename Others>
-__device__ void sort_slots(const RouteParams& p, int begin, int end, int32_t* counts,
-                           bool writes_counts, Others&& others) {
+template <int kPerLane>
+__global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
+  extern __shared__ int32_t
+      counts[];  // [experts], then [kWarps, experts] floats where groups count
   const int experts = p.shape.experts;
   const auto thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
-  const int share = (end - begin + kThreads - 1) / kThreads * 32;
-  const int warps = share > 0 ? (end - begin + share - 1) / share : 0;  // that have a share
-  const int own_begin = min(end, begin + warp * share);
-  const int own_end = min(end, own_begin + share);
-  int32_t* own = counts + warp * experts;
-  for (int i = thread; i < warps * experts; i += kThreads) counts[i] = 0;
-  __syncthreads();
-  count_slots(p.routed.experts, own_begin, own_end, own, [](int, int) {});
-  __syncthreads();
-  __shared__ int32_t sums[kWarps];
-  int mine = 0;  // the expert's slots in this block
-  for (int w = 0; thread < experts && w < warps; ++w) mine += counts[w * experts + thread];
-  const int2 other = thread < experts ? others(thread, mine) : make_int2(0, 0);
-  int sum = other.y;
-#pragma unroll
-  for (int step = 1; step < 32; step <<= 1) {
-    const int below = __shfl_up_sync(kAllLanes, sum, step);
-    if (thread % 32 >= step) sum += below;
-  }
-  if (thread % 32 == 31) sums[warp] = sum;
-  __syncthreads();
-  if (thread < experts) {
-    int offset = sum - other.y;
-    for (int w = 0; w < warp; ++w) offset += sums[w];
-    if (writes_counts) {
-      p.routed.counts[thread] = other.y;
-      p.routed.offsets[thread] = offset;
-      if (thread == experts - 1) p.routed.offsets[experts] = offset + other.y;
-      if (p.routed.totals != nullptr) p.routed.totals[thread] += static_cast<uint64_t>(other.y);
-    }
-    int place = offset + other.x;
-    for (int w = 0; w < warps; ++w) {
-      const int32_t count = counts[w * experts + thread];
-      counts[w * experts + thread] = place;
-      place += count;
-    }
-  }
-  __syncthreads();
-  count_slots(p.routed.experts, own_begin, own_end, own,
-              [&](int slot, int place) { p.routed.slots[place] = slot; });
-}
-
-/// Routes a row a warp. The last block to finish makes the lists, or, with kManyBlocks, every block
-/// leaves its counts for list_kernel.
-template <int kPerLane, bool kManyBlocks>
-__global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
-  extern __shared__ int32_t shared[];  // [kWarps, experts]
+  for (int e = thread; e < experts; e += kThreads) counts[e] = 0;
   begin_dependent();
+  __syncthreads();
   const int rows = *p.count;
-  const auto warp = static_cast<int>(threadIdx.x / 32);
-  const int row = static_cast<int>(blockIdx.x) * kWarps + warp;
-  const int blocks = max(1, (rows + kWarps - 1) / kWarps);
-  if (static_cast<int>(blockIdx.x) >= blocks) return;
-  if (row < rows) {
-    route_row<kPerLane>(p, row, reinterpret_cast<float*>(shared) + warp * p.shape.experts);
+  float* const values = reinterpret_cast<float*>(counts) + (1 + warp) * experts;
+  for (int row = static_cast<int>(blockIdx.x) * kWarps + warp; row < rows;
+       row += static_cast<int>(gridDim.x) * kWarps) {
+    route_row<kPerLane>(p, row, values, counts);
   }
+  if (p.routed.totals == nullptr) return;
   __syncthreads();
-  if constexpr (kManyBlocks) {
-    const int begin = static_cast<int>(blockIdx.x) * kWarps * p.shape.top_k;
-    const int end = min(rows * p.shape.top_k, begin + kWarps * p.shape.top_k);
-    for (int e = static_cast<int>(threadIdx.x); e < p.shape.experts; e += kThreads) shared[e] = 0;
-    __syncthreads();
-    for (int slot = begin + static_cast<int>(threadIdx.x); slot < end; slot += kThreads) {
-      atomicAdd(&shared[p.routed.experts[slot]], 1);
-    }
-    __syncthreads();
-    for (int e = static_cast<int>(threadIdx.x); e < p.shape.experts; e += kThreads) {
-      p.block_counts[static_cast<int64_t>(blockIdx.x) * p.shape.experts + e] = shared[e];
-    }
-  } else {
-    __shared__ bool last;
-    if (threadIdx.x == 0) {
-      last = blocks == 1;
-      if (blocks > 1) {
-        __threadfence();
-        last = atomicAdd(p.ticket, 1) == blocks - 1;
-        if (last) *p.ticket = 0;
-        __threadfence();
-      }
-    }
-    __syncthreads();
-    if (!last) return;
-    sort_slots(p, 0, rows * p.shape.top_k, shared, true,
-               [](int, int mine) { return make_int2(0, mine); });
+  for (int e = thread; e < experts; e += kThreads) {
+    if (counts[e] == 0) continue;
+    atomicAdd(reinterpret_cast<unsigned long long*>(p.routed.totals) + e,
+              static_cast<unsigned long long>(counts[e]));
   }
-}
-
-/// The lists of a step of many rows, from the counts of route_kernel's blocks; block by block.
-__global__ __launch_bounds__(kThreads) void list_kernel(const RouteParams p) {
-  extern __shared__ int32_t shared[];
-  __shared__ int2 others[kMostExperts];
-  begin_dependent();
-  const int rows = *p.count;
-  const int experts = p.shape.experts;
-  const int blocks = max(1, (rows + kWarps - 1) / kWarps);
-  const auto block = static_cast<int>(blockIdx.x);
-  if (block >= blocks) return;
-  for (int e = static_cast<int>(threadIdx.x); e < experts; e += kThreads) others[e] = {0, 0};
-  __syncthreads();
-  // Sums over blocks, by as many threads an expert as there are.
-  const int parts = max(1, kThreads / experts);
-  const int expert = static_cast<int>(threadIdx.x) % experts;
-  const int part = static_cast<int>(threadIdx.x) / experts;
-  if (part < parts) {
-    int before = 0;
-    int all = 0;
-#pragma unroll 8
-    for (int b = part; b < blocks; b += parts) {
-      const int count = p.block_counts[static_cast<int64_t>(b) * experts + expert];
-      all += count;
-      if (b < block) before += count;
-    }
-    atomicAdd(&others[expert].x, before);
-    atomicAdd(&others[expert].y, all);
-  }
-  __syncthreads();
-  const int begin = block * kWarps * p.shape.top_k;
-  const int end = min(rows * p.shape.top_k, begin + kWarps * p.shape.top_k);
-  sort_slots(p, begin, end, shared, block == 0, [&](int e, int) { return others[e]; });
 }
 
 }  // namespace
 
-size_t route_work_bytes(const RouteShape& shape, int rows) {
-  return sizeof(int32_t) *
-         (kTicketInts + static_cast<size_t>(shape.experts) * static_cast<size_t>(blocks_for(rows)));
-}
-
 void route(const RouteShape& shape, const float* logits, const float* bias, RowCount rows,
-           const Routed& routed, void* work, cudaStream_t stream) {
-  MOESAIC_ASSERT(shape.experts > 0 && shape.experts <= kMostExperts);
+           const Routed& routed, cudaStream_t stream) {
+  MOESAIC_ASSERT(shape.experts > 0 && shape.experts <= kMostExperts && shape.parts > 0);
   MOESAIC_ASSERT(shape.top_k > 0 && shape.top_k <= kMostTopK && shape.top_k <= shape.experts);
   MOESAIC_ASSERT(shape.groups > 0 && shape.groups <= kMostGroups);
   MOESAIC_ASSERT(shape.experts % shape.groups == 0 && shape.top_groups <= shape.groups);
   MOESAIC_ASSERT(shape.top_k <= shape.experts / shape.groups * shape.top_groups ||
                  shape.groups == 1);
-  auto* ints = static_cast<int32_t*>(work);
-  const RouteParams p{shape, logits, bias, rows.count, routed, ints, ints + kTicketInts};
-  const dim3 grid(static_cast<unsigned>(blocks_for(rows.most)));
-  const size_t shared = sizeof(int32_t) * kWarps * static_cast<size_t>(shape.experts);
-  const bool many_blocks = rows.most > kMostRowsOfOneList;
+  if (rows.most == 0) return;
+  const RouteParams p{shape, logits, bias, rows.count, routed};
+  const int blocks =
+      std::min((rows.most + kWarps - 1) / kWarps, kBlocksPerMultiprocessor * multiprocessors());
+  const size_t lists = shape.groups > 1 ? 1 + kWarps : 1;
+  const size_t shared = sizeof(int32_t) * lists * static_cast<size_t>(shape.experts);
   const auto start = [&](auto per_lane) {
-    if (many_blocks) {
-      launch<route_kernel<per_lane(), true>>(grid, dim3(kThreads), shared, stream, p);
-    } else {
-      launch<route_kernel<per_lane(), false>>(grid, dim3(kThreads), shared, stream, p);
-    }
+    launch<route_kernel<per_lane()>>(dim3(static_cast<unsigned>(blocks)), dim3(kThreads), shared,
+                                     stream, p);
   };
   if (shape.experts <= 32) {
     start(std::integral_constant<int, 1>());
@@ -341,7 +213,6 @@ void route(const RouteShape& shape, const float* logits, const float* bias, RowC
   } else {
     start(std::integral_constant<int, 16>());
   }
-  if (many_blocks) launch<list_kernel>(grid, dim3(kThreads), shared, stream, p);
 }
 
 }  // namespace moesaic::backend::cuda

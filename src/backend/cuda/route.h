@@ -1,11 +1,9 @@
 #pragma once
 
-// Routing on the device: from router logits to each row's experts and weights, and to the lists
-// that the expert products read. One kernel; two for more than 64 rows.
+// Routing on the device: from router logits to each row's experts and weights.
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
 #include <cstdint>
 
 #include "backend/cuda/step.h"
@@ -29,24 +27,20 @@ struct RouteShape {
   int groups = 1;            ///< equal runs of experts, up to 32; 1 = no groups
   int top_groups = 1;        ///< groups that may be chosen from
   GroupScore group_score = GroupScore::kBest;
+  int parts = 1;  ///< a logit is the sum of so many values (products.h, split_f32)
 };
 
-/// What routing leaves, in device memory. Slot row * top_k + i is the i-th best expert of a row.
+/// What routing leaves, in device memory.
 struct Routed {
   int32_t* experts = nullptr;  ///< [rows, top_k], best first; ties go to the lowest index
   float* weights = nullptr;    ///< [rows, top_k]
-  int32_t* counts = nullptr;   ///< [experts] rows of this step
-  int32_t* offsets = nullptr;  ///< [experts + 1] where an expert's slots begin in `slots`
-  int32_t* slots = nullptr;    ///< [rows * top_k], by expert, then by slot
-  uint64_t* totals = nullptr;  ///< [experts] counts are added to them; may be null
+  uint64_t* totals = nullptr;  ///< [experts] rows of each are added to them; may be null
 };
 
-/// Scores are softmax or sigmoid of the logits [rows, experts]. Experts are chosen by score + bias
-/// where `bias` [experts] is given, else by logit; they are weighed by score. A NaN comes after
-/// every number. `work` has route_work_bytes for at least rows.most rows; its first 256 bytes must
-/// be 0 before the first call, and calls leave them so.
+/// Scores are softmax or sigmoid of the logits [rows, parts, experts]. Experts are chosen by score
+/// + bias where `bias` [experts] is given, else by logit; they are weighed by score. A NaN comes
+/// after every number.
 void route(const RouteShape& shape, const float* logits, const float* bias, RowCount rows,
-           const Routed& routed, void* work, cudaStream_t stream);
-size_t route_work_bytes(const RouteShape& shape, int rows);
+           const Routed& routed, cudaStream_t stream);
 
 }  // namespace moesaic::backend::cuda

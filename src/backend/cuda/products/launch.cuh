@@ -7,7 +7,6 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/products/args.cuh"
 #include "backend/cuda/products/routing.cuh"
-#include "backend/cuda/products/small.cuh"
 #include "backend/cuda/products/stream.cuh"
 
 namespace moesaic::backend::cuda {
@@ -59,6 +58,5 @@ void launch_tiles(const ProductArgs& args, bool silu, const TileChoice& choice, 
                   const Launch& launch);
 template <class F>
 void launch_portable_tiles(const ProductArgs& args, bool silu, int blocks, const Launch& launch);
-void launch_small(const SmallArgs& args, bool x_is_f32, const Launch& launch);
 
 }  // namespace moesaic::backend::cuda

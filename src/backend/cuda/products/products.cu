@@ -488,24 +488,4 @@ void Products::experts(const Experts& w, const Rows& x, const Routing& routing, 
   down(w, x, routing, y, scratch, stream);
 }
 
-void Products::small_f32(const float* w, int64_t n, int64_t k, const Rows& x, bool x_is_f32,
-                         const Output& logits, cudaStream_t stream) const {
-  if (x.rows == 0) return;
-  if (k % 4 != 0 || x.stride % 4 != 0) throw CudaError("k of a small product is no multiple of 4");
-  if (logits.store == Store::kBF16) throw CudaError("the output of a small product is f32");
-  SmallArgs args;
-  args.w = w;
-  args.n = to_int(n);
-  args.k = to_int(k);
-  args.x = static_cast<const uint8_t*>(x.data);
-  args.x_stride = x.stride * (x_is_f32 ? 4 : 2);
-  args.rows = to_int(x.rows);
-  args.count = x.count;
-  args.index = x.index;
-  args.y = static_cast<float*>(logits.data);
-  args.y_stride = logits.stride;
-  args.store = logits.store;
-  launch_small(args, x_is_f32, Launch{stream, dependent_launch_});
-}
-
 }  // namespace moesaic::backend::cuda

@@ -174,11 +174,6 @@ class Products {
   void down(const Experts& w, const Rows& x, const Routing& routing, const Output& y,
             std::byte* scratch, cudaStream_t stream) const;
 
-  /// logits [rows, n] f32 = x W^T in float32 arithmetic, for few outputs (router logits). w [n, k]
-  /// row-major f32, 16-byte aligned, k a multiple of 4. x.data is f32 if `x_is_f32`, else bf16.
-  void small_f32(const float* w, int64_t n, int64_t k, const Rows& x, bool x_is_f32,
-                 const Output& logits, cudaStream_t stream) const;
-
  private:
   Path path_;
   Tuning tuning_;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "backend/cuda/products/split.h"
 #include "backend/cuda/products/testing.cuh"
 
 namespace moesaic::backend::cuda {
@@ -614,41 +615,52 @@ TEST_F(ProductsTest, QuantisingToFP8LosesWhatThreeBitsLose) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Small products in float32
+// Float32 weights
 
-TEST_F(ProductsTest, SmallF32AgainstDoubleAndAlone) {
+/// A router's matrix in three parts gives what float32 weights give.
+TEST_F(ProductsTest, SplitWeightsAreThoseOfFloat32) {
   struct Case {
     int64_t n, k;
   };
   for (const Case& c :
-       {Case{8, 4096}, Case{128, 2048}, Case{60, 2048}, Case{512, 700}, Case{1, 4}}) {
+       {Case{8, 4096}, Case{128, 2048}, Case{60, 2048}, Case{512, 704}, Case{1, 64}}) {
     const auto w = random_device<float>(c.n * c.k, 1, 0.05f);
-    const int64_t stride = padded(c.k);
-    const int64_t most = 1000;
-    const auto x16 = random_device<bf16>(most * stride, 2, 1.0f);
-    std::vector<float> wide;
-    for (bf16 v : x16.host()) wide.push_back(__bfloat162float(v));
-    const Device<float> x32(wide);
-    const auto expected = reference_linear(w.get(), c.n, c.k, x16.get(), stride, nullptr, most,
+    constexpr int64_t kMost = 1000;
+    const auto x = random_device<bf16>(kMost * c.k, 2, 1.0f);
+    const auto expected = reference_linear(w.get(), c.n, c.k, x.get(), c.k, nullptr, kMost,
                                            static_cast<const float*>(nullptr))
                               .host();
-    Products products(Path::kPortable);
+    std::vector<tensor::BF16> split(static_cast<size_t>(kSplitParts * c.n * c.k));
+    const auto wide = w.host();
+    for (size_t i = 0; i < wide.size(); ++i) {
+      const auto parts = split_f32(wide[i]);
+      for (size_t part = 0; part < kSplitParts; ++part) split[part * wide.size() + i] = parts[part];
+    }
+    const Device<tensor::BF16> source(split);
+    const LinearShape shape{kSplitParts * c.n, c.k};
+    Device<std::byte> packed(packed_bytes(shape));
+    pack(shape, 0, {.values = source.get(), .rows = shape.n, .stride = c.k}, packed.get(), nullptr);
+    const Products products;
     std::vector<float> all;
-    for (const int64_t rows : {most, int64_t{64}, int64_t{65}, int64_t{7}, int64_t{1}}) {
-      for (const bool wide_rows : {false, true}) {
-        SCOPED_TRACE("n " + std::to_string(c.n) + " rows " + std::to_string(rows));
-        Device<float> y(rows * c.n);
-        y.poison();
-        const void* data = wide_rows ? static_cast<const void*>(x32.get()) : x16.get();
-        products.small_f32(w.get(), c.n, c.k, {data, rows, stride, nullptr, nullptr}, wide_rows,
-                           {y.get(), c.n, Store::kF32}, nullptr);
-        finish();
-        const auto out = y.host();
-        const std::vector<double> part(expected.begin(), expected.begin() + rows * c.n);
-        EXPECT_LT(relative_error(out, part), 1e-6);
-        if (all.empty()) all = out;
-        EXPECT_EQ(std::memcmp(out.data(), all.data(), out.size() * 4), 0);
+    for (const int64_t rows : {kMost, int64_t{65}, int64_t{7}, int64_t{1}}) {
+      SCOPED_TRACE("n " + std::to_string(c.n) + " rows " + std::to_string(rows));
+      Device<float> y(rows * shape.n);
+      y.poison();
+      products.linear({shape, packed.get()}, {x.get(), rows, c.k, nullptr, nullptr}, nullptr,
+                      {y.get(), shape.n, Store::kF32}, nullptr, nullptr);
+      finish();
+      const auto parts = y.host();
+      std::vector<float> out;
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t i = 0; i < c.n; ++i) {
+          const float* at = parts.data() + row * shape.n + i;
+          out.push_back(at[2 * c.n] + at[c.n] + at[0]);
+        }
       }
+      const std::vector<double> part(expected.begin(), expected.begin() + rows * c.n);
+      EXPECT_LT(relative_error(out, part), 2e-6);
+      if (all.empty()) all = out;
+      EXPECT_EQ(std::memcmp(out.data(), all.data(), out.size() * 4), 0);
     }
   }
 }
@@ -701,9 +713,6 @@ TEST_F(ProductsTest, RefusesWhatItCannotDo) {
   const Linear w{{16, 16}, nullptr};
   EXPECT_THROW(
       products.linear(w, {nullptr, 1, 17, nullptr, nullptr}, nullptr, {}, nullptr, nullptr),
-      CudaError);
-  EXPECT_THROW(
-      products.small_f32(nullptr, 4, 7, {nullptr, 1, 8, nullptr, nullptr}, false, {}, nullptr),
       CudaError);
   const Experts e{{600, 64, 64}, nullptr};
   EXPECT_THROW(products.gate_up(e, {nullptr, 1, 64, nullptr, nullptr}, {}, nullptr, nullptr),
