@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/machine.h"
 #include "base/thread_pool.h"
+#include "cli/bench_serve.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 
@@ -493,41 +494,75 @@ int bench_throughput(const Invocation& invocation) {
   return 0;
 }
 
+/// Options that not every kind of bench has, by the kinds that have them.
+struct BenchKind {
+  std::string_view name;
+  std::vector<std::string_view> options;
+  int (*run)(const Invocation&);
+};
+
+std::vector<BenchKind> bench_kinds() {
+  BenchKind serve{"serve", {"json", "requests", "input-len", "output-len"}, bench_serve};
+  for (const CommandOption& option : bench_serve_options()) serve.options.push_back(option.name);
+  return {{"latency", {"json", "sequences", "context", "repeats"}, bench_latency},
+          {"throughput", {"json", "requests", "input-len", "output-len"}, bench_throughput},
+          std::move(serve)};
+}
+
 int run_bench(const Invocation& invocation) {
   Invocation rest = invocation;
-  if (rest.arguments.empty() ||
-      (rest.arguments[0] != "latency" && rest.arguments[0] != "throughput")) {
-    throw base::UsageError("bench what? 'moesaic bench latency MODEL' or 'bench throughput MODEL'");
+  const std::string name = rest.arguments.empty() ? "" : rest.arguments[0];
+  const std::vector<BenchKind> kinds = bench_kinds();
+  const auto kind = std::find_if(kinds.begin(), kinds.end(),
+                                 [&](const BenchKind& other) { return other.name == name; });
+  if (kind == kinds.end()) {
+    throw base::UsageError(
+        "bench what? 'moesaic bench latency MODEL', 'bench throughput MODEL' or 'bench serve URL'");
   }
-  const bool latency = rest.arguments[0] == "latency";
+  for (const auto& [option, value] : rest.options) {
+    if (std::find(kind->options.begin(), kind->options.end(), option) != kind->options.end()) {
+      continue;
+    }
+    throw base::UsageError(
+        fmt::format("--{} means nothing to 'bench {}'; 'moesaic bench --help' "
+                    "says what each takes",
+                    option, name));
+  }
   rest.arguments.erase(rest.arguments.begin());
-  return latency ? bench_latency(rest) : bench_throughput(rest);
+  return kind->run(rest);
 }
 
 }  // namespace
 
 Command bench_command() {
-  return {
+  Command command{
       "bench",
-      "latency|throughput MODEL",
-      "Measure a model here, beside what this machine's memory and arithmetic allow.",
+      "latency|throughput|serve MODEL|URL",
+      "Measure a model here, beside what this machine's memory and arithmetic allow, or a server.",
       "latency: prefill of 512 tokens, decode of one sequence and of several, each with its share "
       "of the limit max(bytes touched / bandwidth, operations / peak). Bandwidth and peak are "
       "measured "
       "first and again around every round, for a shared host's change; all figures are medians.\n"
       "throughput: many requests at once through the whole engine.\n"
-      "With --load-format dummy a config.json is enough. Random weights can send all tokens to "
-      "few experts, so the experts touched are counted and shown.",
+      "With --load-format dummy a config.json is enough for both. Random weights can send all "
+      "tokens to few experts, so the experts touched are counted and shown.\n"
+      "serve: load on a server that speaks OpenAI's protocol (this one, vLLM, TGI, llama.cpp): "
+      "time to first token, time per token, end to end, tokens per second. Requests that fail are "
+      "counted by reason, and then the exit code is 69.",
       {{"json", "", "Print one JSON object."},
        {"sequences", "LIST",
         "latency: how many sequences decode at once. Default 1,16, on a card 1,8,32,128,256."},
        {"context", "N", "latency: cached tokens of each that decodes. Default 512."},
        {"repeats", "N", "latency: measured prefills (decode takes more). Default 5."},
-       {"requests", "N", "throughput: requests. Default 32."},
-       {"input-len", "N", "throughput: prompt tokens of each. Default 256."},
-       {"output-len", "N", "throughput: output tokens of each. Default 64."}},
+       {"requests", "N", "throughput, serve: requests. Default 32, of serve 100."},
+       {"input-len", "N",
+        "throughput, serve: prompt tokens of each; for serve also a range, 128..512. Default 256."},
+       {"output-len", "N",
+        "throughput, serve: output tokens of each, for serve also a range. Default 64."}},
       {"Model", "CPU", "Parallel ranks", "Memory and KV cache", "Scheduling"},
       run_bench};
+  for (const CommandOption& option : bench_serve_options()) command.options.push_back(option);
+  return command;
 }
 
 }  // namespace moesaic::cli

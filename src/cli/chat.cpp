@@ -8,7 +8,6 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
-#include <charconv>
 #include <condition_variable>
 #include <csignal>
 #include <deque>
@@ -56,17 +55,6 @@ class Mailbox : public engine::OutputSink {
   std::deque<engine::SequenceOutput> outputs_;
 };
 
-float real(const Invocation& invocation, const std::string& name, float fallback) {
-  const std::string text = invocation.option(name, "");
-  if (text.empty()) return fallback;
-  float value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || !(value >= 0 && value <= 2)) {
-    throw base::UsageError(fmt::format("--{}: '{}' is not a number in 0..2", name, text));
-  }
-  return value;
-}
-
 /// Columns of the terminal that answers go to; 0 when it is none, or does not say.
 size_t columns() {
   winsize size{};
@@ -94,7 +82,7 @@ class Conversation {
     if (!template_->problem().empty()) {
       throw base::ConfigError(template_->problem() + "; give another with --chat-template");
     }
-    sampling_.temperature = real(invocation, "temperature", 0.7f);
+    sampling_.temperature = static_cast<float>(invocation.number("temperature", 0.7, 0, 2));
     sampling_.max_tokens =
         static_cast<int32_t>(invocation.integer("max-tokens", 512, 1, model.max_model_len));
     if (invocation.has("seed")) {

@@ -8,6 +8,7 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <cctype>
+#include <charconv>
 #include <cstdlib>
 #include <optional>
 
@@ -208,8 +209,9 @@ class Parser {
     if (!keys.empty()) {
       take_json_key(flag, spelling, keys, inline_value);
     } else if (flag.option != nullptr) {
-      result_.options[std::string(flag.option->name)] =
-          flag.option->value.empty() ? "true" : value_of(spelling, inline_value);
+      std::string& value = result_.options[std::string(flag.option->name)];
+      const std::string before = flag.option->repeats && !value.empty() ? value + "\n" : "";
+      value = before + (flag.option->value.empty() ? "true" : value_of(spelling, inline_value));
     } else if (flag.row->type == SettingType::kBool) {
       take_bool(flag, spelling, inline_value);
     } else if (flag.row->type == SettingType::kStringList) {
@@ -328,6 +330,20 @@ int64_t Invocation::integer(const std::string& name, int64_t fallback, int64_t l
                     text.substr(0, 40), low, high));
   }
   return *value;
+}
+
+double Invocation::number(const std::string& name, double fallback, double low, double high) const {
+  const auto found = options.find(name);
+  if (found == options.end()) return fallback;
+  const std::string& text = found->second;
+  const char* end = text.data() + text.size();
+  double value = 0;
+  const auto [last, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc{} || last != end || !(value >= low && value <= high)) {
+    throw UsageError(
+        fmt::format("--{}: '{}' is not a number in {}..{}", name, text.substr(0, 40), low, high));
+  }
+  return value;
 }
 
 Invocation parse_command_line(const Command& command, std::span<const std::string> arguments) {

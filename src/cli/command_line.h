@@ -22,6 +22,7 @@ struct CommandOption {
   std::string_view value;  ///< placeholder of its value in --help; empty for a switch
   std::string_view help;
   std::string_view spelling = {};  ///< another spelling, "-o"
+  bool repeats = false;            ///< each time adds a line to the value
 };
 
 struct Command {
@@ -45,6 +46,8 @@ struct Invocation {
   std::string option(const std::string& name, const std::string& fallback) const;
   /// The option as a whole number in [low, high]; throws UsageError naming it.
   int64_t integer(const std::string& name, int64_t fallback, int64_t low, int64_t high) const;
+  /// The option as a number in [low, high]; throws UsageError naming it.
+  double number(const std::string& name, double fallback, double low, double high) const;
 };
 
 /// Parses what follows the command's name, then the environment, then --config. Throws UsageError

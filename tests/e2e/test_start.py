@@ -182,7 +182,7 @@ def test_help_of_a_command():
         "--served-model-name A,B,...",
         "--stall-timeout X",
         "--hf-overrides JSON",
-        "--backend auto|cpu|reference",
+        "--backend auto|cpu|reference|cuda",
         "--chat-template TEXT",
     ):
         assert f"\n  {line}\n" in text, line
