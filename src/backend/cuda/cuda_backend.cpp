@@ -93,10 +93,6 @@ RouteShape shape_of(const RouterDesc& desc) {
   return shape;
 }
 
-/// The shared expert's gate as a router over one expert: its weight is sigmoid(x . gate).
-constexpr RouterDesc kSharedGate{
-    .experts = 1, .top_k = 1, .scoring = Scoring::kSigmoid, .renormalize = false, .scale = 1.0f};
-
 class DeviceOwner final : public Buffer::Owner {
  public:
   DeviceOwner(base::MemoryTag tag, size_t bytes) : memory(bytes), counted(tag, bytes) {}
@@ -112,9 +108,12 @@ struct CudaBackend::Layout {
   int64_t logit_rows = 4;
   int64_t logit_stride = 0;
   size_t residual, input, qkv, attention, totals, scratch, logits;
-  RoutingLayout routed, shared;
+  size_t route_logits, route_experts, route_weights, shared_weights;
 
   Layout(const ModelShape& shape, const Products& products) {
+    if (shape.router_experts == 1) {
+      throw base::ConfigError("the CUDA backend takes no router over a single expert");
+    }
     const int64_t rows = shape.max_rows;
     logit_stride = (shape.vocab + 3) / 4 * 4;
     // Chunks begin at multiples of 16 bytes in every array.
@@ -137,18 +136,15 @@ struct CudaBackend::Layout {
           LinearShape{.n = shape.hidden, .k = shape.attention_width, .format = format}}) {
       most = std::max(most, products.linear_scratch_bytes(linear, rows));
     }
-    routed = take_routing(std::max<int64_t>(shape.router_experts, 1), top_k, rows);
-    shared = take_routing(1, 1, rows);
+    route_logits = take(rows * kSplitParts * shape.router_experts * 4);
+    route_experts = take(rows * top_k * 4);
+    route_weights = take(rows * top_k * 4);
+    shared_weights = take(rows * 4);
     totals = take(std::max<int64_t>(shape.moe_layers * shape.router_experts, 1) * 8);
     scratch = take(static_cast<int64_t>(most));
     logits = take(logit_rows * logit_stride * 4);
   }
 
-  RoutingLayout take_routing(int64_t experts, int64_t top_k, int64_t rows) {
-    return {.logits = take(rows * kSplitParts * experts * 4),
-            .experts = take(rows * top_k * 4),
-            .weights = take(rows * top_k * 4)};
-  }
   size_t take(int64_t size) {
     const size_t place = bytes;
     bytes += aligned(static_cast<size_t>(size), kWeightAlignment);
@@ -658,17 +654,19 @@ void CudaBackend::start_ffn_in(const FfnWeights& weights) {
   add_rms_norm(at<float>(layout_->residual), nullptr, floats(weights.norm), weights.norm_eps,
                static_cast<int>(shape_.hidden), rows, input, stream_.get());
   if (!weights.moe) return;
-  uint64_t* totals = at<uint64_t>(layout_->totals) + weights.moe_layer * shape_.router_experts;
-  score_and_route(weights.router, weights.routing, layout_->routed, rows, totals);
   if (weights.shared_gate.desc.n > 0) {
-    score_and_route(weights.shared_gate, kSharedGate, layout_->shared, rows, nullptr);
+    sigmoid_gate(input, floats(weights.shared_gate.packed), static_cast<int>(shape_.hidden), rows,
+                 at<float>(layout_->shared_weights), stream_.get());
   }
+  uint64_t* totals = at<uint64_t>(layout_->totals) + weights.moe_layer * shape_.router_experts;
+  score_and_route(weights.router, weights.routing, rows, totals);
 }
 
-/// The experts of each row by the matrix's scores of the normed input.
-void CudaBackend::score_and_route(const Matrix& matrix, const RouterDesc& desc,
-                                  const RoutingLayout& places, RowCount rows, uint64_t* totals) {
-  auto* logits = at<float>(places.logits);
+/// The experts of each row by the router's scores of the normed input.
+void CudaBackend::score_and_route(const Matrix& matrix, const RouterDesc& desc, RowCount rows,
+                                  uint64_t* totals) {
+  const Layout& places = *layout_;
+  auto* logits = at<float>(places.route_logits);
   const Linear router = linear_of(matrix);
   products_.linear(router,
                    {.data = at<const void>(layout_->input),
@@ -677,8 +675,8 @@ void CudaBackend::score_and_route(const Matrix& matrix, const RouterDesc& desc,
                     .count = rows.count},
                    nullptr, {logits, router.shape.n, Store::kF32}, nullptr, stream_.get());
   route(shape_of(desc), logits, nullptr, rows,
-        {.experts = at<int32_t>(places.experts),
-         .weights = at<float>(places.weights),
+        {.experts = at<int32_t>(places.route_experts),
+         .weights = at<float>(places.route_weights),
          .totals = totals},
         stream_.get());
 }
@@ -690,15 +688,18 @@ void CudaBackend::start_ffn(const FfnWeights& weights) {
                    .stride = shape_.hidden,
                    .count = rows.count};
   const Output sum{at<float>(layout_->residual), shape_.hidden, Store::kAddF32};
-  const auto routing = [&](const RoutingLayout& places, int64_t top_k) {
-    return Routing{at<const int32_t>(places.experts), at<const float>(places.weights), top_k};
-  };
-  products_.experts(experts_of(weights.experts), input,
-                    weights.moe ? routing(layout_->routed, weights.routing.top_k) : Routing{}, sum,
+  Routing routing;
+  if (weights.moe) {
+    routing = {at<const int32_t>(layout_->route_experts), at<const float>(layout_->route_weights),
+               weights.routing.top_k};
+  }
+  products_.experts(experts_of(weights.experts), input, routing, sum,
                     at<std::byte>(layout_->scratch), stream_.get());
   if (weights.shared.desc.experts == 0) return;
-  products_.experts(experts_of(weights.shared), input,
-                    weights.shared_gate.desc.n > 0 ? routing(layout_->shared, 1) : Routing{}, sum,
+  // Everybody's expert is known before anybody is routed: its gate is a weight alone.
+  Routing everybody;
+  if (weights.shared_gate.desc.n > 0) everybody.weights = at<const float>(layout_->shared_weights);
+  products_.experts(experts_of(weights.shared), input, everybody, sum,
                     at<std::byte>(layout_->scratch), stream_.get());
 }
 

@@ -87,10 +87,6 @@ class CudaBackend final : public Backend {
   std::vector<backend::Sampled> take_samples(Fence end) override;
 
  private:
-  /// Where what routing needs and leaves lies among the activations, in bytes.
-  struct RoutingLayout {
-    size_t logits, experts, weights;
-  };
   struct Layout;
   struct Upload;
   struct Flight;
@@ -118,8 +114,8 @@ class CudaBackend final : public Backend {
 
   AttentionWork& planned(const AttentionDesc& desc, const KvDesc& cache);
   AttentionSequences sequences() const;
-  void score_and_route(const Matrix& matrix, const RouterDesc& desc, const RoutingLayout& places,
-                       RowCount rows, uint64_t* totals);
+  void score_and_route(const Matrix& matrix, const RouterDesc& desc, RowCount rows,
+                       uint64_t* totals);
   RowCount rows() const;
   RowCount chunk_of(int64_t first, int64_t count) const;
 

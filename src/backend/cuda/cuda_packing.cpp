@@ -23,7 +23,7 @@ int64_t up_to(int64_t value, int64_t multiple) {
 
 int64_t rows_of_unit(const MatrixDesc& desc) {
   // Parts lie one after the other, and scales after all rows.
-  if (is_split(desc) || !desc.format.plain()) return desc.n;
+  if (is_split(desc) || is_gate(desc) || !desc.format.plain()) return desc.n;
   return std::max(kTile, kUnitBytes / (desc.k * 2) / kTile * kTile);
 }
 
@@ -191,6 +191,14 @@ PackUnit Packing::unit(const ExpertsDesc& desc, int64_t index) {
   return {static_cast<size_t>(index) * each, each};
 }
 
+void Packing::copy_gate(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const {
+  std::vector<float> values(static_cast<size_t>(desc.k));
+  read_row(source.parts.front(), 0, desc.k, values.data());
+  check(cudaSetDevice(device_), "cudaSetDevice");
+  check(cudaMemcpy(to, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice),
+        "copying weights");
+}
+
 void Packing::pack_split(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const {
   const auto count = static_cast<size_t>(desc.n * desc.k);
   std::vector<tensor::BF16> values(kSplitParts * count);
@@ -222,6 +230,7 @@ void Packing::pack_split(const MatrixDesc& desc, const MatrixSource& source, std
 
 void Packing::pack(const MatrixDesc& desc, const MatrixSource& source, int64_t unit,
                    std::byte* to) {
+  if (is_gate(desc)) return copy_gate(desc, source, to);
   if (is_split(desc)) return pack_split(desc, source, to);
   Lease lease(*this);
   Lane& lane = lease.lane();

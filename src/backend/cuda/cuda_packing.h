@@ -18,7 +18,13 @@ namespace moesaic::backend::cuda {
 constexpr size_t kWeightAlignment = 1024;
 
 /// Whether a matrix is packed in three parts, a router's.
-inline bool is_split(const MatrixDesc& desc) { return desc.format == WeightFormat(DType::kF32); }
+inline bool is_split(const MatrixDesc& desc) {
+  return desc.format == WeightFormat(DType::kF32) && desc.n > 1;
+}
+/// Whether it is one output in float32, a shared expert's gate, which stays as it is.
+inline bool is_gate(const MatrixDesc& desc) {
+  return desc.format == WeightFormat(DType::kF32) && desc.n == 1;
+}
 
 /// What the layers' matrices are multiplied as: bf16, or e4m3 with activations rounded to it where
 /// the device has products for that.
@@ -32,7 +38,10 @@ class Packing {
   explicit Packing(int device);
   ~Packing();
 
-  static size_t bytes(const MatrixDesc& desc) { return packed_bytes(shape_of(desc)); }
+  static size_t bytes(const MatrixDesc& desc) {
+    return is_gate(desc) ? static_cast<size_t>(desc.k) * sizeof(float)
+                         : packed_bytes(shape_of(desc));
+  }
   static size_t bytes(const ExpertsDesc& desc) { return packed_bytes(shape_of(desc)); }
   static int64_t units(const MatrixDesc& desc);
   static int64_t units(const ExpertsDesc& desc) { return desc.experts; }
@@ -47,6 +56,7 @@ class Packing {
   class Lane;
   class Lease;
 
+  void copy_gate(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const;
   void pack_split(const MatrixDesc& desc, const MatrixSource& source, std::byte* to) const;
 
   int device_;

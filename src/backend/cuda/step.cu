@@ -103,6 +103,32 @@ void start_norm(float* residual, const __nv_bfloat16* delta, const float* weight
   start(std::integral_constant<int, 4>());
 }
 
+constexpr int kGateWarps = 8;
+
+/// A warp a row.
+__global__ __launch_bounds__(32 * kGateWarps) void gate_kernel(const __nv_bfloat16* x,
+                                                               const float* gate, int width,
+                                                               const int32_t* count,
+                                                               float* weights) {
+  begin_dependent();
+  const int row = static_cast<int>(blockIdx.x) * kGateWarps + static_cast<int>(threadIdx.x) / 32;
+  if (row >= *count) return;
+  const auto* values = reinterpret_cast<const uint4*>(x + static_cast<int64_t>(row) * width);
+  const auto* factors = reinterpret_cast<const float4*>(gate);
+  float sum = 0;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < width / 8; i += 32) {
+    const uint4 v = values[i];
+    const float4 low = factors[2 * i];
+    const float4 high = factors[2 * i + 1];
+    sum += low_bf16(v.x) * low.x + high_bf16(v.x) * low.y + low_bf16(v.y) * low.z +
+           high_bf16(v.y) * low.w + low_bf16(v.z) * high.x + high_bf16(v.z) * high.y +
+           low_bf16(v.w) * high.z + high_bf16(v.w) * high.w;
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) weights[row] = 1.0f / (1.0f + expf(-sum));
+}
+
 struct QkvParams {
   QkvInputs inputs;
   const int32_t* count;
@@ -340,6 +366,14 @@ void gather_rms_norm(const float* residual, const __nv_bfloat16* delta, const fl
                      cudaStream_t stream) {
   // Not written, since `wanted` is given.
   start_norm(const_cast<float*>(residual), delta, weight, eps, width, wanted, rows, out, stream);
+}
+
+void sigmoid_gate(const __nv_bfloat16* x, const float* gate, int width, RowCount rows,
+                  float* weights, cudaStream_t stream) {
+  MOESAIC_ASSERT(width % 8 == 0);
+  if (rows.most == 0) return;
+  const dim3 grid(static_cast<unsigned>((rows.most + kGateWarps - 1) / kGateWarps));
+  launch<gate_kernel>(grid, dim3(32 * kGateWarps), 0, stream, x, gate, width, rows.count, weights);
 }
 
 void qkv_rope_append(const QkvShape& shape, const QkvInputs& inputs, RowCount rows,

@@ -38,6 +38,11 @@ void gather_rms_norm(const float* residual, const __nv_bfloat16* delta, const fl
                      float eps, int width, const int32_t* wanted, RowCount rows, __nv_bfloat16* out,
                      cudaStream_t stream);
 
+/// weights[row] = sigmoid(x[row] . gate): how much of a shared expert a row takes. x [rows, width],
+/// gate [width], in float32; width is a multiple of 8.
+void sigmoid_gate(const __nv_bfloat16* x, const float* gate, int width, RowCount rows,
+                  float* weights, cudaStream_t stream);
+
 enum class QkNormKind : uint8_t {
   kNone,
   kPerHead,  ///< over each head's dims; weights [head_dim]

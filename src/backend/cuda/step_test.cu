@@ -127,6 +127,30 @@ struct QkvCase {
   float clip;
 };
 
+TEST_F(StepTest, GatesASharedExpert) {
+  Random random(7);
+  for (const int width : {8, 704, 2048, 5120}) {
+    SCOPED_TRACE(width);
+    constexpr int kRows = 37;
+    const std::vector<uint16_t> x = random.bf16s(static_cast<size_t>(kRows * width));
+    const std::vector<float> gate = random.normals(static_cast<size_t>(width), 0.05f);
+    const DeviceArray<uint16_t> device_x(x);
+    const DeviceArray<float> device_gate(gate);
+    const DeviceArray<float> weights(kRows + 1);
+    const DeviceCount count(kRows);
+    sigmoid_gate(as_bf16(device_x), device_gate.get(), width, count.rows, weights.get(), kStream);
+    const std::vector<float> got = weights.read();
+    for (int r = 0; r < kRows; ++r) {
+      double sum = 0;
+      for (int i = 0; i < width; ++i) {
+        sum += static_cast<double>(from_bf16(x[static_cast<size_t>(r * width + i)])) *
+               gate[static_cast<size_t>(i)];
+      }
+      ASSERT_NEAR(got[static_cast<size_t>(r)], 1 / (1 + std::exp(-sum)), 1e-5) << "row " << r;
+    }
+  }
+}
+
 TEST_F(StepTest, NormsRotatesAndAppends) {
   Random random(3);
   for (const QkvCase& c : {QkvCase{4, 2, 128, 128, 16, KvType::kBF16, QkNormKind::kPerHead, 0},

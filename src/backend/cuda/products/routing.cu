@@ -69,9 +69,19 @@ __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ Gat
   const int row = a.product.x_row(a.product.plan.pairs[place]);
   const uint8_t* from = a.from + row * a.from_stride;
   uint8_t* to = a.to + place * a.to_stride;
-#pragma unroll 8
-  for (int at = threadIdx.x % 32 * 16; at < a.bytes; at += 512) {
-    *reinterpret_cast<uint4*>(to + at) = __ldg(reinterpret_cast<const uint4*>(from + at));
+  constexpr int kAtOnce = 8;
+  for (int base = threadIdx.x % 32 * 16; base < a.bytes; base += kAtOnce * 512) {
+    uint4 values[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (base + i * 512 < a.bytes) {
+        values[i] = __ldg(reinterpret_cast<const uint4*>(from + base + i * 512));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (base + i * 512 < a.bytes) *reinterpret_cast<uint4*>(to + base + i * 512) = values[i];
+    }
   }
 }
 

@@ -56,9 +56,16 @@ struct RouteList {
   int active;
 };
 
-/// Sorts by counting what comes before: at most 128 pairs, one thread each.
-__device__ inline void sort_pairs(const ProductArgs& a, int pairs, RouteList& list) {
+/// Sorts by counting what comes before: at most 128 pairs, one thread each. Returns the rows of the
+/// call, read where they are `counted`.
+__device__ inline int sort_pairs(const ProductArgs& a, bool counted, RouteList& list) {
+  constexpr int kNone = INT_MAX;
   const int p = threadIdx.x;
+  // Of pairs that there may be, so that it need not wait for the count.
+  const bool held = a.ids != nullptr && p < min(a.rows * a.top_k, kStreamPairs);
+  const int own = held ? a.ids[p] : kNone;
+  const int rows = counted ? a.row_count() : a.rows;
+  const int pairs = rows * a.top_k;
   if (a.ids == nullptr) {
     if (p < pairs) list.pairs[p] = list.row_pairs[p] = p;
     if (p == 0) {
@@ -68,12 +75,10 @@ __device__ inline void sort_pairs(const ProductArgs& a, int pairs, RouteList& li
       list.first[1] = pairs;
     }
     __syncthreads();
-    return;
+    return rows;
   }
-  constexpr int kNone = INT_MAX;
   if (p < kStreamPairs) {
-    const int id = p < pairs ? a.ids[p] : kNone;
-    list.ids[p] = id >= 0 && id < a.experts ? id : kNone;
+    list.ids[p] = p < pairs && own >= 0 && own < a.experts ? own : kNone;
   }
   __syncthreads();
   if (p < pairs) {
@@ -115,6 +120,7 @@ __device__ inline void sort_pairs(const ProductArgs& a, int pairs, RouteList& li
     }
   }
   __syncthreads();
+  return rows;
 }
 
 /// How many warps, `most` at most, share `units` of equal length: one each, or the number under
@@ -144,7 +150,8 @@ struct Share {
 
   __device__ Share(const ProductArgs& a, int active) {
     slabs = a.slabs;
-    const int64_t all = static_cast<int64_t>(slabs) * (kRole == Role::kGateUp ? active : 1);
+    // Fewer than 2^32 / blocks: 128 experts at most, or one of any size that has an index.
+    const unsigned all = static_cast<unsigned>(slabs) * (kRole == Role::kGateUp ? active : 1);
     first = static_cast<int>(blockIdx.x * all / gridDim.x);
     groups = static_cast<int>((blockIdx.x + 1) * all / gridDim.x) - first;
     per_group = kRole == Role::kDown ? active * a.chunks : a.chunks;
@@ -492,8 +499,7 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
   }
   int rows = a.rows;
   if constexpr (kRole != Role::kLinear) {
-    if (kRole == Role::kDown || !weights_first) rows = a.row_count();
-    sort_pairs(a, rows * a.top_k, list);
+    rows = sort_pairs(a, kRole == Role::kDown || !weights_first, list);
   }
   const Share<kRole> share(a, kRole == Role::kLinear ? 1 : list.active);
   const int units = share.units();
