@@ -18,9 +18,9 @@ class Meter {
   virtual double peak_flops() = 0;
 };
 
-/// CUDA device `index`: reads of memory beyond the L2, and bf16 products of the tensor cores on
-/// operands that stay in shared memory or registers. Throws UnavailableError as make_cuda_backend
-/// does.
-std::unique_ptr<Meter> make_cuda_meter(int index);
+/// CUDA device `index`: reads of memory beyond the L2, and products of the tensor cores on operands
+/// that stay in shared memory or registers, of bf16 or, with `fp8` and where the backend has them,
+/// of e4m3. Throws UnavailableError as make_cuda_backend does.
+std::unique_ptr<Meter> make_cuda_meter(int index, bool fp8 = false);
 
 }  // namespace moesaic::backend

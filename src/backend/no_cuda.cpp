@@ -17,7 +17,7 @@ namespace {
 
 std::unique_ptr<Backend> make_cuda_backend(int, bool) { refuse(); }
 
-std::unique_ptr<Meter> make_cuda_meter(int) { refuse(); }
+std::unique_ptr<Meter> make_cuda_meter(int, bool) { refuse(); }
 
 int cuda_devices() { return 0; }
 

@@ -34,6 +34,7 @@ constexpr SettingRow kRows[] = {
     {"rope-factor", kFloat, "", "1..", kModel, "", "ROPE_FACTOR", kActive, "Factor of --rope-scaling."},
     {"rope-theta", kFloat, "", "1..", kModel, "", "", kActive, "Base of the rotary frequencies; replaces the config's."},
     {"allow-long-max-model-len", kBool, "false", "", kModel, "", "VLLM_ALLOW_LONG_MAX_MODEL_LEN", kActive, "Let --max-model-len go past the model's positions, where its answers are not tested."},
+    {"quantization", kString, "", "", kModel, "-q,--quantize", "QUANTIZE", kActive, "fp8 makes matrices e4m3 at load, with a scale an output; on a card. Folders that are quantised need no flag.", "fp8", "Quantising at load to other formats comes later; folders that are quantised need no flag."},
     {"max-input-tokens", kInt, "", "1..", kModel, "--max-input-length", "MAX_INPUT_TOKENS,MAX_INPUT_LENGTH", kActive, "Longest prompt in tokens; a longer one is 400. Default is what --max-model-len leaves."},
     {"task", kString, "", "auto|generate|embedding|embed|classify|score|reward|transcription", kModel, "", "", kActive, "What the model is run for.", "auto|generate", "Other tasks than generating come later."},
 

@@ -15,7 +15,6 @@ constexpr SettingRow kRows[] = {
     // name, type, default, range, group, other flags, environment, state, help, works, later
     {"revision", kString, "", "", kModel, "", "REVISION", kLater, "Downloading comes later, and revisions with it."},
     {"download-dir", kString, "", "", kModel, "--huggingface-hub-cache", "HUGGINGFACE_HUB_CACHE", kNoop, "Nothing is downloaded yet; MODEL is a folder or a file."},
-    {"quantization", kString, "", "", kModel, "-q,--quantize", "QUANTIZE", kLater, "Quantising at load comes later; folders that are quantised need no flag."},
     {"trust-remote-code", kBool, "false", "", kModel, "", "TRUST_REMOTE_CODE", kNoop, "Checkpoints never execute code here, so there is nothing to trust."},
     {"tokenizer-mode", kString, "auto", "", kModel, "", "", kNoop, "There is one tokenizer implementation."},
     {"config-format", kString, "auto", "", kModel, "", "", kNoop, "A folder has a config.json, a GGUF file its metadata; there is no choice."},

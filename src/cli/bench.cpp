@@ -51,6 +51,7 @@ Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t
              int64_t kv_pairs, int64_t touched) {
   const model::ModelSpec& spec = model.spec;
   const auto element = static_cast<double>(tensor::size_of(model.format.base));
+  const double head_element = model.format.plain() ? element : 2;
   const auto kv_element = static_cast<double>(tensor::size_of(model.kv_dtype));
   const auto hidden = static_cast<double>(spec.hidden);
   const auto r = static_cast<double>(rows);
@@ -78,7 +79,7 @@ Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t
     }
   }
   const double head = hidden * static_cast<double>(spec.vocab_size);
-  work.bytes += head * element;
+  work.bytes += head * head_element;
   work.operations += 2 * static_cast<double>(logit_rows) * head;
   return work;
 }
@@ -178,7 +179,7 @@ class Gauge {
   Gauge(const Invocation& invocation, const LoadedModel& model)
       : pool_(model.on_device ? 1 : threads(model)) {
     if (model.on_device) {
-      meter_ = backend::make_cuda_meter(0);
+      meter_ = backend::make_cuda_meter(0, model.format.fp8_arithmetic);
     } else {
       meter_ = std::make_unique<backend::cpu::Meter>(pool_, isa(invocation), model.format.base);
     }

@@ -22,6 +22,7 @@
 #include "engine/ranked_executor.h"
 #include "model/family.h"
 #include "model/gguf_tokenizer.h"
+#include "model/load_formats.h"
 
 namespace moesaic::cli {
 namespace {
@@ -48,6 +49,14 @@ boost::json::value rope_scaling(const base::Settings& settings) {
 
 tensor::WeightFormat weight_format(const base::Settings& settings, const model::ModelSpec& spec,
                                    const backend::Backend& backend) {
+  if (const std::string quantised = settings.get_string("quantization"); !quantised.empty()) {
+    const tensor::WeightFormat* format = model::find_load_format(quantised);
+    const std::string written = settings.origin("quantization") + " " + quantised;
+    if (format == nullptr) throw base::ConfigError(written + ": comes later");
+    const auto reason = backend.supports(*format);
+    if (!reason.empty()) throw base::ConfigError(fmt::format("{}: {}", written, reason));
+    return *format;
+  }
   const std::string name = settings.get_string("dtype");
   const tensor::WeightFormat format = name == "auto" ? spec.dtype : *tensor::dtype_from_torch(name);
   const auto reason = backend.supports(format);
@@ -422,7 +431,8 @@ std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Setti
   model->format = weight_format(settings, model->spec, *model->ranks[0].backend);
   const std::string kv = settings.get_string("kv-cache-dtype");
   // A type that comes later is refused before this by a real start; --dry-run plans without it.
-  model->kv_dtype = tensor::dtype_from_torch(kv).value_or(model->format.base);
+  const tensor::DType own = model->format.plain() ? model->format.base : tensor::DType::kBF16;
+  model->kv_dtype = tensor::dtype_from_torch(kv).value_or(own);
   model->max_model_len = longest_sequence(settings, model->spec, defaults.max_model_len);
   model->memory = plan(*model, settings, defaults);
   return model;

@@ -127,7 +127,7 @@ struct Decoder::Impl {
       layers.emplace_back(spec, spec.layers[i], weights, layout.layers[i]);
       if (layers.back().ffn.moe) layers.back().ffn.moe_layer = moe_layer++;
     }
-    backend.reserve(shape(spec, layout.shard, layout.embed.item.desc.format, max_rows));
+    backend.reserve(shape(spec, layout.shard, layout.format, max_rows));
   }
 
   /// Adds up what the ranks have computed each.

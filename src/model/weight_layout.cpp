@@ -49,9 +49,11 @@ class Planner {
   WeightLayout run() {
     WeightLayout layout;
     layout.shard = shard_;
+    layout.format = format_;
     const Share vocabulary = share_of(spec_.vocab_size, shard_);
     const auto table = [&](const std::string& name) {
-      return matrix(format_, {rows_of(whole(name, spec_.vocab_size, spec_.hidden), vocabulary)});
+      const tensor::WeightFormat format = format_.plain() ? format_ : tensor::DType::kBF16;
+      return matrix(format, {rows_of(whole(name, spec_.vocab_size, spec_.hidden), vocabulary)});
     };
     layout.embed = table(names_.embed);
     for (size_t i = 0; i < spec_.layers.size(); ++i) {

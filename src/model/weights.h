@@ -76,6 +76,7 @@ struct LayerLayout {
 
 struct WeightLayout {
   Shard shard;
+  tensor::WeightFormat format;  ///< of the layers' matrices
   Placed<MatrixItem> embed;
   Placed<MatrixItem> lm_head;  ///< absent when tied: embed serves both
   Placed<VectorItem> final_norm;

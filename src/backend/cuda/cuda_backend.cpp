@@ -131,6 +131,12 @@ struct CudaBackend::Layout {
       most =
           std::max(most, products.experts_scratch_bytes(cuda::shape_of(ffn.desc), ffn.top_k, rows));
     }
+    const Format format = format_of(shape.ffns.front().desc.format);  // the layers have one
+    for (const LinearShape& linear :
+         {LinearShape{.n = shape.qkv_width, .k = shape.hidden, .format = format},
+          LinearShape{.n = shape.hidden, .k = shape.attention_width, .format = format}}) {
+      most = std::max(most, products.linear_scratch_bytes(linear, rows));
+    }
     routed = take_routing(std::max<int64_t>(shape.router_experts, 1), top_k, rows);
     shared = take_routing(1, 1, rows);
     totals = take(std::max<int64_t>(shape.moe_layers * shape.router_experts, 1) * 8);
@@ -192,9 +198,11 @@ CudaBackend::~CudaBackend() {
 void CudaBackend::use_device() const { check(cudaSetDevice(device_), "cudaSetDevice"); }
 
 Unsupported CudaBackend::supports(const WeightFormat& format) const {
-  if (format == WeightFormat(DType::kBF16)) return {};
-  return fmt::format("the CUDA backend holds weights in bfloat16, not {}; give --dtype bfloat16",
-                     format.name);
+  const bool fp8 = format.base == DType::kF8E4M3 && format.group_n == 1 && format.group_k == 0;
+  if (fp8 || format == WeightFormat(DType::kBF16)) return {};
+  return fmt::format(
+      "the CUDA backend holds weights in bfloat16 or fp8, not {}; give --dtype bfloat16",
+      format.name);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -601,7 +609,8 @@ void CudaBackend::start_attention_in(const AttentionWeights& weights, const KvLa
   const int64_t width = weights.qkv.desc.n;
   products_.linear(linear_of(weights.qkv),
                    {.data = input, .rows = rows.most, .stride = shape_.hidden, .count = rows.count},
-                   floats(weights.qkv_bias), {qkv, width, Store::kBF16}, nullptr, stream_.get());
+                   floats(weights.qkv_bias), {qkv, width, Store::kBF16},
+                   at<std::byte>(layout_->scratch), stream_.get());
   QkvShape shape;
   shape.attention = shape_of(desc, cache.desc);
   shape.rotary_dim = static_cast<int>(desc.rotary_dim);
@@ -639,8 +648,8 @@ void CudaBackend::start_attention_out(const AttentionWeights& weights) {
                     .stride = weights.o.desc.k,
                     .count = rows.count},
                    floats(weights.o_bias),
-                   {at<float>(layout_->residual), shape_.hidden, Store::kAddF32}, nullptr,
-                   stream_.get());
+                   {at<float>(layout_->residual), shape_.hidden, Store::kAddF32},
+                   at<std::byte>(layout_->scratch), stream_.get());
 }
 
 void CudaBackend::start_ffn_in(const FfnWeights& weights) {

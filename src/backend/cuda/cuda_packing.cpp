@@ -22,7 +22,8 @@ int64_t up_to(int64_t value, int64_t multiple) {
 }
 
 int64_t rows_of_unit(const MatrixDesc& desc) {
-  if (is_split(desc)) return desc.n;
+  // Parts lie one after the other, and scales after all rows.
+  if (is_split(desc) || !desc.format.plain()) return desc.n;
   return std::max(kTile, kUnitBytes / (desc.k * 2) / kTile * kTile);
 }
 
@@ -60,12 +61,23 @@ void copy_rows(const SourcePart& part, int64_t first, int64_t rows, int64_t cols
 
 }  // namespace
 
+Format format_of(const WeightFormat& format) {
+  if (format.base != DType::kF8E4M3) return Format::kBF16;
+  static const bool rounded = is_hopper();
+  return rounded ? Format::kFP8Rounded : Format::kFP8;
+}
+
 LinearShape shape_of(const MatrixDesc& desc) {
-  return {.n = is_split(desc) ? kSplitParts * desc.n : desc.n, .k = desc.k};
+  return {.n = is_split(desc) ? kSplitParts * desc.n : desc.n,
+          .k = desc.k,
+          .format = format_of(desc.format)};
 }
 
 ExpertsShape shape_of(const ExpertsDesc& desc) {
-  return {.experts = desc.experts, .hidden = desc.hidden, .width = desc.width};
+  return {.experts = desc.experts,
+          .hidden = desc.hidden,
+          .width = desc.width,
+          .format = format_of(desc.format)};
 }
 
 class Packing::Lane {

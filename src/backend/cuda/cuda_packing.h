@@ -20,6 +20,9 @@ constexpr size_t kWeightAlignment = 1024;
 /// Whether a matrix is packed in three parts, a router's.
 inline bool is_split(const MatrixDesc& desc) { return desc.format == WeightFormat(DType::kF32); }
 
+/// What the layers' matrices are multiplied as: bf16, or e4m3 with activations rounded to it where
+/// the device has products for that.
+Format format_of(const WeightFormat& format);
 LinearShape shape_of(const MatrixDesc& desc);
 ExpertsShape shape_of(const ExpertsDesc& desc);
 

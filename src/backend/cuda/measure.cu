@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(kReadThreads)
   if (sum == 0x12345) *out = sum;
 }
 
-/// Two warpgroups multiply operands in shared memory and nothing else: 128 x 256 x 64 a loop.
+/// Two warpgroups multiply operands in shared memory and nothing else: 128 x 256 outputs of 128
+/// bytes of inputs a loop.
+template <bool kFP8>
 __global__ void __launch_bounds__(kProductThreads, 1)
     wgmma_kernel(const uint4* data, int loops, uint32_t* out) {
 #ifdef MOESAIC_WGMMA
@@ -48,7 +50,13 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   for (int i = 0; i < loops; ++i) {
     wgmma_begin();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) Wgmma<256>::bf16(sums, a + 2 * s, b + 2 * s);
+    for (int s = 0; s < 4; ++s) {
+      if constexpr (kFP8) {
+        Wgmma<256>::e4m3(sums, a + 2 * s, b + 2 * s);
+      } else {
+        Wgmma<256>::bf16(sums, a + 2 * s, b + 2 * s);
+      }
+    }
     wgmma_commit();
     wgmma_wait<0>();
   }
@@ -89,7 +97,7 @@ class TimedEvent {
 
 class DeviceMeter final : public Meter {
  public:
-  explicit DeviceMeter(int device) {
+  DeviceMeter(int device, bool fp8) : fp8_(fp8) {
     check(cudaSetDevice(device), "cudaSetDevice");
     size_t free = 0;
     size_t total = 0;
@@ -125,12 +133,14 @@ class DeviceMeter final : public Meter {
     if (is_hopper()) {
       constexpr int kLoops = 10000;
       constexpr size_t kShared = kOperandBytes + 1024;
-      check(cudaFuncSetAttribute(wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+      const auto kernel = fp8_ ? wgmma_kernel<true> : wgmma_kernel<false>;
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(kShared)),
             "cudaFuncSetAttribute");
-      return blocks * kLoops * 128 * 256 * 64 * 2 / seconds([&] {
-               wgmma_kernel<<<multiprocessors(), kProductThreads, kShared, stream_.get()>>>(
-                   data, kLoops, out);
+      const double inputs = fp8_ ? 128 : 64;
+      return blocks * kLoops * 128 * 256 * inputs * 2 / seconds([&] {
+               kernel<<<multiprocessors(), kProductThreads, kShared, stream_.get()>>>(data, kLoops,
+                                                                                      out);
              });
     }
     constexpr int kLoops = 20000;
@@ -158,6 +168,7 @@ class DeviceMeter final : public Meter {
     return best * 1e-3;
   }
 
+  bool fp8_;
   Stream stream_;
   DeviceMemory data_, out_;
   TimedEvent begin_, end_;
@@ -168,8 +179,8 @@ class DeviceMeter final : public Meter {
 
 namespace moesaic::backend {
 
-std::unique_ptr<Meter> make_cuda_meter(int index) {
-  return std::make_unique<cuda::DeviceMeter>(index);
+std::unique_ptr<Meter> make_cuda_meter(int index, bool fp8) {
+  return std::make_unique<cuda::DeviceMeter>(index, fp8);
 }
 
 }  // namespace moesaic::backend

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string_view>
+
+#include "tensor/weight_format.h"
+
+namespace moesaic::model {
+
+/// What --quantization `name` makes of a checkpoint's matrices at load; null for a name that it
+/// does not have yet. Embedding, head, routers and norms stay as they are.
+const tensor::WeightFormat* find_load_format(std::string_view name);
+
+}  // namespace moesaic::model
