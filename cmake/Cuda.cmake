@@ -31,6 +31,10 @@ if(MOESAIC_CUDA)
   set(MOESAIC_NVCC_FLAGS -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 --expt-relaxed-constexpr
     ${cuda_targets} -I${CMAKE_SOURCE_DIR}/src -Xcompiler=-fPIC,-Wall,-Wextra)
   find_program(MOESAIC_CCACHE ccache)
+  set(MOESAIC_NVCC_LAUNCHER)
+  if(MOESAIC_CCACHE)
+    set(MOESAIC_NVCC_LAUNCHER ${MOESAIC_CCACHE})
+  endif()
 
   # Host code that calls the runtime links this.
   add_library(moesaic_cudart INTERFACE)
@@ -46,7 +50,7 @@ function(moesaic_cuda_objects out)
     string(REPLACE "/" "_" name ${name})
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
     add_custom_command(OUTPUT ${object}
-      COMMAND ${MOESAIC_CCACHE} ${MOESAIC_NVCC} ${MOESAIC_NVCC_FLAGS} -MD -MF ${object}.d -c ${source} -o ${object}
+      COMMAND ${MOESAIC_NVCC_LAUNCHER} ${MOESAIC_NVCC} ${MOESAIC_NVCC_FLAGS} -MD -MF ${object}.d -c ${source} -o ${object}
       DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMENT "nvcc ${name}")
     list(APPEND objects ${object})
   endforeach()

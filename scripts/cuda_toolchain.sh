@@ -2,6 +2,7 @@
 # cuda_toolchain.sh [FOLDER]: prints the path of an nvcc. It is $NVCC or one on the PATH where its CUDA is 13;
 # else the compiler and the static runtime are installed from PyPI into FOLDER (default .cuda of this project),
 # which needs no system toolkit, driver or device. Idempotent.
+# cuda_toolchain.sh --here: the same where nothing needs to be installed; else says so and exits with 69.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.cuda}
@@ -13,6 +14,11 @@ for nvcc in "${NVCC:-}" "$(command -v nvcc || true)"; do
     exit 0
   fi
 done
+
+if [[ ${1:-} == --here ]]; then
+  echo "cuda_toolchain: no nvcc of CUDA 13 on the PATH, nor in \$NVCC" >&2
+  exit 69
+fi
 
 found() { find "$folder/venv/lib" -path '*/nvidia/cu13/bin/nvcc' 2>/dev/null | head -n 1; }
 if [[ -z $(found) || $(cat "$folder/wanted" 2>/dev/null) != "$wanted" ]]; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs the steps of the Dockerfile in chroots and checks what comes out; see test_image.sh.
 
-Usage: image_in_chroot.py FOLDER. Only the instructions that the Dockerfile uses are known; any
-other ends with an error, so the two cannot drift apart unnoticed. Mounts are made in the caller's
-namespace, and nothing is removed while they stand: test_image.sh does that afterwards.
+Usage: image_in_chroot.py FOLDER [TARGET]. Only the instructions that the Dockerfile uses are known;
+any other ends with an error, so the two cannot drift apart unnoticed. Mounts are made in the
+caller's namespace, and nothing is removed while they stand: test_image.sh does that afterwards.
 """
 
 import json
@@ -35,6 +35,41 @@ def instructions():
         yield name, rest.strip()
 
 
+class Recipe:
+    """A stage of the Dockerfile: where it begins, its instructions, and the stages it needs."""
+
+    def __init__(self, image, alias):
+        self.image = image
+        self.alias = alias
+        self.steps = []
+
+    def needs(self):
+        """Names of images and stages, those of copies included."""
+        copies = [rest.split()[0] for name, rest in self.steps if name == "COPY"]
+        return [self.image] + [
+            word.removeprefix("--from=") for word in copies if word.startswith("--from=")
+        ]
+
+
+def recipes(target=None):
+    """The stages that `target` (the last one unless given) takes, in order."""
+    stages = {}
+    for name, rest in instructions():
+        if name == "FROM":
+            image, alias = re.fullmatch(r"(\S+) AS (\S+)", rest).groups()
+            stages[alias] = Recipe(image, alias)
+        else:
+            list(stages.values())[-1].steps.append((name, rest))
+    target = target or list(stages)[-1]
+    if target not in stages:
+        raise SystemExit(f"test_image: the Dockerfile has no stage '{target}'")
+    wanted = {target}
+    for alias in reversed(stages):
+        if alias in wanted:
+            wanted.update(stages[alias].needs())
+    return [stage for alias, stage in stages.items() if alias in wanted]
+
+
 def debian(work, suite):
     """A fresh Debian, made once and kept."""
     base = work / f"base-{suite}"
@@ -56,18 +91,24 @@ def debian(work, suite):
 
 
 class Stage:
-    """A root folder that instructions change."""
+    """A root folder that instructions change; it goes on from another's, or from an image."""
 
-    def __init__(self, root):
+    def __init__(self, root, start, before=None):
         self.root = root
-        self.folder = "/"
-        self.environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        self.user = "0:0"
-        self.entrypoint = []
+        subprocess.run(["cp", "-a", start, root], check=True)
+        (root / "done").unlink(missing_ok=True)
+        self.folder = before.folder if before else "/"
+        path = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        self.environment = dict(before.environment if before else path)
+        self.user = before.user if before else "0:0"
+        self.entrypoint = before.entrypoint if before else []
         shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-        for name, kind in (("proc", "proc"), ("sys", "sysfs")):
-            subprocess.run(["mount", "-t", kind, kind, root / name], check=True)
+        self.mount()
+
+    def mount(self):
         # /dev has the few nodes that debootstrap made; the machine's own stays out of reach.
+        for name, kind in (("proc", "proc"), ("sys", "sysfs")):
+            subprocess.run(["mount", "-t", kind, kind, self.root / name], check=True)
 
     def unmount(self):
         for name in ("sys", "proc"):
@@ -85,7 +126,8 @@ class Stage:
         trusted = Path("/etc/ssl/certs/ca-certificates.crt")
         if trusted.exists():
             shutil.copy(trusted, self.root / "run/trusted.pem")
-            environment |= dict.fromkeys(("CARGO_HTTP_CAINFO", "SSL_CERT_FILE"), "/run/trusted.pem")
+            names = ("CARGO_HTTP_CAINFO", "SSL_CERT_FILE", "PIP_CERT")
+            environment |= dict.fromkeys(names, "/run/trusted.pem")
         subprocess.run(self.command("/bin/sh", "-c", script), env=environment, check=True)
         (self.root / "run/trusted.pem").unlink(missing_ok=True)
 
@@ -103,41 +145,44 @@ class Stage:
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, goal)
 
-
-def build(work):
-    """Runs every instruction and returns the last stage."""
-    stages = {}
-    stage = None
-    for name, rest in instructions():
-        say(f"{name} {rest[:100]}")
-        if name == "FROM":
-            image, _, alias = re.fullmatch(r"(\S+)( AS (\S+))?", rest).groups()
-            root = work / f"stage-{len(stages)}"
-            subprocess.run(["cp", "-a", debian(work, SUITE[image]), root], check=True)
-            (root / "done").unlink()
-            stage = stages[alias or "last"] = Stage(root)
-        elif name == "WORKDIR":
-            stage.folder = rest
-            stage.place(".").mkdir(parents=True, exist_ok=True)
+    def step(self, name, rest, stages):
+        if name == "WORKDIR":
+            self.folder = rest
+            self.place(".").mkdir(parents=True, exist_ok=True)
         elif name == "RUN":
-            stage.run(rest)
+            self.run(rest)
         elif name == "COPY":
             words = rest.split()
+            root = ROOT
             if words[0].startswith("--from="):
-                other = stages[words.pop(0).removeprefix("--from=")]
-                sources = [other.root / word.lstrip("/") for word in words[:-1]]
-            else:
-                sources = [ROOT / word for word in words[:-1]]
-            stage.copy(sources, words[-1])
+                root = stages[words.pop(0).removeprefix("--from=")].root
+            self.copy([root / word.lstrip("/") for word in words[:-1]], words[-1])
         elif name == "ENV":
             key, _, value = rest.partition("=")
-            stage.environment[key] = value
+            self.environment[key] = value
         elif name == "USER":
-            stage.user = rest
+            self.user = rest
         elif name == "ENTRYPOINT":
-            stage.entrypoint = json.loads(rest)
+            self.entrypoint = json.loads(rest)
         elif name not in ("EXPOSE", "CMD"):
             raise SystemExit(f"test_image: the Dockerfile has {name}, which this does not know")
+
+
+def build(work, target):
+    """Runs every instruction that the target takes and returns its stage."""
+    stages = {}
+    for number, recipe in enumerate(recipes(target)):
+        say(f"FROM {recipe.image} AS {recipe.alias}")
+        before = stages.get(recipe.image)
+        if before:
+            before.unmount()  # what is mounted there is not to be copied
+        start = before.root if before else debian(work, SUITE[recipe.image])
+        stage = stages[recipe.alias] = Stage(work / f"stage-{number}", start, before)
+        if before:
+            before.mount()
+        for name, rest in recipe.steps:
+            say(f"{name} {rest[:100]}")
+            stage.step(name, rest, stages)
     for entry in stages.values():
         entry.unmount()
     return stage
@@ -225,10 +270,12 @@ def check_serves(image):
 
 def main():
     work = Path(sys.argv[1]).resolve()
-    image = build(work)
+    target = sys.argv[2] if len(sys.argv) > 2 else "cpu"
+    image = build(work, target)
     check_contents(image)
     version = outcome(image, "--version")
     assert version.returncode == 0 and version.stdout.startswith("moesaic "), version.stderr
+    assert ("CUDA" in version.stdout) == (target == "cuda"), version.stdout
     check_serves(image)
     say("the image serves the demo model as user 10001 from a read-only root")
 

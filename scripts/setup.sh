@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a stage (build, test, lint) needs and is missing: Debian packages, Rust, and for tests a
+# Installs what a stage (build, cuda, test, lint) needs and is missing: Debian packages, Rust, and for tests a
 # Python environment in .venv. Says what it installs and why. Works as root or through sudo; on a system
 # that is not Debian it looks for the tools and libraries themselves, names those it misses and stops.
 set -euo pipefail
@@ -8,9 +8,10 @@ stage=${1:-build}
 
 case $stage in
   build) stages="build" ;;
+  cuda) stages="build cuda" ;;
   test) stages="build test" ;;
   lint) stages="build test lint" ;;
-  *) echo "setup: unknown stage '$stage'; use build, test or lint" >&2; exit 64 ;;
+  *) echo "setup: unknown stage '$stage'; use build, cuda, test or lint" >&2; exit 64 ;;
 esac
 
 # Whether what a package brings is here, whatever brought it.
@@ -61,7 +62,7 @@ if ((${#missing[@]})); then
     "${missing[@]}" >/dev/null
 fi
 
-if [[ $stage != build ]]; then
+if [[ $stage == test || $stage == lint ]]; then
   wanted=$(sha256sum tests/requirements.txt | cut -d' ' -f1)
   if [[ ! -x .venv/bin/python || $(cat .venv/requirements.sha256 2>/dev/null) != "$wanted" ]]; then
     echo "setup: Python packages of tests/requirements.txt into .venv: real clients for end-to-end tests"

@@ -3,7 +3,9 @@
 # model from it the way the manifests of `moesaic deploy` do. Takes minutes: it installs a Debian and
 # compiles everything. Not part of `make test`.
 #
-#   sudo scripts/test_image.sh [FOLDER]     FOLDER keeps the Debian between runs; default: a temporary one
+#   sudo scripts/test_image.sh [FOLDER [TARGET]]   FOLDER keeps the Debian between runs; default: a temporary
+#                                                  one. TARGET: cpu (default), or cuda, which serves on the
+#                                                  CPU here where there is no card
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ $(id -u) != 0 ]]; then
@@ -25,7 +27,7 @@ clear_stages() { rm -rf --one-file-system "$work"/stage-*; }
 clear_stages
 # A namespace of its own: whatever is mounted goes with the process, also when it is killed.
 code=0
-unshare --mount --propagation private python3 scripts/image_in_chroot.py "$work" || code=$?
+unshare --mount --propagation private python3 scripts/image_in_chroot.py "$work" "${2:-cpu}" || code=$?
 clear_stages
 [[ -n ${1:-} ]] || rm -rf --one-file-system "$work"
 exit $code

@@ -73,6 +73,15 @@ bool works(const SettingRow& row, const std::string& text) {
   return std::find(values.begin(), values.end(), text) != values.end();
 }
 
+/// Why a value that works alone has to wait beside the others; "" when it need not.
+std::string_view later_beside_others(const SettingRow& row, const Settings& settings) {
+  if (row.name == "tensor-parallel-size" && settings.get_int(row.name) > 1 &&
+      settings.get_string("backend") == "cuda") {
+    return "Ranks on several CUDA devices come later.";
+  }
+  return {};
+}
+
 }  // namespace
 
 SettingReport report_setting(const Settings& settings, std::string_view name) {
@@ -88,6 +97,9 @@ SettingReport report_setting(const Settings& settings, std::string_view name) {
   } else if (row.state == SettingState::kActive && !works(row, settings.text(name))) {
     report.fate = SettingFate::kLater;
     report.line += fmt::format(": {}", row.later);
+  } else if (const std::string_view why = later_beside_others(row, settings); !why.empty()) {
+    report.fate = SettingFate::kLater;
+    report.line += fmt::format(": {}", why);
   }
   return report;
 }
@@ -97,8 +109,9 @@ bool is_service_link(std::string_view value) {
 }
 
 std::vector<std::string> unread_environment(std::span<const std::string> environment) {
-  static constexpr std::array<std::string_view, 9> kPrefixes = {
-      "VLLM_", "NCCL_", "HF_", "HUGGING", "NEURON_", "CUDA_", "TGI_", "RAY_", "LWS_"};
+  // CUDA's own are read by its driver: CUDA_VISIBLE_DEVICES, CUDA_CACHE_PATH.
+  static constexpr std::array<std::string_view, 8> kPrefixes = {
+      "VLLM_", "NCCL_", "HF_", "HUGGING", "NEURON_", "TGI_", "RAY_", "LWS_"};
   std::vector<std::string_view> known;
   for (const SettingRow& row : setting_rows()) {
     for (std::string_view name : split(row.env, ',')) known.push_back(name);

@@ -204,6 +204,18 @@ TEST(Settings, ReportsWhatBecomesOfASetting) {
   }
 }
 
+TEST(Settings, WhatWorksAloneMayHaveToWaitBesideOthers) {
+  Settings settings;
+  settings.set("tensor-parallel-size", "2", "-tp");
+  settings.set("backend", "cuda", "--device");
+  const SettingReport report = report_setting(settings, "tensor-parallel-size");
+  EXPECT_EQ(report.fate, SettingFate::kLater);
+  EXPECT_EQ(report.line, "-tp 2: Ranks on several CUDA devices come later.");
+  EXPECT_EQ(report_setting(settings, "backend").fate, SettingFate::kKept);
+  settings.set("tensor-parallel-size", "1", "-tp");
+  EXPECT_EQ(report_setting(settings, "tensor-parallel-size").fate, SettingFate::kKept);
+}
+
 TEST(Settings, ReportsCutAndCleanLongValues) {
   Settings settings;
   settings.set("served-model-name", "\x1b[31m" + std::string(4000, 'x'), "--served-model-name");
@@ -222,7 +234,8 @@ TEST(Settings, NamesVariablesThatNothingReads) {
                                                 "VLLM_PORT_80_TCP=t",
                                                 "VLLM_API_KEY=x",
                                                 "VLLM_SERVICE_PORT_HTTP=80",
-                                                "CUDA_VISIBLE_DEVICES="};
+                                                "NCCL_IB_HCA=",
+                                                "CUDA_VISIBLE_DEVICES=0"};
   EXPECT_EQ(unread_environment(environment),
             (std::vector<std::string>{"NCCL_DEBUG", "VLLM_USE_V1"}));
 }

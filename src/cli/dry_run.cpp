@@ -116,8 +116,13 @@ void print_plan(const FoundModel& found, const base::Settings& settings) {
     return;
   }
   const std::string_view heading = "Memory on this machine, one rank:\n";
+  base::Settings planned = settings;
+  const char* ranks = "tensor-parallel-size";
+  if (base::report_setting(settings, ranks).fate == base::SettingFate::kLater) {
+    planned.set(ranks, "1", settings.origin(ranks));
+  }
   try {
-    const auto model = plan_model(*found.spec, settings, {});
+    const auto model = plan_model(*found.spec, planned, {});
     fmt::print("{}", heading);
     for (const std::string& line : memory_table(model->memory)) fmt::print("  {}\n", line);
   } catch (const base::UnavailableError& problem) {

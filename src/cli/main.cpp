@@ -45,7 +45,9 @@ int run(const std::vector<std::string>& arguments) {
                        !arguments[1].starts_with('-');
     return print(about ? cli::help_text(cli::find_command(arguments[1])) : overview());
   }
-  if (first == "--version" || first == "version") return print("moesaic " MOESAIC_VERSION "\n");
+  if (first == "--version" || first == "version") {
+    return print("moesaic " MOESAIC_VERSION " (" MOESAIC_BACKENDS ")\n");
+  }
   const cli::Command& command = cli::find_command(first);
   const std::vector<std::string> rest(arguments.begin() + 1, arguments.end());
   for (const std::string& argument : rest) {

@@ -29,7 +29,7 @@ int64_t neuron_cores(const std::string& instance) {
 /// What moesaic calls the backend of an accelerator; empty = it finds none by itself, and takes the
 /// processor.
 std::string backend_of(const std::string& accelerator) {
-  if (accelerator == "nvidia.com/gpu") return "cuda";
+  if (is_nvidia(accelerator)) return "cuda";
   if (accelerator == "amd.com/gpu") return "rocm";
   return accelerator.starts_with("aws.amazon.com/neuron") ? "neuron" : "";
 }

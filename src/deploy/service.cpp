@@ -46,6 +46,9 @@ constexpr std::string_view kOldNeuronImage =
     "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx:"
     "0.16.0-neuronx-py312-sdk2.30.0-ubuntu24.04";
 
+/// Ours with the CUDA backend (the Dockerfile's target cuda).
+constexpr std::string_view kCudaImage = "moesaic:0.1.0-cuda";
+
 const EngineFacts& facts(Engine engine) {
   return *std::find_if(std::begin(kEngines), std::end(kEngines),
                        [&](const EngineFacts& row) { return row.engine == engine; });
@@ -193,13 +196,17 @@ void check_parts(const std::vector<std::string>& without) {
 
 namespace {
 
-void derive(Service& service) {
+/// The image that a service runs when nobody names one.
+std::string_view default_image(const Service& service) {
   const bool old_chips =
-      service.engine == Engine::kNeuron &&
-      (service.instance.starts_with("trn1") || service.instance.starts_with("inf"));
-  if (service.image.empty()) {
-    service.image = old_chips ? kOldNeuronImage : default_image(service.engine);
-  }
+      service.instance.starts_with("trn1") || service.instance.starts_with("inf");
+  if (service.engine == Engine::kNeuron && old_chips) return kOldNeuronImage;
+  if (service.engine == Engine::kMoesaic && is_nvidia(service.accelerator)) return kCudaImage;
+  return facts(service.engine).image;
+}
+
+void derive(Service& service) {
+  if (service.image.empty()) service.image = default_image(service);
   if (service.gateway.empty()) service.gateway = "gateway";
   if (service.monitor_space.empty()) service.monitor_space = "monitoring";
   if (service.hf_secret_key.empty()) service.hf_secret_key = "token";
@@ -243,7 +250,7 @@ Engine engine_from(std::string_view name) {
       shared(*nearest) > 0 ? fmt::format("; did you mean {}?", nearest->name) : std::string()));
 }
 
-std::string default_image(Engine engine) { return std::string(facts(engine).image); }
+bool is_nvidia(std::string_view resource) { return resource.starts_with("nvidia.com/"); }
 
 std::string dns_label(std::string_view text) {
   while (text.ends_with('/')) text.remove_suffix(1);

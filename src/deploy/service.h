@@ -21,8 +21,8 @@ enum class Engine : uint8_t { kMoesaic, kVllm, kTgi, kNeuron };
 std::string_view engine_name(Engine engine);
 /// The engine of that name; throws UsageError with the nearest one.
 Engine engine_from(std::string_view name);
-/// The image a service runs when nobody names one.
-std::string default_image(Engine engine);
+/// Whether a resource of a node is an NVIDIA card, or a part or a share of one.
+bool is_nvidia(std::string_view resource);
 
 /// An entry of a container's environment: a value, or where Kubernetes takes it from.
 struct EnvVar {
@@ -91,7 +91,7 @@ struct Service {
   std::string name_space;  ///< "" = the namespace kubectl is set to
   std::string model;       ///< Hub name, or a folder inside the cache volume
   std::string served_name;
-  std::string image;  ///< "" = default_image(engine)
+  std::string image;  ///< "" = the engine's, for the accelerator
   Engine engine = Engine::kMoesaic;
   int64_t replicas = 1;
   int64_t max_replicas = 2;

@@ -60,7 +60,7 @@ std::string amount_text(std::string_view name, const json::value& value, const P
 }  // namespace
 
 bool is_accelerator(std::string_view resource) {
-  return resource.starts_with("nvidia.com/") || resource.starts_with("aws.amazon.com/neuron") ||
+  return is_nvidia(resource) || resource.starts_with("aws.amazon.com/neuron") ||
          resource.starts_with("amd.com/gpu");
 }
 

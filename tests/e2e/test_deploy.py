@@ -1,6 +1,7 @@
 """`deploy`: manifests against Kubernetes' schemas, alerts against made-up series and a real
 Prometheus."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -131,10 +132,26 @@ def test_what_cannot_start_today_is_not_applied(tmp_path):
     result = run("deploy", *DEPLOYMENTS["moesaic"], "-o", "out", cwd=tmp_path)
     assert max(map(len, result.stdout.splitlines())) <= 80
     block = re.sub(r"\s+", " ", result.stdout.split("It cannot start today:")[1])
-    assert "--backend cuda: Devices other than the CPU come later." in block
+    assert "--tensor-parallel-size 2: Ranks on several CUDA devices come later." in block
     assert "does not download yet" in block
     assert "kubectl apply" not in result.stdout
     assert (tmp_path / "out/deployment.yaml").exists()
+
+
+def test_ours_runs_on_one_card(tmp_path):
+    """The image with CUDA, its resource, the backend by name; nothing of it has to wait."""
+    model = ("/models/m", "--model-config", "Qwen/Qwen3-30B-A3B", "--instance", "p5.4xlarge")
+    result = run("deploy", *model, "--name", "m", "-o", "out", cwd=tmp_path)
+    assert result.returncode == 0 and "cannot start" not in result.stdout, result.stdout
+    assert "kubectl apply -k out" in result.stdout
+    server = container(objects_in(tmp_path / "out"))
+    assert server["image"] == "moesaic:0.1.0-cuda"
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert value_of(server["args"], "--backend") == "cuda"
+    dry = run(*server["args"], "--dry-run")
+    assert dry.returncode == 0 and "would refuse" not in dry.stdout, dry.stdout
+    processors = container(deploy(tmp_path / "cpu", *DEPLOYMENTS["processors"]))
+    assert processors["image"] == "moesaic:0.1.0" and "--backend" not in processors["args"]
 
 
 def pod_of(objects):
@@ -627,8 +644,40 @@ def test_a_real_prometheus_scrapes_a_server_and_evaluates_the_rules(demo, rules,
 # --- image ---
 
 
+def image_recipes(target):
+    """The stages of the Dockerfile that a target takes, as scripts/test_image.sh runs them."""
+    script = ROOT / "scripts/image_in_chroot.py"
+    spec = importlib.util.spec_from_file_location("image_in_chroot", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.recipes(target)
+
+
+def values_of(stages, instruction):
+    return [rest for stage in stages for name, rest in stage.steps if name == instruction]
+
+
+def test_both_images_are_the_same_but_for_cuda():
+    cpu, cuda = image_recipes("cpu"), image_recipes("cuda")
+    assert [stage.alias for stage in cpu] == ["source", "build", "run", "cpu"]
+    assert [stage.alias for stage in cuda] == ["source", "build-cuda", "run", "cuda"]
+    assert image_recipes(None)[-1].alias == "cpu", "what is built unless another is asked for"
+    for stages in (cpu, cuda):
+        assert values_of(stages, "USER") == ["10001:10001"]
+        assert values_of(stages[2:], "COPY")[0].endswith("/moesaic /usr/local/bin/moesaic")
+        for words in map(str.split, values_of(stages[:2], "COPY")):
+            assert all((ROOT / word).exists() for word in words[:-1]), words
+    assert not any("CUDA" in text for text in values_of(cpu, "RUN") + values_of(cpu, "ENV"))
+    assert "-DMOESAIC_CUDA=ON" in values_of(cuda[1:2], "RUN")[-1]
+    # What the container toolkit reads.
+    assert set(values_of(cuda, "ENV")) - set(values_of(cpu, "ENV")) == {
+        "NVIDIA_VISIBLE_DEVICES=all",
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    }
+
+
 def test_the_image_has_every_library():
-    """The packages of the Dockerfile's last stage are those of the libraries the binary loads."""
+    """The packages of both images are those of the libraries that the binary loads."""
     if not shutil.which("dpkg"):
         pytest.skip("not a Debian")
     listed = subprocess.run(["ldd", BINARY], capture_output=True, text=True, check=True).stdout
@@ -640,8 +689,8 @@ def test_the_image_has_every_library():
         name = "*/" + "/".join(Path(library).parts[-2:])
         owner = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=True)
         packages.add(owner.stdout.split(":")[0])
-    last = (ROOT / "Dockerfile").read_text().split("\nFROM ")[-1]
-    named = set(re.findall(r"(?<=\s)lib\S+", last))
+    run_stage = next(stage for stage in image_recipes("cpu") if stage.alias == "run")
+    named = set(re.findall(r"(?<=\s)lib\S+", str(run_stage.steps)))
     # What every Debian has, and what libhwloc15 and libedit2 bring along.
     packages -= {"libc6", "libgcc-s1", "libstdc++6", "libtinfo6", "libudev1", "libbsd0", "libmd0"}
     assert packages == named

@@ -522,7 +522,11 @@ REASONS = {
     "a model on a new claim": ("args: [/models/m]\n", "Put its folder on the new claim x-cache"),
     "a Hub name": ("args: [org/m]\n", "does not download"),
     "stages": ("args: [/models/m, -pp, '2']\n", "Pipeline stages come later"),
-    "an accelerator": (WORKS + "resources: {limits: {nvidia.com/gpu: 1}}\n", "Devices other"),
+    "two cards": (
+        WORKS.replace("m]", "m, -tp, '2']", 1) + "resources: {limits: {nvidia.com/gpu: 2}}\n",
+        "Ranks on several CUDA devices come later",
+    ),
+    "an accelerator": (WORKS + "resources: {limits: {amd.com/gpu: 1}}\n", "NVIDIA cards come"),
     "an int4 model": ("args: [/models/m, --quantization, awq]\n", "--quantization awq"),
     "a placeholder": ("args: [--model, '<MODEL>']\n", "placeholder"),
     "a shell's": ("args: [--model, '${MODEL}']\n", "envsubst"),
@@ -551,6 +555,19 @@ def test_what_can_start_is_applied(tmp_path):
     # The default image is in nobody's registry.
     moved = Moved(tmp_path, pod(WORKS, DISK))
     assert "--image" in moved.report.split("It cannot start today:")[1]
+
+
+@pytest.mark.parametrize("card", ["nvidia.com/gpu", "nvidia.com/mig-3g.40gb", "amd.com/gpu"])
+def test_a_card_decides_the_image_and_the_backend(card, tmp_path):
+    lines = WORKS + f"resources: {{limits: {{{card}: 1}}}}\n"
+    moved = Moved(tmp_path, pod(lines, DISK))
+    ours = card.startswith("nvidia.com/")
+    assert moved.server["image"] == ("moesaic:0.1.0-cuda" if ours else "moesaic:0.1.0")
+    assert ("--backend cuda" in moved.args) == ours
+    assert moved.server["resources"]["limits"] == {card: 1}
+    moved = Moved(tmp_path, pod(lines, DISK), flags=("--image", "registry/moesaic:1"))
+    assert moved.server["image"] == "registry/moesaic:1"
+    assert ("kubectl apply -k" in moved.report) == ours
 
 
 def test_secrets_to_make_stand_before_the_apply(tmp_path):
