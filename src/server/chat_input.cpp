@@ -247,6 +247,7 @@ json::value normalise_tools(const Fields& fields) {
     if (!name || name->empty()) schema_error(where + ".function.name", "is required");
     inner.object("parameters");
     inner.string("description");
+    inner.boolean("strict");
   }
   return *tools;
 }

@@ -348,6 +348,29 @@ std::vector<Row> meaning_rows() {
       chatting("later_required",
                R"("tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"required")",
                "tool_choice"),
+      chatting(
+          "later_strict",
+          R"("tools":[{"type":"function","function":{"name":"e"}},{"type":"function","function":)"
+          R"({"name":"f","strict":true}}])",
+          "tools.1.function.strict"),
+      chatting("strict_number",
+               R"("tools":[{"type":"function","function":{"name":"f","strict":1}}])",
+               "body.tools.0.function.strict"),
+      chatting("not_strict",
+               R"("tools":[{"type":"function","function":{"name":"f","strict":false}}])", "", 200),
+      chatting("strict_of_no_calls",
+               R"("tools":[{"type":"function","function":{"name":"f","strict":true}}],)"
+               R"("tool_choice":"none")",
+               "", 200),
+      completion("later_token_offsets", R"("return_token_offsets":true)", "return_token_offsets"),
+      completion("later_xargs", R"("vllm_xargs":{"a":1})", "vllm_xargs"),
+      completion("later_encoder", R"("ec_transfer_params":{})", "ec_transfer_params"),
+      completion("without_effect",
+                 R"("best_of":2,"session_id":"s","length_penalty":2,"stream_interval":3,)"
+                 R"("routed_experts_prompt_start":1,"mm_payload":"none","user":"u",)"
+                 R"("return_mm_kwargs":false,"spaces_between_special_tokens":false)",
+                 "", 200),
+      completion("interval_zero", R"("stream_interval":0)", "stream_interval"),
       chatting("request_template", R"("chat_template":"{{ x }}")", "chat_template"),
       whole("image",
             R"({"model":"toy","messages":[{"role":"user","content":[{"type":"image_url",)"

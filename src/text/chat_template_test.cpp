@@ -48,6 +48,35 @@ TEST(ChatTemplate, RendersSnippetsLikeJinja2) {
   }
 }
 
+TEST(ChatTemplate, RendersGeneratedTemplatesLikeJinja2) {
+  const TempFolder folder;
+  const json::value goldens = json::parse(read_file(testdata() / "generated.json"));
+  const json::value& context = goldens.at("context");
+  const json::array& cases = goldens.at("cases").as_array();
+  EXPECT_GT(cases.size(), 4000U);
+  for (const json::value& golden : cases) {
+    folder.write("chat_template.jinja", string_of(golden.at(0)));
+    const std::string found = outcome(*ChatTemplate::load(folder.path(), ""), context);
+    if (golden.at(1).is_null()) {
+      EXPECT_EQ(found.substr(0, 1), "!") << golden.at(0);
+    } else {
+      EXPECT_EQ(found, string_of(golden.at(1))) << golden.at(0);
+    }
+  }
+}
+
+/// What generated.py names as done otherwise, where it is refused.
+TEST(ChatTemplate, FiltersThatNoPromptIsMadeWithAreRefusedInWords) {
+  const TempFolder folder;
+  for (const std::string name : {"random", "urlize"}) {
+    folder.write("chat_template.jinja", "{{ 'a' | " + name + " }}");
+    const std::string found = outcome(*ChatTemplate::load(folder.path(), ""), json::object());
+    EXPECT_TRUE(found.starts_with("!the chat template uses the filter " + name)) << found;
+  }
+  folder.write("chat_template.jinja", "{% autoescape true %}{{ 'a' }}{% endautoescape %}");
+  EXPECT_NE(ChatTemplate::load(folder.path(), "")->problem().find("autoescape"), std::string::npos);
+}
+
 TEST(ChatTemplate, RendersConversationsLikeJinja2) {
   for (const json::value& golden : read_list(testdata() / "conversations.json")) {
     const auto path = testdata() / "templates" / string_of(golden.at("template"));

@@ -11,11 +11,14 @@ tokenizers. The results are files beside this script; the tests need neither pac
 
 # ruff: noqa: E501 - a template and what it is given stand on one line
 
+import datetime
+import html.entities
 import json
 import pathlib
 import random
 
 import expressions
+import generated
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
@@ -65,6 +68,7 @@ def environment():
     )
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
+    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return env
 
 
@@ -859,6 +863,24 @@ def write(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False, indent=0) + "\n")
 
 
+def generated_cases(env):
+    """A context, and templates with what is made of them: null where they are refused."""
+    cases = []
+    for template in generated.templates():
+        text = render(env, template, generated.CONTEXT).get("text")
+        # Addresses differ each time.
+        if text is None or not (" at 0x" in text or "<generator" in text):
+            cases.append([template, text])
+    return {"context": generated.CONTEXT, "cases": cases}
+
+
+def write_entities():
+    """HTML's names of characters, for the filter striptags."""
+    named = sorted((name, text) for name, text in html.entities.html5.items() if text not in "\n\t")
+    path = HERE.parent / "rust" / "src" / "template" / "entities.txt"
+    path.write_text("".join(f"{name}\t{text}\n" for name, text in named))
+
+
 def main():
     makers = {"byte_level": byte_level, "sentencepiece": sentencepiece, "metaspace": metaspace}
     for seed, (name, make) in enumerate(makers.items()):
@@ -876,6 +898,8 @@ def main():
                 {"template": template, "context": context, **render(env, template, context)}
             )
     write(HERE / "snippets.json", snippets)
+    write(HERE / "generated.json", generated_cases(env))
+    write_entities()
     conversations = []
     for path in sorted((HERE / "templates").glob("*.jinja")):
         for conversation in CONVERSATIONS:

@@ -1,15 +1,15 @@
 //! Filters, tests and functions of Jinja2 as transformers sets it up. What minijinja has is taken
 //! as it is where it agrees with Jinja2, but charged to the budget.
 
-use std::cmp::Ordering;
-
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{filters, Environment, Error, ErrorKind, FormatStyle, State, Value};
+use minijinja::{filters, tests, Environment, Error, ErrorKind, State, Value};
 
 use super::budget::{self, charge, charge_values};
 use super::python::{self, JsonStyle};
-use super::tuple::Tuple;
-use super::{clock, numbers, operators, strings, text, text_filters};
+use super::sequence::{Range, Tuple};
+use super::{
+    clock, format, numbers, operators, order, ordering_filters, strings, text, text_filters,
+};
 
 pub fn add_to(env: &mut Environment) {
     add_charged_filters(env);
@@ -22,6 +22,8 @@ pub fn add_to(env: &mut Environment) {
     env.add_function("strftime_now", |format: String| {
         clock::strftime_now(&format)
     });
+    env.add_function("range", Range::make);
+    env.add_function("dict", dict);
     env.add_function("cycler", |items: Rest<Value>| {
         minijinja_contrib::globals::cycler(items.0)
     });
@@ -31,12 +33,10 @@ pub fn add_to(env: &mut Environment) {
 /// Filters of minijinja whose result is at most a copy of their arguments, once or a few times.
 fn add_charged_filters(env: &mut Environment) {
     let charged = [
-        ("abs", Value::from_function(filters::abs)),
         ("attr", Value::from_function(filters::attr)),
         ("bool", Value::from_function(filters::bool)),
         ("chain", Value::from_function(filters::chain)),
         ("first", Value::from_function(filters::first)),
-        ("groupby", Value::from_function(filters::groupby)),
         ("last", Value::from_function(filters::last)),
         ("lines", Value::from_function(filters::lines)),
         ("list", Value::from_function(filters::list)),
@@ -47,13 +47,12 @@ fn add_charged_filters(env: &mut Environment) {
         ("select", Value::from_function(filters::select)),
         ("selectattr", Value::from_function(filters::selectattr)),
         ("split", Value::from_function(filters::split)),
-        ("unique", Value::from_function(filters::unique)),
         ("zip", Value::from_function(filters::zip)),
     ];
     for (name, filter) in charged {
         env.add_filter(name, move |state: &State, args: Rest<Value>| {
             charge_filter(&args)?;
-            filter.call(state, &args)
+            filter.call(state, &gone_through(name, args.0)?)
         });
     }
     // These make as many lists as their first argument says.
@@ -69,9 +68,26 @@ fn add_charged_filters(env: &mut Environment) {
                 return Err(budget::refuse("the chat template makes too long a list"));
             }
             charge(count * std::mem::size_of::<Value>())?;
-            filter.call(state, &args)
+            filter.call(state, &gone_through(name, args.0)?)
         });
     }
+}
+
+/// The arguments of a filter that goes through its first one: nothing is in what is undefined, none
+/// cannot be gone through, and what goes through nothing at all does not look at it.
+fn gone_through(name: &str, mut args: Vec<Value>) -> Result<Vec<Value>, Error> {
+    const LAZY: [&str; 5] = ["map", "reject", "rejectattr", "select", "selectattr"];
+    let any = !matches!(name, "attr" | "bool" | "split" | "lines");
+    if let Some(first) = args.first_mut().filter(|_| any) {
+        if first.is_undefined() || (LAZY.contains(&name) && !first.is_true()) {
+            *first = Value::from(Vec::<Value>::new());
+        } else if first.is_none() {
+            return Err(budget::error(format!("{name} cannot go through none")));
+        } else if matches!(name, "last" | "reverse") && first.kind() == ValueKind::Map {
+            *first = first.try_iter()?.collect();
+        }
+    }
+    Ok(args)
 }
 
 /// A list of a string's characters takes a value each.
@@ -83,11 +99,25 @@ fn charge_filter(args: &[Value]) -> Result<(), Error> {
     }
 }
 
+/// Filters of Jinja2 that no prompt is made with.
+const REFUSED: [(&str, &str); 2] = [
+    ("random", "a prompt must be the same each time"),
+    ("urlize", "it makes HTML for a browser"),
+];
+
 /// A filter that changes a text, and its name.
 type TextFilter = (&'static str, fn(&str) -> String);
 
 fn add_own_filters(env: &mut Environment) {
     text_filters::add_to(env);
+    ordering_filters::add_to(env);
+    for (name, why) in REFUSED {
+        env.add_filter(name, move |_all: Rest<Value>| {
+            Err::<Value, Error>(budget::refuse(format!(
+                "the chat template uses the filter {name}, which is not served: {why}"
+            )))
+        });
+    }
     let textual: [TextFilter; 3] = [
         ("capitalize", strings::capitalized),
         ("lower", |text| text.to_lowercase()),
@@ -114,23 +144,8 @@ fn add_own_filters(env: &mut Environment) {
     });
     env.add_filter("items", |value: Value| match value.is_undefined() {
         true => Ok(Value::from(Vec::<Value>::new())),
-        false => strings::items(&value),
+        false => strings::view(&value, "items"),
     });
-    env.add_filter("dictsort", dictsort);
-    env.add_filter("sort", sort);
-    env.add_filter("sum", sum);
-    env.add_filter(
-        "min",
-        |state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs| {
-            extreme(state, value, args, kwargs, Ordering::Less)
-        },
-    );
-    env.add_filter(
-        "max",
-        |state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs| {
-            extreme(state, value, args, kwargs, Ordering::Greater)
-        },
-    );
     env.add_filter("tojson", to_json);
     env.add_filter("string", |value: Value| {
         let text = string(value.clone())?;
@@ -139,7 +154,7 @@ fn add_own_filters(env: &mut Environment) {
     env.add_filter("safe", |value: Value| {
         string(value).map(Value::from_safe_string)
     });
-    env.add_filter("pprint", |value: Value| python::repr_of(&value));
+    env.add_filter("pprint", |value: Value| python::pretty_of(&value));
     for name in ["escape", "e"] {
         env.add_filter(name, |value: Value| match value.is_safe() {
             true => Ok(value),
@@ -156,10 +171,10 @@ fn add_own_filters(env: &mut Environment) {
     );
     env.add_filter("join", join);
     env.add_filter("indent", indent);
-    env.add_filter("format", |format: Value, args: Rest<Value>| {
-        let args = text::escaped_args(&format, args.0)?;
-        let text = strings::formatted(FormatStyle::Printf, &python::str_of(&format)?, &args)?;
-        Ok::<_, Error>(text::like(&format, text))
+    env.add_filter("format", format_filter);
+    env.add_filter("abs", |value: Value| match value.kind() {
+        ValueKind::Bool => Ok(Value::from(i64::from(value.is_true()))),
+        _ => filters::abs(numbers::counted(value)),
     });
     env.add_filter("round", round);
     for name in ["length", "count"] {
@@ -167,8 +182,27 @@ fn add_own_filters(env: &mut Environment) {
     }
     env.add_filter("int", int);
     env.add_filter("float", |value: Value, default: Option<f64>| {
-        strings::float_of(&value).or(default).unwrap_or(0.0)
+        match value.is_undefined() {
+            true => Err(Error::from(ErrorKind::UndefinedError)),
+            false => Ok(strings::float_of(&value).or(default).unwrap_or(0.0)),
+        }
     });
+}
+
+/// `format % arguments`, which are all by place or all by name.
+fn format_filter(format: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let names: Vec<&str> = kwargs.args().collect();
+    let operand = match (args.is_empty(), names.is_empty()) {
+        (_, true) => Tuple::value(args.0),
+        (true, false) => names
+            .iter()
+            .map(|name| Ok((*name, kwargs.get::<Value>(name)?)))
+            .collect::<Result<Value, Error>>()?,
+        _ => return Err(budget::error("format takes values by place or by name")),
+    };
+    let operand = text::escaped_operand(&format, operand)?;
+    let text = format::printf(&python::str_of(&format)?, &operand)?;
+    Ok(text::like(&format, text))
 }
 
 fn int(
@@ -180,11 +214,14 @@ fn int(
     let default = default.or(kwargs.get("default")?).unwrap_or(0);
     let base = base.or(kwargs.get("base")?).unwrap_or(10);
     kwargs.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
     let whole = match value.as_str() {
-        Some(text) if base != 10 => whole_of(text, base),
+        Some(text) if base != 10 => whole_of(text, base).map(i128::from),
         _ => int_of(&numbers::counted(value)),
     };
-    Ok(Value::from(whole.unwrap_or(default)))
+    operators::integer(Some(whole.unwrap_or(default.into())))
 }
 
 /// int(text, base) of bases 2 to 36, with or without its prefix.
@@ -211,7 +248,7 @@ fn add_tests(env: &mut Environment) {
     env.add_test("sequence", |value: Value| {
         matches!(
             value.kind(),
-            ValueKind::Seq | ValueKind::String | ValueKind::Map
+            ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined
         )
     });
     env.add_test("iterable", |value: Value| {
@@ -223,6 +260,21 @@ fn add_tests(env: &mut Environment) {
         matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
             || numbers::text_of(&value).is_some()
     });
+    for (name, remainder) in [("even", 0), ("odd", 1)] {
+        env.add_test(name, move |value: Value| {
+            order::equal(
+                &operators::remainder(value, Value::from(2))?,
+                &Value::from(remainder),
+            )
+        });
+    }
+    type Known = fn(&State, &str) -> bool;
+    let named: [(&str, Known); 2] = [("filter", tests::is_filter), ("test", tests::is_test)];
+    for (name, is_known) in named {
+        env.add_test(name, move |state: &State, value: Value| {
+            value.as_str().is_some_and(|name| is_known(state, name))
+        });
+    }
     env.add_test("divisibleby", operators::is_divisible);
     env.add_test("escaped", |value: Value| value.is_safe());
     for (name, method) in [("upper", "isupper"), ("lower", "islower")] {
@@ -233,7 +285,8 @@ fn add_tests(env: &mut Environment) {
         });
     }
     env.add_test("callable", |value: Value| {
-        value.kind() == ValueKind::Plain && numbers::text_of(&value).is_none()
+        value.is_undefined()
+            || (value.kind() == ValueKind::Plain && numbers::text_of(&value).is_none())
     });
     env.add_test("integer", |value: Value| {
         numbers::counted(value).is_integer()
@@ -254,103 +307,26 @@ fn escape(value: &Value) -> Result<Value, Error> {
     text::escaped(&python::str_of(value)?).map(Value::from_safe_string)
 }
 
-/// Parameters of a filter by place, given to minijinja's own by name.
-fn by_name(names: &[&'static str], args: &[Value], kwargs: &Kwargs) -> Result<Kwargs, Error> {
-    if args.len() > names.len() {
-        return Err(Error::from(ErrorKind::TooManyArguments));
+/// dict(), of a map, of pairs or of nothing, and of what is named.
+fn dict(base: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let mut members: Vec<(Value, Value)> = Vec::new();
+    if let Some(base) = base {
+        let pairs = match base.kind() {
+            ValueKind::Map => strings::view(&base, "items")?,
+            _ => base,
+        };
+        charge_values(std::slice::from_ref(&pairs))?;
+        for pair in pairs.try_iter()? {
+            let pair: Vec<Value> = pair.try_iter()?.collect();
+            let [key, value] = <[Value; 2]>::try_from(pair)
+                .map_err(|_| budget::error("dict takes pairs of a key and a value"))?;
+            members.push((key, value));
+        }
     }
-    let mut all: Vec<(&str, Value)> = names.iter().copied().zip(args.iter().cloned()).collect();
     for name in kwargs.args() {
-        if all.iter().any(|(known, _)| *known == name) {
-            return Err(Error::from(ErrorKind::TooManyArguments));
-        }
-        all.push((name, kwargs.peek(name)?));
+        members.push((Value::from(name), kwargs.get(name)?));
     }
-    Ok(Kwargs::from_iter(all))
-}
-
-fn dictsort(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    charge_filter(std::slice::from_ref(&value))?;
-    let kwargs = by_name(&["case_sensitive", "by", "reverse"], &args, &kwargs)?;
-    let sorted = filters::dictsort(&value, kwargs)?;
-    let pair = |pair: Value| Ok(Tuple::value(pair.try_iter()?.collect()));
-    let pairs = sorted
-        .try_iter()?
-        .map(pair)
-        .collect::<Result<Vec<_>, Error>>()?;
-    Ok(Value::from(pairs))
-}
-
-fn sort(state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    charge_filter(std::slice::from_ref(&value))?;
-    let kwargs = by_name(&["reverse", "case_sensitive", "attribute"], &args, &kwargs)?;
-    filters::sort(state, value, kwargs)
-}
-
-/// The values of a list, or of an attribute of each.
-fn attributes(state: &State, value: &Value, attribute: Option<Value>) -> Result<Vec<Value>, Error> {
-    charge_filter(std::slice::from_ref(value))?;
-    let values = match attribute.filter(|name| !name.is_none()) {
-        Some(name) => {
-            let kwargs = Kwargs::from_iter([("attribute", name)]);
-            state.apply_filter("map", &[value.clone(), Value::from(kwargs)])?
-        }
-        None => value.clone(),
-    };
-    Ok(values.try_iter()?.collect())
-}
-
-fn sum(
-    state: &State,
-    value: Value,
-    attribute: Option<Value>,
-    start: Option<Value>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let attribute = attribute.or(kwargs.get("attribute")?);
-    let start = start.or(kwargs.get("start")?);
-    kwargs.assert_all_used()?;
-    let mut total = start.unwrap_or(Value::from(0));
-    if total.as_str().is_some() {
-        return Err(budget::error("sum is not for texts; join them"));
-    }
-    for value in attributes(state, &value, attribute)? {
-        total = operators::sum(&total, &value)?;
-    }
-    Ok(total)
-}
-
-/// The least or the greatest value, of texts without regard to case unless asked to.
-fn extreme(
-    state: &State,
-    value: Value,
-    args: Rest<Value>,
-    kwargs: Kwargs,
-    wanted: Ordering,
-) -> Result<Value, Error> {
-    let kwargs = by_name(&["case_sensitive", "attribute"], &args, &kwargs)?;
-    let attribute: Option<Value> = kwargs.get("attribute")?;
-    let case_sensitive = kwargs
-        .get::<Option<bool>>("case_sensitive")?
-        .unwrap_or(false);
-    kwargs.assert_all_used()?;
-    let keys = attributes(state, &value, attribute)?
-        .into_iter()
-        .map(|key| match key.as_str() {
-            Some(text) if !case_sensitive => Value::from(text.to_lowercase()),
-            _ => key,
-        });
-    let mut best: Option<(Value, Value)> = None;
-    for (item, key) in value.try_iter()?.zip(keys) {
-        budget::tick()?;
-        if best
-            .as_ref()
-            .is_none_or(|(_, known)| key.cmp(known) == wanted)
-        {
-            best = Some((item, key));
-        }
-    }
-    Ok(best.map_or(Value::UNDEFINED, |(item, _)| item))
+    Ok(members.into_iter().collect())
 }
 
 /// transformers' tojson: json.dumps without HTML escapes, non-ASCII characters as they are.
@@ -366,7 +342,21 @@ fn to_json(
         Some(indent) if !indent.is_none() && !indent.is_undefined() => Some(json_indent(&indent)?),
         _ => None,
     };
-    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let separators: Option<Value> = kwargs.get("separators")?;
+    let separators = match separators.filter(|pair| !pair.is_none()) {
+        Some(pair) => {
+            let parts = match pair.as_str() {
+                Some(text) => text.chars().map(String::from).collect(),
+                None => pair
+                    .try_iter()?
+                    .map(|part| part.as_str().map(str::to_owned))
+                    .collect::<Option<Vec<String>>>()
+                    .unwrap_or_default(),
+            };
+            Some(parts)
+        }
+        None => None,
+    };
     let sort_keys: Option<bool> = kwargs.get("sort_keys")?;
     kwargs.assert_all_used()?;
     let (item_separator, key_separator) = match separators {
@@ -392,7 +382,7 @@ fn json_indent(indent: &Value) -> Result<String, Error> {
     const MAX_INDENT: usize = 64;
     let text = match indent.as_str() {
         Some(text) => text.to_owned(),
-        None => " ".repeat(usize::try_from(indent.clone())?.min(MAX_INDENT + 1)),
+        None => " ".repeat(i64::try_from(indent.clone())?.clamp(0, MAX_INDENT as i64 + 1) as usize),
     };
     if text.len() > MAX_INDENT {
         return Err(budget::error("tojson's indent is too wide"));
@@ -418,6 +408,9 @@ fn join(
         }
         _ => value,
     };
+    if values.is_none() {
+        return Err(budget::error("join cannot go through none"));
+    }
     strings::join_values(&values, &separator)
 }
 
@@ -443,7 +436,10 @@ fn indent(
     if indention.len() > MAX_WIDTH {
         return Err(budget::error("indent is too wide"));
     }
-    let text = python::str_of(&value)? + "\n";
+    let Some(text) = value.as_str() else {
+        return Err(text_filters::not_a_text("indent", &value));
+    };
+    let text = text.to_owned() + "\n";
     let lines = strings::split_lines(&text, false);
     charge(text.len() + lines.len().saturating_mul(indention.len()))?;
     let mut out = String::with_capacity(text.len());
@@ -494,10 +490,25 @@ fn round(
     let method = method.or(kwargs.get("method")?);
     kwargs.assert_all_used()?;
     let method = method.as_deref().unwrap_or("common");
-    if method == "common" && value.is_integer() {
-        return Ok(value);
+    let number =
+        strings::number_of(&value).ok_or_else(|| budget::error("only numbers are rounded"))?;
+    let is_whole = value.kind() == ValueKind::Bool || value.is_integer();
+    if method == "common" && is_whole {
+        // Whole numbers stay so, rounded half to even.
+        let whole = int_of(&value).unwrap_or(0);
+        let scale = u32::try_from(-precision)
+            .ok()
+            .map(|zeros| 10i128.checked_pow(zeros));
+        return operators::integer(match scale {
+            None => Some(whole),
+            Some(None) => Some(0),
+            Some(Some(scale)) => {
+                let (tens, rest) = (whole.div_euclid(scale), whole.rem_euclid(scale));
+                let up = rest * 2 > scale || (rest * 2 == scale && tens % 2 != 0);
+                (tens + i128::from(up)).checked_mul(scale)
+            }
+        });
     }
-    let number = f64::try_from(value)?;
     if precision < 0 {
         let scale = 10f64.powi(precision.unsigned_abs().min(MAX_PRECISION as u64) as i32);
         return Ok(Value::from(match method {
@@ -522,6 +533,9 @@ fn length(value: Value) -> Result<usize, Error> {
     if value.is_undefined() {
         return Ok(0);
     }
+    if value.is_none() {
+        return Err(budget::error("none has no length"));
+    }
     match value.len() {
         Some(size) => Ok(size),
         None => Ok(value
@@ -531,18 +545,18 @@ fn length(value: Value) -> Result<usize, Error> {
     }
 }
 
-fn int_of(value: &Value) -> Option<i64> {
+fn int_of(value: &Value) -> Option<i128> {
+    let truncated = |number: f64| number.is_finite().then(|| number.trunc() as i128);
     match value.as_str() {
         Some(text) => {
-            let text = text::strip(text);
-            let whole = text.parse().ok();
-            whole.or_else(|| text.parse::<f64>().ok().map(|number| number as i64))
+            let whole = strings::digits_of(text).and_then(|text| text.parse().ok());
+            whole.or_else(|| strings::float_of(value).and_then(truncated))
         }
-        None if value.kind() == ValueKind::Bool => Some(i64::from(value.is_true())),
-        None => i64::try_from(value.clone()).ok().or_else(|| {
-            f64::try_from(value.clone())
-                .ok()
-                .map(|number| number as i64)
-        }),
+        None if value.kind() == ValueKind::Bool => Some(i128::from(value.is_true())),
+        None => {
+            let whole = Some(value).filter(|value| value.is_integer());
+            let whole = whole.and_then(|value| i128::try_from(value.clone()).ok());
+            whole.or_else(|| f64::try_from(value.clone()).ok().and_then(truncated))
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Kwargs, Object};
 use minijinja::{Error, State, Value};
 
-use super::tuple::Tuple;
+use super::sequence::Tuple;
 
 pub const VARARGS: &str = "varargs";
 pub const KWARGS: &str = "kwargs";

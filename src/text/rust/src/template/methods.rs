@@ -2,12 +2,12 @@
 //! and those it lacks, has wrong or does without a limit.
 
 use minijinja::value::{from_args, ValueKind};
-use minijinja::{Error, ErrorKind, FormatStyle, State, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
 use super::budget::{self, charge, charge_values};
-use super::tuple::Tuple;
-use super::{strings, text};
+use super::sequence::{is_list, Tuple};
+use super::{format, order, strings, text};
 
 pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     charge_values(std::slice::from_ref(value))?;
@@ -24,6 +24,7 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
         (ValueKind::String, Some(text)) => string_method(text, method, args)?,
         (ValueKind::Seq, _) => list_method(value, method, args)?,
         (ValueKind::Map, _) => map_method(value, method, args)?,
+        (ValueKind::Number, _) => number_method(value, method, args)?,
         _ => None,
     };
     let result = match own {
@@ -36,21 +37,43 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
 fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     match method {
         "copy" if args.is_empty() => Ok(Some(value.clone())),
-        "items" if args.is_empty() => Ok(Some(strings::items(value)?)),
+        "items" | "keys" | "values" if args.is_empty() => Ok(Some(strings::view(value, method)?)),
         _ => Ok(None),
     }
 }
 
 fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     match method {
-        "index" => {
+        "index" | "count" => {
             let (what,): (&Value,) = from_args(args)?;
-            match value.try_iter()?.position(|item| item == *what) {
-                Some(at) => Ok(Some(Value::from(at))),
-                None => Err(budget::error("the value is not in the list")),
+            let mut count = 0;
+            for (at, item) in value.try_iter()?.enumerate() {
+                if order::equal(&item, what)? {
+                    if method == "index" {
+                        return Ok(Some(Value::from(at)));
+                    }
+                    count += 1;
+                }
+            }
+            match method {
+                "count" => Ok(Some(Value::from(count))),
+                _ => Err(budget::error("the value is not in the list")),
             }
         }
-        "copy" => Ok(Some(value.clone())),
+        "copy" if is_list(value) => Ok(Some(value.clone())),
+        _ => Ok(None),
+    }
+}
+
+fn number_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    match (method, args) {
+        ("is_integer", []) if !value.is_integer() => Ok(Some(Value::from(
+            f64::try_from(value.clone()).is_ok_and(|number| number.fract() == 0.0),
+        ))),
+        ("bit_length", []) if value.is_integer() => {
+            let size = i128::try_from(value.clone()).map_or(0, i128::unsigned_abs);
+            Ok(Some(Value::from(u128::BITS - size.leading_zeros())))
+        }
         _ => Ok(None),
     }
 }
@@ -87,12 +110,22 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
         }
         "join" => {
             let (values,): (&Value,) = from_args(args)?;
+            if values.try_iter()?.any(|value| value.as_str().is_none()) {
+                return Err(budget::error("only texts can be joined"));
+            }
             Value::from(strings::join_values(values, text)?)
         }
-        "format" => Value::from(strings::formatted(FormatStyle::StrFormat, text, args)?),
+        "format" => Value::from(format::str_format(text, args)?),
+        "format_map" => {
+            let (map,): (&Value,) = from_args(args)?;
+            Value::from(format::format_map(text, map)?)
+        }
         "splitlines" => {
-            let (keep_ends,): (Option<bool>,) = from_args(args)?;
-            let lines = strings::split_lines(text, keep_ends.unwrap_or(false));
+            let keep_ends = match args {
+                [kwargs] if kwargs.is_kwargs() => kwargs.get_attr("keepends")?,
+                args => from_args::<(Option<Value>,)>(args)?.0.unwrap_or_default(),
+            };
+            let lines = strings::split_lines(text, keep_ends.is_true());
             charge(lines.len() * std::mem::size_of::<Value>())?;
             lines.into_iter().map(Value::from).collect()
         }
@@ -155,6 +188,10 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
                 None => Value::from(-1),
             }
         }
+        "translate" => {
+            let (table,): (&Value,) = from_args(args)?;
+            Value::from(translated(text, table)?)
+        }
         "casefold" => Value::from(text.to_lowercase().replace('ß', "ss").replace('ς', "σ")),
         "zfill" | "ljust" | "rjust" | "center" => {
             let (width, fill): (usize, Option<char>) = from_args(args)?;
@@ -163,6 +200,28 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
         _ => return Ok(None),
     };
     Ok(Some(result))
+}
+
+/// The text with its characters changed by a table from their numbers to texts, numbers or none.
+fn translated(text: &str, table: &Value) -> Result<String, Error> {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let new = table.get_item(&Value::from(u32::from(c)))?;
+        match new.kind() {
+            ValueKind::Undefined => out.push(c),
+            ValueKind::None => {}
+            ValueKind::Number => {
+                let code = u32::try_from(new).ok().and_then(char::from_u32);
+                out.push(code.ok_or_else(|| budget::error("a character is out of range"))?);
+            }
+            _ => {
+                let new = new.as_str().unwrap_or_default();
+                charge(new.len())?;
+                out.push_str(new);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// The characters of a text from one to another, by their numbers as Python counts them.
@@ -222,8 +281,13 @@ fn begins_or_ends(
     if ends.as_str().is_some() {
         return one(ends);
     }
-    for end in ends.try_iter()? {
-        if one(&end)? {
+    let Some(ends) = Tuple::of(ends) else {
+        return Err(budget::error(format!(
+            "{method} wants a text or a tuple of texts"
+        )));
+    };
+    for end in ends {
+        if one(end)? {
             return Ok(true);
         }
     }

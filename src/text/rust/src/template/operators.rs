@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 
 use minijinja::value::{Rest, ValueKind};
-use minijinja::{Environment, Error, FormatStyle, Value};
+use minijinja::{Environment, Error, Value};
 
 use super::budget::{self, charge};
 use super::numbers;
-use super::tuple::Tuple;
-use super::{strings, text};
+use super::sequence::{is_list, Tuple};
+use super::{format, text};
 
 /// Names that no template can write.
 pub const ADD: &str = "+add";
@@ -67,10 +67,6 @@ fn own_or_native(
     Ok(operands.into_iter().collect())
 }
 
-fn is_list(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
-}
-
 fn limit_list(items: usize) -> Result<(), Error> {
     if items > budget::MAX_ITEMS {
         return Err(budget::refuse("the chat template makes too long a list"));
@@ -115,7 +111,7 @@ fn multiply(left: &Value, right: &Value) -> Result<Option<Value>, Error> {
             charge(text.len().saturating_mul(factor))?;
             return Ok(Some(text::like(value, text.repeat(factor))));
         }
-        if is_list(value) {
+        if is_list(value) || Tuple::of(value).is_some() {
             let size = value.len().unwrap_or(0);
             // An empty list is gone through as often, too.
             limit_list(size.max(1).saturating_mul(factor))?;
@@ -143,7 +139,7 @@ pub enum Numbers {
 }
 
 /// Two numbers, whole when both are; true and false count as 1 and 0. None when one is no number.
-fn both(left: &Value, right: &Value) -> Option<Numbers> {
+pub fn both(left: &Value, right: &Value) -> Option<Numbers> {
     let (left, right) = (
         numbers::counted(left.clone()),
         numbers::counted(right.clone()),
@@ -209,15 +205,10 @@ pub fn integer(number: Option<i128>) -> Result<Value, Error> {
 }
 
 /// Python's %: the remainder has the divisor's sign, and a string is a format.
-fn remainder(left: Value, right: Value) -> Result<Value, Error> {
+pub fn remainder(left: Value, right: Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
-        let args = match Tuple::of(&right) {
-            Some(items) => items.to_vec(),
-            None => vec![right],
-        };
-        let args = text::escaped_args(&left, args)?;
-        let made = strings::formatted(FormatStyle::Printf, format, &args)?;
-        return Ok(text::like(&left, made));
+        let right = text::escaped_operand(&left, right)?;
+        return Ok(text::like(&left, format::printf(format, &right)?));
     }
     match divisible(&left, &right)? {
         Numbers::Whole(a, b) => {
@@ -225,7 +216,14 @@ fn remainder(left: Value, right: Value) -> Result<Value, Error> {
             let fits = |rest: i128| rest == 0 || (rest < 0) == (b < 0);
             integer(rest.map(|rest| if fits(rest) { rest } else { rest + b }))
         }
-        Numbers::Real(a, b) => Ok(Value::from(a - (a / b).floor() * b)),
+        Numbers::Real(a, b) => {
+            let rest = a % b;
+            Ok(Value::from(match rest {
+                0.0 => 0f64.copysign(b),
+                rest if (rest < 0.0) != (b < 0.0) => rest + b,
+                rest => rest,
+            }))
+        }
     }
 }
 
@@ -249,6 +247,10 @@ fn power(left: Value, right: Value) -> Result<Value, Error> {
         }
         Numbers::Whole(0, _) => Err(budget::error("division by zero")),
         Numbers::Whole(a, b) => Ok(Value::from((a as f64).powf(b as f64))),
+        Numbers::Real(0.0, b) if b < 0.0 => Err(budget::error("division by zero")),
+        Numbers::Real(a, b) if a < 0.0 && b.fract() != 0.0 => {
+            Err(budget::error("a negative number's power is no real number"))
+        }
         Numbers::Real(a, b) => Ok(Value::from(a.powf(b))),
     }
 }

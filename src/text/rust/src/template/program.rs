@@ -17,11 +17,10 @@ use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, Value};
 
 use super::budget::{self, charge};
 use super::rewrite::{self, rewritten};
-use super::{builtins, macros, methods, operators, python, slices};
+use super::{builtins, macros, methods, operators, order, python, slices};
 
 /// Names that no template can write.
 const CONCAT: &str = "+concat";
-const CHECK_IN: &str = "+in";
 const CATCHING: &str = "+catching";
 const SLICE: &str = "+slice";
 const TICK: &str = "+tick";
@@ -109,22 +108,14 @@ pub fn environment() -> Environment<'static> {
         Ok::<_, Error>(text)
     });
     operators::add_to(&mut env);
-    env.add_function(CHECK_IN, check_search);
+    order::add_to(&mut env);
     env.add_function(CATCHING, macros::catching);
     env.add_function(SLICE, slices::slice);
     env.add_global(rewrite::ONE, 1);
     env.add_function(rewrite::TUPLE, operators::tuple);
+    env.add_filter(rewrite::SAME, |value: Value| value);
     env.add_function(TICK, |_nothing: Rest<Value>| budget::tick());
     env
-}
-
-/// Charges for a search, which makes nothing but takes time, and gives the operands back in the order
-/// that UnpackList wants them.
-fn check_search(operands: Value) -> Result<Value, Error> {
-    const BYTES_PER_CHARGE: usize = 16;
-    let operands: Vec<Value> = operands.try_iter()?.collect();
-    charge(operands.iter().map(budget::size).sum::<usize>() / BYTES_PER_CHARGE)?;
-    Ok(operands.into_iter().rev().collect())
 }
 
 /// What one instruction becomes, its jump target still that of the old code.
@@ -160,18 +151,22 @@ fn expand<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
         Instruction::Pow => vec![call(operators::POWER, 2)],
         Instruction::Neg => vec![call(operators::NEGATE, 1)],
         Instruction::Slice => vec![call(SLICE, 4)],
-        Instruction::In => checked(CHECK_IN),
+        Instruction::In => vec![call(order::CONTAINS, 2)],
+        Instruction::Eq => vec![call(order::EQUAL, 2)],
+        Instruction::Ne => vec![call(order::UNEQUAL, 2)],
+        Instruction::Lt => vec![call(order::LESS, 2)],
+        Instruction::Lte => vec![call(order::LESS_OR_EQUAL, 2)],
+        Instruction::Gt => vec![call(order::GREATER, 2)],
+        Instruction::Gte => vec![call(order::GREATER_OR_EQUAL, 2)],
+        Instruction::CompareAndPreserve(comparison) => vec![
+            Instruction::BuildList(Some(2)),
+            call(order::CHAINED[*comparison as usize], 1),
+            Instruction::UnpackList(2),
+        ],
+        Instruction::GetItem => vec![call(order::ITEM, 2)],
+        Instruction::PushLoop(_) => vec![call(order::ITERATED, 1), instruction.clone()],
         Instruction::BuildMacro(..) => vec![instruction.clone(), call(CATCHING, 1)],
-        Instruction::Eq
-        | Instruction::Ne
-        | Instruction::Lt
-        | Instruction::Lte
-        | Instruction::Gt
-        | Instruction::Gte
-        | Instruction::CompareAndPreserve(_)
-        | Instruction::PushLoop(_)
-        | Instruction::GetItem
-        | Instruction::PerformTest(..) => vec![
+        Instruction::PerformTest(..) => vec![
             Instruction::CallFunction(TICK, Some(0)),
             Instruction::DiscardTop,
             instruction.clone(),

@@ -6,8 +6,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
 use super::budget::{self, MAX_NESTING};
-use super::tuple::Tuple;
-use super::{numbers, provenance};
+use super::sequence::{is_list, Range, Tuple, View};
+use super::{numbers, order, provenance};
 
 /// Python's str of a value; an undefined one is empty, as in Jinja.
 pub fn str_of(value: &Value) -> Result<String, Error> {
@@ -33,6 +33,42 @@ pub fn repr_of(value: &Value) -> Result<String, Error> {
     Ok(out)
 }
 
+/// pprint's form of a value, on one line: dicts by their keys.
+pub fn pretty_of(value: &Value) -> Result<String, Error> {
+    repr_of(&with_sorted_keys(value, 0)?)
+}
+
+fn with_sorted_keys(value: &Value, depth: usize) -> Result<Value, Error> {
+    check_depth(depth)?;
+    budget::charge(size_of::<Value>())?;
+    match value.kind() {
+        ValueKind::Map if !is_namespace(value) => {
+            let keys: Vec<Value> = value.try_iter()?.collect();
+            let sorted = order::sorted(keys.clone(), &order::compare_keys).unwrap_or(keys);
+            let member = |key: Value| {
+                Ok((
+                    key.clone(),
+                    with_sorted_keys(&value.get_item(&key)?, depth + 1)?,
+                ))
+            };
+            sorted.into_iter().map(member).collect()
+        }
+        ValueKind::Seq if Range::of(value).is_none() => {
+            let items = value.try_iter()?;
+            let items = items.map(|item| with_sorted_keys(&item, depth + 1));
+            Ok(Tuple::like(value, items.collect::<Result<_, Error>>()?))
+        }
+        _ => Ok(value.clone()),
+    }
+}
+
+/// Whether it is what `namespace()` makes, which minijinja keeps to itself.
+fn is_namespace(value: &Value) -> bool {
+    value
+        .as_object()
+        .is_some_and(|object| object.type_name().ends_with("::Namespace"))
+}
+
 fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     check_depth(depth)?;
     match value.kind() {
@@ -47,6 +83,16 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
         }
         ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
+            if let Some(range) = Range::of(value) {
+                out.push_str(&range.repr());
+                return Ok(());
+            }
+            if let Some((kind, items)) = View::of(value) {
+                let _ = write!(out, "{kind}(");
+                write_repr(out, &Value::from(items.to_vec()), depth + 1)?;
+                out.push(')');
+                return Ok(());
+            }
             let tuple = Tuple::of(value);
             out.push(if tuple.is_some() { '(' } else { '[' });
             for (i, item) in value.try_iter()?.enumerate() {
@@ -61,7 +107,8 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
             });
         }
         ValueKind::Map => {
-            out.push('{');
+            let is_namespace = is_namespace(value);
+            out.push_str(if is_namespace { "<Namespace {" } else { "{" });
             for (i, key) in value.try_iter()?.enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
                 write_repr(out, &key, depth + 1)?;
@@ -69,7 +116,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
                 write_repr(out, &value.get_item(&key)?, depth + 1)?;
                 check_written(out)?;
             }
-            out.push('}');
+            out.push_str(if is_namespace { "}>" } else { "}" });
         }
         _ => write!(out, "{value}").map_err(|e| budget::error(e.to_string()))?,
     }
@@ -175,16 +222,16 @@ fn write_json(
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => write_json_number(out, value),
         ValueKind::String => write_json_text(out, value.as_str().unwrap_or_default(), style),
-        ValueKind::Seq | ValueKind::Iterable => {
+        ValueKind::Seq | ValueKind::Iterable if is_list(value) || Tuple::of(value).is_some() => {
             let items = value.try_iter()?;
             write_group(out, style, depth, ['[', ']'], items, |out, item| {
                 write_json(out, &item, style, depth + 1)
             })?;
         }
-        ValueKind::Map => {
+        ValueKind::Map if !is_namespace(value) => {
             let mut keys: Vec<Value> = value.try_iter()?.collect();
             if style.sort_keys {
-                keys.sort();
+                keys = order::sorted(keys, &order::compare_keys)?;
             }
             write_group(
                 out,

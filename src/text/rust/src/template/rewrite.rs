@@ -5,12 +5,16 @@ use minijinja::machinery::{tokenize, Token, WhitespaceConfig};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, ErrorKind};
 
+use super::defaults::with_moved_defaults;
 use super::macros::{KWARGS, VARARGS};
+use super::tags::rewritten_tags;
 
-/// A variable and a function for the source text, so names that a template could write but does
-/// not.
+/// A variable, a function and a filter for the source text, so names that a template could write but
+/// does not.
 pub const ONE: &str = "moesaic_one";
 pub const TUPLE: &str = "moesaic_tuple";
+/// A filter that changes nothing.
+pub const SAME: &str = "moesaic_same";
 
 /// Tokens of one tag. Compiling folds constants at every level of an expression anew, which takes
 /// quadratic time.
@@ -20,74 +24,13 @@ const MAX_TOKENS: usize = 10_000;
 pub fn rewritten(text: &str, whitespace: WhitespaceConfig) -> Result<String, Error> {
     // Jinja2 has one line end, whatever the file has.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let text = rewritten_tags(&text);
+    let text = with_moved_defaults(&rewritten_tags(&text)?, whitespace)?;
     let mut edits = Edits::default();
     for token in tokenize(&text, false, SyntaxConfig, whitespace) {
         let (token, span) = token?;
         edits.take(&token, span.start_offset as usize, span.end_offset as usize)?;
     }
     Ok(edits.applied(&text))
-}
-
-/// transformers' own `{% generation %}` only marks text for training; here it is `{% if true %}`,
-/// which leaves the same text. And a newline after `{% raw %}` is part of the text.
-fn rewritten_tags(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    let opens = |pair: &[u8]| pair == b"{%" || pair == b"{#";
-    while let Some(at) = rest.as_bytes().windows(2).position(opens) {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        if before.ends_with('#') {
-            let end = tag.find("#}").unwrap_or(tag.len());
-            out.push_str(&tag[..end]);
-            rest = &tag[end..];
-            continue;
-        }
-        let inside = tag.trim_start_matches(['-', '+']);
-        let sign = &tag[..tag.len() - inside.len()];
-        let word = inside.trim_start();
-        let name = word.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let name = name.into_iter().next().unwrap_or_default();
-        let after = word[name.len()..].trim_start();
-        let closes = ["%}", "-%}", "+%}"]
-            .iter()
-            .any(|end| after.starts_with(end));
-        let new = match name {
-            "generation" if closes => "if true",
-            "endgeneration" if closes => "endif",
-            "raw" if closes => {
-                let body = &after[after.find("%}").map_or(0, |at| at + 2)..];
-                let (raw, left) = body.split_at(end_of_raw(body));
-                let opening = if after.starts_with("%}") {
-                    "+%}"
-                } else {
-                    "-%}"
-                };
-                out.extend([sign, " raw ", opening, raw]);
-                rest = left;
-                continue;
-            }
-            _ => {
-                rest = tag;
-                continue;
-            }
-        };
-        out.extend([sign, " ", new, " "]);
-        rest = after;
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Bytes before the tag that ends a raw text.
-fn end_of_raw(body: &str) -> usize {
-    let tags = body.match_indices("{%");
-    let mut ends = tags.filter(|(at, _)| {
-        let tag = body[at + 2..].trim_start_matches(['-', '+']).trim_start();
-        tag.starts_with("endraw")
-    });
-    ends.next().map_or(body.len(), |(at, _)| at)
 }
 
 /// An open parenthesis.
@@ -97,6 +40,17 @@ struct Open {
     groups: bool,
     commas: usize,
     empty: bool,
+    /// What it has or gives is not the same each time.
+    varies: bool,
+}
+
+/// A sign before an operand.
+struct Sign {
+    /// Where it ends, and how many brackets are open there.
+    end: usize,
+    depth: usize,
+    /// An attribute, an index or a call follows the operand.
+    postfix: bool,
 }
 
 /// A list of expressions without parentheses, which is a tuple if it has a comma.
@@ -115,13 +69,17 @@ struct Macro {
 /// What is written into the source, and what was seen to know it.
 #[derive(Default)]
 struct Edits {
-    list: Vec<(usize, String)>,
+    /// From where to where it is written over, and what with.
+    list: Vec<(usize, usize, String)>,
     tokens: usize,
     /// The name of the tag.
     tag: String,
     open: Vec<Open>,
     bare: Option<Bare>,
+    signs: Vec<Sign>,
     macros: Vec<Macro>,
+    /// Whether what the last bracket closed varies.
+    closed_varies: bool,
     /// Ends of the last token, and the last two, as far as they matter.
     end: usize,
     last: Last,
@@ -138,7 +96,9 @@ enum Last {
     Dot,
     Word(String),
     Constant,
-    Close,
+    Close {
+        varies: bool,
+    },
 }
 
 fn is_keyword(word: &str) -> bool {
@@ -148,6 +108,10 @@ fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word)
 }
 
+fn is_constant(word: &str) -> bool {
+    matches!(word, "true" | "false" | "none" | "True" | "False" | "None")
+}
+
 impl Edits {
     fn take(&mut self, token: &Token, at: usize, end: usize) -> Result<(), Error> {
         self.tokens += 1;
@@ -155,6 +119,7 @@ impl Edits {
         if opens {
             self.tokens = 0;
             self.open.clear();
+            self.signs.clear();
             self.tag.clear();
             self.assigns = false;
             self.bare =
@@ -166,12 +131,14 @@ impl Edits {
             ));
         }
         let operand = self.is_operand();
+        let opens_tag = self.tokens == 1 && self.bare.is_none();
+        self.end_signs(token, operand);
         match token {
             Token::ParenOpen => {
                 let groups = !operand && !self.assigns;
-                self.opened(at, groups);
+                self.opened(at, groups, operand);
             }
-            Token::BracketOpen | Token::BraceOpen => self.opened(at, false),
+            Token::BracketOpen | Token::BraceOpen => self.opened(at, false, operand),
             Token::ParenClose | Token::BracketClose | Token::BraceClose => self.closed(at),
             Token::Comma => match (self.open.last_mut(), &mut self.bare) {
                 (Some(open), _) => open.commas += 1,
@@ -182,6 +149,29 @@ impl Edits {
             Token::Mul if self.last != Last::Open => self.unfold(at, "*"),
             Token::Div | Token::FloorDiv | Token::Mod if self.may_be_constant() => {
                 self.unfold(at, "*");
+            }
+            Token::Minus | Token::Plus if !operand && !opens_tag => {
+                // Jinja2 has a sign that changes nothing; two that change it are one.
+                if matches!(token, Token::Plus) {
+                    self.list.push((at, end, "- -".to_owned()));
+                }
+                self.signs.push(Sign {
+                    end,
+                    depth: self.open.len(),
+                    postfix: false,
+                });
+            }
+            Token::Eq
+            | Token::Ne
+            | Token::Lt
+            | Token::Lte
+            | Token::Gt
+            | Token::Gte
+            | Token::Tilde
+            | Token::Pow
+                if self.may_be_constant() =>
+            {
+                self.keep(at);
             }
             Token::Assign if self.tag == "set" && self.open.is_empty() => {
                 self.assigns = false;
@@ -198,7 +188,9 @@ impl Edits {
         }
         let last = match token {
             Token::ParenOpen | Token::BracketOpen | Token::BraceOpen | Token::Comma => Last::Open,
-            Token::ParenClose | Token::BracketClose | Token::BraceClose => Last::Close,
+            Token::ParenClose | Token::BracketClose | Token::BraceClose => Last::Close {
+                varies: std::mem::take(&mut self.closed_varies),
+            },
             Token::Dot => Last::Dot,
             Token::Ident(word) => Last::Word((*word).to_owned()),
             Token::Str(_) | Token::String(_) | Token::Int(_) | Token::Int128(_) => Last::Constant,
@@ -219,19 +211,47 @@ impl Edits {
                     || self.before == Last::Dot
                     || (word == "in" && of_test(&self.before))
             }
-            Last::Constant | Last::Close => true,
+            Last::Constant | Last::Close { .. } => true,
             _ => false,
+        }
+    }
+
+    /// Writes brackets around what a sign is for, where minijinja would take less: at the end of the
+    /// operand with its attributes, indices and calls.
+    fn end_signs(&mut self, token: &Token, operand: bool) {
+        let goes_on = matches!(token, Token::Dot | Token::BracketOpen | Token::ParenOpen);
+        while let Some(sign) = self
+            .signs
+            .last_mut()
+            .filter(|sign| sign.depth == self.open.len())
+        {
+            if operand && goes_on {
+                sign.postfix = true;
+            }
+            if !operand || goes_on {
+                break;
+            }
+            let (end, postfix) = (sign.end, sign.postfix);
+            self.signs.pop();
+            if let Some(outer) = self
+                .signs
+                .last_mut()
+                .filter(|sign| sign.depth == self.open.len())
+            {
+                outer.postfix |= postfix;
+            }
+            if postfix {
+                self.insert(end, "(");
+                self.insert(self.end, ")");
+            }
         }
     }
 
     /// Whether what the last token ends could be computed while compiling.
     fn may_be_constant(&self) -> bool {
         match &self.last {
-            Last::Word(word) => matches!(
-                word.as_str(),
-                "true" | "false" | "none" | "True" | "False" | "None"
-            ),
-            Last::Constant | Last::Close => true,
+            Last::Word(word) => is_constant(word),
+            Last::Constant | Last::Close { varies: false } => true,
             _ => false,
         }
     }
@@ -239,10 +259,19 @@ impl Edits {
     /// minijinja computes constant expressions while compiling, where nothing is charged and some
     /// results are not Python's. A variable that is one keeps it from it.
     fn unfold(&mut self, at: usize, operator: &str) {
-        self.list.push((at, format!("{operator} {ONE} ")));
+        self.insert(at, &format!("{operator} {ONE} "));
     }
 
-    fn opened(&mut self, at: usize, groups: bool) {
+    /// The same for an operator whose left operand may be of any type.
+    fn keep(&mut self, at: usize) {
+        self.insert(at, &format!("|{SAME} "));
+    }
+
+    fn insert(&mut self, at: usize, text: &str) {
+        self.list.push((at, at, text.to_owned()));
+    }
+
+    fn opened(&mut self, at: usize, groups: bool, varies: bool) {
         if let Some(open) = self.open.last_mut() {
             open.empty = false;
         }
@@ -251,6 +280,7 @@ impl Edits {
             groups,
             commas: 0,
             empty: true,
+            varies,
         });
     }
 
@@ -258,8 +288,13 @@ impl Edits {
         let Some(open) = self.open.pop() else {
             return;
         };
-        if open.groups && (open.commas > 0 || open.empty) {
-            self.list.push((open.at, TUPLE.to_owned()));
+        let is_tuple = open.groups && (open.commas > 0 || open.empty);
+        if is_tuple {
+            self.insert(open.at, TUPLE);
+        }
+        self.closed_varies = open.varies || is_tuple;
+        if let Some(outer) = self.open.last_mut() {
+            outer.varies |= self.closed_varies;
         }
         if self.tag == "macro" && self.open.is_empty() {
             if let Some(own) = self.macros.last_mut().filter(|own| own.end == 0) {
@@ -271,8 +306,8 @@ impl Edits {
 
     fn end_bare(&mut self) {
         if let Some(bare) = self.bare.take().filter(|bare| bare.commas > 0) {
-            self.list.push((bare.at, format!(" {TUPLE}(")));
-            self.list.push((self.end, ")".to_owned()));
+            self.insert(bare.at, &format!(" {TUPLE}("));
+            self.insert(self.end, ")");
         }
     }
 
@@ -294,6 +329,9 @@ impl Edits {
         if self.last == Last::Dot {
             return;
         }
+        if let Some(open) = self.open.last_mut().filter(|_| !is_constant(word)) {
+            open.varies |= !is_keyword(word);
+        }
         let outside = self.tag == "for" && self.open.is_empty();
         match word {
             "in" if outside && self.assigns => {
@@ -302,6 +340,7 @@ impl Edits {
             }
             "if" | "recursive" if outside => self.end_bare(),
             "and" if operand && self.may_be_constant() => self.unfold(at, "and"),
+            "in" | "not" if operand && self.may_be_constant() => self.keep(at),
             VARARGS | KWARGS if self.tag != "macro" => {
                 if let Some(own) = self.macros.last_mut() {
                     own.reads[usize::from(word == KWARGS)] = true;
@@ -318,20 +357,20 @@ impl Edits {
         let mut separator = if own.has_parameters { ", " } else { "" };
         for (name, reads) in [VARARGS, KWARGS].into_iter().zip(own.reads) {
             if reads && own.end > 0 {
-                self.list.push((own.end, format!("{separator}{name}=none")));
+                self.insert(own.end, &format!("{separator}{name}=none"));
                 separator = ", ";
             }
         }
     }
 
     fn applied(mut self, text: &str) -> String {
-        self.list.sort_by_key(|(at, _)| *at);
+        self.list.sort_by_key(|(at, _, _)| *at);
         let mut out = String::with_capacity(text.len() + self.list.len() * 16);
         let mut done = 0;
-        for (at, new) in &self.list {
+        for (at, end, new) in &self.list {
             out.push_str(&text[done..*at]);
             out.push_str(new);
-            done = *at;
+            done = *end;
         }
         out.push_str(&text[done..]);
         out

@@ -4,8 +4,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
 use super::budget::{self, charge};
+use super::sequence::{Range, Tuple, View};
 use super::text;
-use super::tuple::Tuple;
 
 /// The indices that `[start:stop:step]` takes of a sequence, as CPython finds them.
 struct Slice {
@@ -75,7 +75,11 @@ pub fn slice(value: Value, start: Value, stop: Value, step: Value) -> Result<Val
             let taken = Slice::new(start, stop, step, characters.len())?;
             Ok(text::like(&value, taken.map(|at| characters[at]).collect()))
         }
-        (ValueKind::Seq | ValueKind::Iterable, _) => {
+        (ValueKind::Seq | ValueKind::Iterable, _) if View::of(&value).is_none() => {
+            if let Some(range) = Range::of(&value) {
+                let taken = Slice::new(start, stop, step, range.length())?;
+                return range.slice(taken.next, taken.stop, taken.step);
+            }
             charge(budget::size(&value))?;
             let items: Vec<Value> = value.try_iter()?.collect();
             let taken = Slice::new(start, stop, step, items.len())?;

@@ -1,45 +1,71 @@
 //! What filters and methods have in common: Python's operations on texts, charged to the budget.
 
 use minijinja::value::ValueKind;
-use minijinja::{format_filter, Error, FormatStyle, Value};
+use minijinja::{Error, Value};
 
 use super::budget::{self, charge};
-use super::tuple::Tuple;
+use super::sequence::{Tuple, View};
 use super::{numbers, python, text};
 
 /// The number that a value is, or that its text means.
 pub fn float_of(value: &Value) -> Option<f64> {
     match value.as_str() {
-        Some(text) => text::strip(text).parse().ok(),
-        None if value.kind() == ValueKind::Bool => Some(f64::from(value.is_true())),
-        None => f64::try_from(numbers::counted(value.clone())).ok(),
+        Some(text) => digits_of(text)?.parse().ok(),
+        None => number_of(value),
     }
 }
 
-/// The pairs of a map, as tuples.
-pub fn items(value: &Value) -> Result<Value, Error> {
+/// The number that a value is; true and false are 1 and 0.
+pub fn number_of(value: &Value) -> Option<f64> {
+    match value.kind() {
+        ValueKind::Bool => Some(f64::from(value.is_true())),
+        _ => f64::try_from(numbers::counted(value.clone())).ok(),
+    }
+}
+
+/// The text of a number as Python reads it: with digits of any script, and with single _ between
+/// digits. None where a _ stands elsewhere.
+pub fn digits_of(text: &str) -> Option<String> {
+    let mut out = String::new();
+    let all: Vec<char> = text::strip(text).chars().collect();
+    let is_digit = |at: usize| all.get(at).is_some_and(|c| text::digit(*c).is_some());
+    for (at, c) in all.iter().enumerate() {
+        match (c, text::digit(*c)) {
+            (_, Some(digit)) => out.push(digit),
+            ('_', _) if at > 0 && is_digit(at - 1) && is_digit(at + 1) => {}
+            ('_', _) => return None,
+            _ => out.push(*c),
+        }
+    }
+    Some(out)
+}
+
+/// What keys(), values() or items() of a map give.
+pub fn view(value: &Value, method: &str) -> Result<Value, Error> {
     if value.kind() != ValueKind::Map {
-        return Err(budget::error(format!("a {} has no items", value.kind())));
+        return Err(budget::error(format!("a {} has no {method}", value.kind())));
     }
     let keys = value.try_iter()?;
-    charge(
-        value
-            .len()
-            .unwrap_or(0)
-            .saturating_mul(4 * size_of::<Value>()),
-    )?;
-    let pair = |key: Value| Ok(Tuple::value(vec![key.clone(), value.get_item(&key)?]));
-    Ok(Value::from(
-        keys.map(pair).collect::<Result<Vec<_>, Error>>()?,
-    ))
+    let size = value.len().unwrap_or(0);
+    charge(size.saturating_mul(4 * size_of::<Value>()))?;
+    let (kind, items): (_, Result<Vec<Value>, Error>) = match method {
+        "keys" => ("dict_keys", Ok(keys.collect())),
+        "values" => (
+            "dict_values",
+            keys.map(|key| value.get_item(&key)).collect(),
+        ),
+        _ => {
+            let pair = |key: Value| Ok(Tuple::value(vec![key.clone(), value.get_item(&key)?]));
+            ("dict_items", keys.map(pair).collect())
+        }
+    };
+    Ok(View::value(kind, items?))
 }
 
 pub fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
-    let first = characters.next().into_iter().flat_map(char::to_uppercase);
-    first
-        .chain(characters.as_str().to_lowercase().chars())
-        .collect()
+    let first = characters.next().map_or_else(String::new, text::title_case);
+    first + &characters.as_str().to_lowercase()
 }
 
 /// Python's str.replace, charged for its result before it is made.
@@ -94,28 +120,4 @@ pub fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
         lines.push(rest);
     }
     lines
-}
-
-/// printf or str.format formatting without widths that would fill memory.
-pub fn formatted(style: FormatStyle, format: &str, args: &[Value]) -> Result<String, Error> {
-    const MAX_DIGITS: usize = 4;
-    let mut digits = 0;
-    for byte in format.bytes() {
-        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
-        if digits > MAX_DIGITS {
-            return Err(budget::error("a format's numbers may have four digits"));
-        }
-    }
-    let named = format.contains("%(");
-    let plain = |value: &Value| match value.kind() {
-        ValueKind::String | ValueKind::Number | ValueKind::Bool => Ok(value.clone()),
-        ValueKind::Map if named || value.is_kwargs() => Ok(value.clone()),
-        _ if style == FormatStyle::StrFormat => Ok(value.clone()),
-        _ => python::str_of(value).map(Value::from),
-    };
-    let args = &*args.iter().map(plain).collect::<Result<Vec<_>, Error>>()?;
-    let fields = format.matches(['%', '{']).count();
-    let longest = args.iter().map(budget::size).max().unwrap_or(0);
-    charge(format.len() + fields.saturating_mul(longest.saturating_add(10_000)))?;
-    format_filter(style, format, args)
 }

@@ -4,7 +4,7 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, State, Value};
 
 use super::budget::{self, charge};
-use super::{methods, python, strings, text};
+use super::{entities, methods, python, strings, text};
 
 pub fn add_to(env: &mut Environment) {
     env.add_filter("wordcount", |value: Value| {
@@ -40,6 +40,11 @@ where
     }
 }
 
+/// The error of a filter for texts that is given something else.
+pub fn not_a_text(filter: &str, value: &Value) -> Error {
+    budget::error(format!("{filter} is for texts, not for a {}", value.kind()))
+}
+
 fn truncate(
     _state: &State,
     value: Value,
@@ -52,7 +57,13 @@ fn truncate(
     let end = given(place(2), &kwargs, "end")?.map_or(Ok("...".into()), |v| python::str_of(&v))?;
     let leeway = given(place(3), &kwargs, "leeway")?.map_or(Ok(5), usize::try_from)?;
     kwargs.assert_all_used()?;
-    let text = python::str_of(&value)?;
+    let Some(text) = value.as_str() else {
+        return match value.len() {
+            Some(size) if size <= length.saturating_add(leeway) => Ok(value),
+            None if value.is_undefined() => Ok(value),
+            _ => Err(not_a_text("truncate", &value)),
+        };
+    };
     charge(text.len())?;
     let Some(kept) = length.checked_sub(end.chars().count()) else {
         return Err(budget::error("truncate's length is less than its end's"));
@@ -78,10 +89,12 @@ fn wordwrap(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Er
         return Err(budget::error("wordwrap's width must be at least 1"));
     }
     let wrap = wrap.map_or(Ok("\n".into()), |wrap| python::str_of(&wrap))?;
-    let text = python::str_of(&value)?;
+    let text = value
+        .as_str()
+        .ok_or_else(|| not_a_text("wordwrap", &value))?;
     // At most a line for each character, and the pieces while they are put together.
     charge(text.len().saturating_mul(wrap.len() + size_of::<String>()))?;
-    let lines = strings::split_lines(&text, false);
+    let lines = strings::split_lines(text, false);
     let wrapped = lines.into_iter().map(|line| {
         let pieces = pieces(line, hyphens);
         lines_of(pieces, width, breaks, hyphens).join(&wrap)
@@ -218,7 +231,11 @@ fn urlencode(value: Value) -> Result<String, Error> {
                 .collect::<Result<_, Error>>()?
         }
         ValueKind::Seq | ValueKind::Iterable => {
-            let pair = |pair: Value| Ok((pair.get_item(&0.into())?, pair.get_item(&1.into())?));
+            let pair =
+                |pair: Value| match <[Value; 2]>::try_from(pair.try_iter()?.collect::<Vec<_>>()) {
+                    Ok([key, value]) => Ok((key, value)),
+                    Err(_) => Err(budget::error("urlencode takes a text or pairs")),
+                };
             value.try_iter()?.map(pair).collect::<Result<_, Error>>()?
         }
         _ => return Ok(percent_encoded(&charged(python::str_of(&value)?)?, false)),
@@ -259,52 +276,7 @@ fn striptags(value: Value) -> Result<String, Error> {
         .split(text::is_blank)
         .filter(|word| !word.is_empty())
         .collect();
-    Ok(unescaped(&words.join(" ")))
-}
-
-fn unescaped(text: &str) -> String {
-    const NAMES: [(&str, char); 6] = [
-        ("lt", '<'),
-        ("gt", '>'),
-        ("amp", '&'),
-        ("quot", '"'),
-        ("apos", '\''),
-        ("nbsp", '\u{a0}'),
-    ];
-    const LONGEST: usize = 10;
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('&') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        let name = rest
-            .find(';')
-            .filter(|end| *end <= LONGEST)
-            .map(|end| &rest[..end]);
-        let found = name.and_then(|name| match name.strip_prefix('#') {
-            Some(number) => {
-                let hexadecimal = number.strip_prefix(['x', 'X']);
-                let code = match hexadecimal {
-                    Some(digits) => u32::from_str_radix(digits, 16).ok(),
-                    None => number.parse().ok(),
-                };
-                code.and_then(char::from_u32)
-            }
-            None => NAMES
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, c)| *c),
-        });
-        match (found, name) {
-            (Some(c), Some(name)) => {
-                out.push(c);
-                rest = &rest[name.len() + 1..];
-            }
-            _ => out.push('&'),
-        }
-    }
-    out.push_str(rest);
-    out
+    Ok(entities::unescaped(&words.join(" ")))
 }
 
 fn filesizeformat(value: Value, binary: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
@@ -337,6 +309,9 @@ fn filesizeformat(value: Value, binary: Option<bool>, kwargs: Kwargs) -> Result<
 }
 
 fn xmlattr(value: Value, autospace: Option<bool>) -> Result<String, Error> {
+    if value.kind() != ValueKind::Map {
+        return Err(budget::error("xmlattr is for a map"));
+    }
     let mut out = String::new();
     for key in value.try_iter()? {
         let item = value.get_item(&key)?;
