@@ -50,12 +50,13 @@ boost::json::value rope_scaling(const base::Settings& settings) {
 tensor::WeightFormat weight_format(const base::Settings& settings, const model::ModelSpec& spec,
                                    const backend::Backend& backend) {
   if (const std::string quantised = settings.get_string("quantization"); !quantised.empty()) {
-    const tensor::WeightFormat* format = model::find_load_format(quantised);
-    const std::string written = settings.origin("quantization") + " " + quantised;
-    if (format == nullptr) throw base::ConfigError(written + ": comes later");
-    const auto reason = backend.supports(*format);
-    if (!reason.empty()) throw base::ConfigError(fmt::format("{}: {}", written, reason));
-    return *format;
+    // A name that comes later is refused before this by a real start; --dry-run plans without it.
+    if (const tensor::WeightFormat* format = model::find_load_format(quantised)) {
+      const auto reason = backend.supports(*format);
+      if (reason.empty()) return *format;
+      throw base::ConfigError(fmt::format("{} {}: {}; leave it out, or serve on a card",
+                                          settings.origin("quantization"), quantised, reason));
+    }
   }
   const std::string name = settings.get_string("dtype");
   const tensor::WeightFormat format = name == "auto" ? spec.dtype : *tensor::dtype_from_torch(name);
