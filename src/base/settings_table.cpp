@@ -38,13 +38,13 @@ constexpr SettingRow kRows[] = {
     {"max-input-tokens", kInt, "", "1..", kModel, "--max-input-length", "MAX_INPUT_TOKENS,MAX_INPUT_LENGTH", kActive, "Longest prompt in tokens; a longer one is 400. Default is what --max-model-len leaves."},
     {"task", kString, "", "auto|generate|embedding|embed|classify|score|reward|transcription", kModel, "", "", kActive, "What the model is run for.", "auto|generate", "Other tasks than generating come later."},
 
-    {"backend", kString, "auto", "auto|cpu|reference|cuda|rocm|neuron|tpu|xpu|hpu|openvino", kCpu, "--device", "MOESAIC_BACKEND", kActive, "cuda is an NVIDIA card; auto takes one where there is one, else the CPU. reference is plain loops, for checking.", "auto|cpu|reference|cuda", "Devices other than CPUs and NVIDIA cards come later."},
+    {"backend", kString, "auto", "auto|cpu|reference|cuda|rocm|neuron|tpu|xpu|hpu|openvino", kCpu, "--device", "MOESAIC_BACKEND", kActive, "cuda is an NVIDIA card, of several the first of CUDA_VISIBLE_DEVICES; auto takes one where there is one, else the CPU. reference is plain loops, for checking.", "auto|cpu|reference|cuda", "Devices other than CPUs and NVIDIA cards come later."},
     {"enforce-eager", kBool, "false", "", kCpu, "", "", kActive, "Start the kernels of a decode step one by one instead of as a graph; a card's only."},
     {"threads", kInt, "0", "0..4096", kCpu, "", "MOESAIC_THREADS", kActive, "Compute threads; 0 is one per physical core this process may use."},
     {"cpu-isa", kString, "auto", "auto|baseline|avx2|avx512|amx", kCpu, "", "MOESAIC_CPU_ISA", kActive, "Instruction set of the kernels; auto takes the best there is."},
     {"pin-threads", kBool, "true", "", kCpu, "", "", kActive, "Bind each compute thread to its core."},
 
-    {"gpu-memory-utilization", kFloat, "0.9", "0.01..1", kMemory, "--device-memory-utilization,--memory-utilization,--cuda-memory-fraction", "CUDA_MEMORY_FRACTION", kActive, "Share of the device's memory (on CPU, of the container's) that this instance may use."},
+    {"gpu-memory-utilization", kFloat, "0.9", "0.01..1", kMemory, "--device-memory-utilization,--memory-utilization,--cuda-memory-fraction", "CUDA_MEMORY_FRACTION", kActive, "Share of the card's memory (on the CPU, of the container's) that this instance may use; what others on the card have taken is not to be had."},
     {"kv-cache-memory-bytes", kInt, "", "1..", kMemory, "", "", kActive, "Size of the KV cache; wins over the share."},
     {"num-gpu-blocks-override", kInt, "", "1..", kMemory, "--num-kv-blocks", "", kActive, "Number of KV blocks; wins over both."},
     {"kv-cache-dtype", kString, "auto", "auto|bfloat16|float16|float32|fp8_e4m3fn|fp8|fp8_ds_mla|fp8_e4m3|fp8_e5m2|fp8_inc|fp8_per_token_head|int4_per_token_head|int8_per_token_head|nvfp4|nvfp4_4over6|nvfp4_ds_mla|turboquant_3bit_nc|turboquant_4bit_nc|turboquant_k3v4_nc|turboquant_k8v4|ultraquant_4bit", kMemory, "", "KV_CACHE_DTYPE", kActive, "Type of cached keys and values; auto is the model's.", "auto|bfloat16|float16|float32", "A KV cache of 8 or 4 bits comes later."},

@@ -548,7 +548,7 @@ Command bench_command() {
       "tokens to few experts, so the experts touched are counted and shown.\n"
       "serve: load on a server that speaks OpenAI's protocol (this one, vLLM, TGI, llama.cpp): "
       "time to first token, time per token, end to end, tokens per second. Requests that fail are "
-      "counted by reason, and then the exit code is 69.",
+      "counted by reason, and then the exit code is 69. --model names one of several models.",
       {{"json", "", "Print one JSON object."},
        {"sequences", "LIST",
         "latency: how many sequences decode at once. Default 1,16, on a card 1,8,32,128,256."},

@@ -94,7 +94,7 @@ Endpoint endpoint_of(const Invocation& invocation) {
 Prompts prompts_of(const Invocation& invocation, Endpoint endpoint) {
   const NumberRange lengths =
       parse_range("--input-len", invocation.option("input-len", "256"), kLengths);
-  const NumberRange ids = parse_range("--token-ids", invocation.option("token-ids", "1000..20000"),
+  const NumberRange ids = parse_range("--token-ids", invocation.option("token-ids", "1000..4000"),
                                       {0, (int64_t{1} << 31) - 1});
   if (invocation.has("prompts")) {
     for (const char* name : {"input-len", "token-ids"}) {
@@ -153,7 +153,7 @@ std::vector<CommandOption> bench_serve_options() {
        "serve: a prompt on each line, or a JSON object with \"prompt\" or \"messages\"; all of "
        "them once unless --requests says otherwise. Without it prompts are drawn."},
       {"token-ids", "A..B",
-       "serve: prompts are drawn from these token ids. Default 1000..20000, which most "
+       "serve: prompts are drawn from these token ids. Default 1000..4000, which most "
        "vocabularies have."},
       {"endpoint", "completions|chat", "serve: which of the two. Default completions."},
       {"ignore-eos", "",

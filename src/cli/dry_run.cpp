@@ -99,6 +99,19 @@ FoundModel find_model(const std::string& name, const base::Settings& settings) {
                   name));
 }
 
+/// What a real start would not refuse. Ranks of a backend that comes later are not this machine's.
+base::Settings without_later(const base::Settings& settings) {
+  const auto later = [&](std::string_view name) {
+    return base::report_setting(settings, name).fate == base::SettingFate::kLater;
+  };
+  base::Settings out;
+  for (const std::string& name : settings.set_names()) {
+    if (later(name) || (name == "tensor-parallel-size" && later("backend"))) continue;
+    out.set(name, settings.text(name), settings.origin(name));
+  }
+  return out;
+}
+
 /// The plan for this machine. A model that does not fit here may fit where the manifest goes, so
 /// that is said and is no error.
 void print_plan(const FoundModel& found, const base::Settings& settings) {
@@ -116,13 +129,8 @@ void print_plan(const FoundModel& found, const base::Settings& settings) {
     return;
   }
   const std::string_view heading = "Memory on this machine, one rank:\n";
-  base::Settings planned = settings;
-  const char* ranks = "tensor-parallel-size";
-  if (base::report_setting(settings, ranks).fate == base::SettingFate::kLater) {
-    planned.set(ranks, "1", settings.origin(ranks));
-  }
   try {
-    const auto model = plan_model(*found.spec, planned, {});
+    const auto model = plan_model(*found.spec, without_later(settings), {});
     fmt::print("{}", heading);
     for (const std::string& line : memory_table(model->memory)) fmt::print("  {}\n", line);
   } catch (const base::UnavailableError& problem) {

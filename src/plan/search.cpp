@@ -374,8 +374,9 @@ Candidate plan_instance(const Setting& setting, const Instance& instance) {
   // moesaic's own plans are for devices that it is to run on: those of the engine named instead.
   const bool wanted = candidate.engine_runs || efficiency.engine == asked.instead;
   if (!candidate.engine_runs) {
-    candidate.notes.push_back(fmt::format("{} cannot run on this device: these are {}'s figures",
-                                          inputs.engine, efficiency.engine));
+    candidate.notes.push_back(
+        fmt::format("no figures of {} are known for this device: these are {}'s", inputs.engine,
+                    efficiency.engine));
   }
   candidate.recommendable = candidate.fits && wanted;
   if (!inputs.budget) return candidate;

@@ -165,7 +165,7 @@ def test_our_server_under_load(serve):
 def test_hundreds_of_streams_at_once(serve):
     served = serve(DEMO, "--served-model-name", "demo")
     flags = ["--requests", "300", "--concurrency", "300", "--input-len", "4", "--output-len", "3"]
-    report, _ = load(served.url, *flags, "--ignore-eos", "--token-ids", "10..4000")
+    report, _ = load(served.url, *flags, "--ignore-eos")
     assert (report["completed"], report["peak_in_flight"]) == (300, 300)
     assert report["output_tokens"] == 900
 
@@ -215,7 +215,7 @@ def test_arrivals_are_a_poisson_process(fake):
     assert 0.7 < pstdev(gaps) / mean(gaps) < 1.4
     assert {len(body["prompt"]) for body in sent} == {3, 4, 5, 6}
     assert {body["max_tokens"] for body in sent} == {7, 8, 9}
-    assert all(1000 <= token <= 20000 for body in sent for token in body["prompt"])
+    assert all(1000 <= token <= 4000 for body in sent for token in body["prompt"])
     assert sent[0]["stream"] and sent[0]["stream_options"] == {"include_usage": True}
     assert sent[0]["model"] == "m" and "ignore_eos" not in sent[0]
 
