@@ -10,7 +10,7 @@ BUILD := build/cuda
 CMAKE_FLAGS += -DMOESAIC_CUDA=ON
 endif
 
-.PHONY: help setup build serve test test-sanitize test-threads lint layers docs format clean
+.PHONY: help setup build serve test test-sanitize test-threads fuzz lint layers docs format clean
 
 help:
 	@echo "make serve          install what is missing, build, serve the demo model on port $(PORT)"
@@ -18,6 +18,7 @@ help:
 	@echo "make build          build/release/moesaic only"
 	@echo "make test-sanitize  the tests under AddressSanitizer and UBSan"
 	@echo "make test-threads   the tests with threads, built with clang, under ThreadSanitizer"
+	@echo "make fuzz           every fuzzer for FUZZ_SECONDS (60), built with clang"
 	@echo "make lint           clang-format, clang-tidy, clippy, ruff, the layers"
 	@echo "make docs           rewrite docs/flags.md and docs/metrics.md from their tables"
 
@@ -45,6 +46,10 @@ test-sanitize:
 test-threads:
 	@scripts/setup.sh lint
 	@scripts/run_thread_tests.sh
+
+fuzz:
+	@scripts/setup.sh lint
+	@scripts/run_fuzzers.sh
 
 lint:
 	@scripts/setup.sh lint
