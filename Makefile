@@ -11,7 +11,7 @@ WITH_CUDA = $(if $(CUDA),$(CUDA),$(shell scripts/cuda_toolchain.sh --here >/dev/
 CMAKE_FLAGS = -G Ninja -DCMAKE_BUILD_TYPE=Release \
   $(if $(wildcard $(BUILD)/build.ninja),,-DMOESAIC_TESTS=OFF) $(if $(WITH_CUDA),-DMOESAIC_CUDA=$(WITH_CUDA))
 
-.PHONY: help setup build serve test test-sanitize test-threads test-cuda lint layers docs format clean
+.PHONY: help setup build serve test test-sanitize test-threads test-cuda fuzz lint layers docs format clean
 
 help:
 	@echo "make serve          install what is missing, build, serve the demo model on port $(PORT)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-sanitize  the tests under AddressSanitizer and UBSan"
 	@echo "make test-threads   the tests with threads, built with clang, under ThreadSanitizer"
 	@echo "make test-cuda      compile the CUDA backend and run its tests, which need a card"
+	@echo "make fuzz           every fuzzer for FUZZ_SECONDS (60), built with clang"
 	@echo "make lint           clang-format, clang-tidy, clippy, ruff, the layers"
 	@echo "make docs           rewrite docs/flags.md and docs/metrics.md from their tables"
 
@@ -51,6 +52,10 @@ test-threads:
 test-cuda:
 	@scripts/setup.sh test
 	@scripts/run_cuda_tests.sh
+
+fuzz:
+	@scripts/setup.sh lint
+	@scripts/run_fuzzers.sh
 
 lint:
 	@scripts/setup.sh lint

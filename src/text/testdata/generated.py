@@ -1626,6 +1626,7 @@ DIFFERENCES = {
         ") not in (x)",
         "{1: 'a', 1.0",
     ],
+    "what map and select give is a list, which prints and can be JSON": ["|map('string')|tojson"],
     "a width that fills memory is refused": ["10000000"],
     "characters by their names are refused": ["\\N{"],
     "pprint writes one line": ["x|pprint", "(x)|pprint", "(x.m)|pprint"],

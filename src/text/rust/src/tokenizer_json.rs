@@ -18,6 +18,9 @@ use crate::files;
 /// longest published ones are SentencePiece's character maps, below 1 MB.
 const MAX_PART_BYTES: usize = 8 << 20;
 
+/// Where ids end. Published tokenizers have up to a million; what goes through all ids takes its time
+/// for each, token or not.
+const MAX_IDS: i128 = 1 << 22;
 /// Longest token. Published ones have some hundred bytes; a model can say any token again and again.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// Longest added token, and all of them together. Automata of many times their size are made of them.
@@ -110,8 +113,10 @@ enum Merge {
 fn id_problem(token: &str, id: i128) -> Option<String> {
     if id < 0 {
         Some(format!("token {token:?} has the negative id {id}"))
-    } else if id >= 1 << 31 {
-        Some(format!("token {token:?} has id {id}; ids end below 2^31"))
+    } else if id >= MAX_IDS {
+        Some(format!(
+            "token {token:?} has id {id}; ids end below {MAX_IDS}"
+        ))
     } else {
         None
     }
