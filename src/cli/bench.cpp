@@ -401,6 +401,7 @@ int bench_latency(const Invocation& invocation) {
     print_json(machine, *model, tokens, results);
   } else {
     std::vector<Result> lines;
+    lines.reserve(results.size());
     for (const auto& [key, result] : results) lines.push_back(result);
     print_results(machine, *model, lines);
   }

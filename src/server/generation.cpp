@@ -394,24 +394,26 @@ Usage Generation::usage() const {
   return usage;
 }
 
-/// All choices have ended. A large answer is written in the lane of large work.
+/// All choices have ended. A large answer is written in the lane of large work. The place is given
+/// back before the client knows, whose next request may need it.
 void Generation::conclude() {
   over_ = true;
   if (accepted_.stream) {
+    active_ticket_.reset();
     if (const auto exchange = exchange_.lock()) {
       exchange->end_stream(std::exchange(events_, {}) + format_->stream_end(usage()));
     }
     return log_end();
   }
-  auto reply = [self = shared_from_this(), ticket = std::move(active_ticket_)] {
-    self->attempt([&] { self->reply(); });
+  auto reply = [self = shared_from_this(), place = std::move(active_ticket_)]() mutable {
+    self->attempt([&] { self->reply(std::move(place)); });
     self->log_end();
   };
   if (answer_.bytes() < kLargeWork) return reply();
   context_->large_pool.post(std::move(reply));
 }
 
-void Generation::reply() {
+void Generation::reply(std::shared_ptr<void> place) {
   const auto exchange = exchange_.lock();
   if (!exchange) return;
   answer_.shrink(json_ahead_);  // from here on it is counted as it comes
@@ -419,6 +421,7 @@ void Generation::reply() {
   Response response = json_response(200, format_->whole(choices_, prompts_, total, answer_));
   answer_.resize(response.body.size());
   response.held = std::move(answer_);
+  place.reset();
   exchange->reply(std::move(response));
 }
 
@@ -434,6 +437,7 @@ void Generation::log_end() const {
 void Generation::fail(int status, std::string_view type, std::string_view message) {
   over_ = true;
   stop_everything();
+  active_ticket_.reset();
   tell(status == 503 ? unavailable_response(message) : error_response(status, type, message));
 }
 

@@ -67,7 +67,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void end_choice(ChoiceState& choice, ChoiceDelta& delta, const engine::SequenceOutput& output);
   void emit(ChoiceState& choice, ChoiceDelta& delta);
   void conclude();
-  void reply();
+  void reply(std::shared_ptr<void> place);
   void log_end() const;
   void fail(int status, std::string_view type, std::string_view message);
   void tell(Response error);
