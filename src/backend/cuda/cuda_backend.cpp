@@ -471,6 +471,7 @@ void CudaBackend::make_angles(const RopeTable& rope, int32_t most_position) {
 StepView CudaBackend::begin_step(const StepBatch& batch, const RopeTable& rope) {
   MOESAIC_ASSERT(batch.rows() <= shape_.max_rows);
   use_device();
+  deferred_.clear();  // of a step that failed
   make_angles(rope, *std::max_element(batch.positions.begin(), batch.positions.end()));
   upload(batch);
   for (const auto& work : attention_) work->planned_for = nullptr;
