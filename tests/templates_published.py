@@ -11,7 +11,6 @@ only package needed.
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -22,13 +21,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/hostile"))
+sys.path.insert(0, str(ROOT / "src/text/testdata"))
 import mutations  # noqa: E402 - it has the tiny model
+import reference_engine  # noqa: E402
 
 BINARY = Path(os.environ.get("MOESAIC_BINARY", ROOT / "build/release/moesaic"))
 
@@ -87,35 +84,6 @@ CONVERSATIONS = {
 }
 
 
-class Generation(jinja2.ext.Extension):
-    """transformers' tag around what an assistant wrote."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def environment():
-    def raise_exception(message):
-        raise jinja2.exceptions.TemplateError(message)
-
-    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
-
-    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    env.filters["tojson"] = tojson
-    env.globals["raise_exception"] = raise_exception
-    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return env
-
-
 def token_text(value):
     return value["content"] if isinstance(value, dict) else value
 
@@ -161,7 +129,7 @@ class Published:
         values.update(conversation.get("chat_template_kwargs", {}))
         values.update({k: v for k, v in conversation.items() if k != "chat_template_kwargs"})
         try:
-            return environment().from_string(self.text).render(**values)
+            return reference_engine.environment().from_string(self.text).render(**values)
         except Exception as problem:  # Whatever Python raises, the conversation is refused.
             self.problem = f"{type(problem).__name__}: {problem}"
             return None

@@ -17,4 +17,13 @@ size_t utf8_size(std::string_view text) {
   return low || high ? 0 : size;
 }
 
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t size = utf8_size(text);
+    if (size == 0) return false;
+    text.remove_prefix(size);
+  }
+  return true;
+}
+
 }  // namespace moesaic::base

@@ -9,4 +9,7 @@ namespace moesaic::base {
 /// 3629: neither overlong nor a surrogate).
 size_t utf8_size(std::string_view text);
 
+/// Whether all of `text` is UTF-8.
+bool is_utf8(std::string_view text);
+
 }  // namespace moesaic::base

@@ -18,5 +18,12 @@ TEST(Utf8, SizeOfTheFirstCharacter) {
   }
 }
 
+TEST(Utf8, AllOfAText) {
+  EXPECT_TRUE(is_utf8(""));
+  EXPECT_TRUE(is_utf8("a\xC3\xA9\xF0\x9F\x98\x80"));
+  EXPECT_FALSE(is_utf8("a\xC3"));
+  EXPECT_FALSE(is_utf8("\xC3\xA9\x80z"));
+}
+
 }  // namespace
 }  // namespace moesaic::base

@@ -19,15 +19,6 @@ T load(const std::byte* data, uint64_t index) {
   return value;
 }
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t size = base::utf8_size(text);
-    if (size == 0) return false;
-    text.remove_prefix(size);
-  }
-  return true;
-}
-
 }  // namespace
 
 const GgufValue* GgufMetadata::find(std::string_view key) const {
@@ -108,7 +99,7 @@ std::string_view GgufMetadata::text_at(std::string_view key, const std::byte*& d
   const std::string_view text(reinterpret_cast<const char*>(data) + sizeof(uint64_t),
                               load<uint64_t>(data, 0));
   data += sizeof(uint64_t) + text.size();
-  if (!is_utf8(text)) fail(key, "is not UTF-8");
+  if (!base::is_utf8(text)) fail(key, "is not UTF-8");
   return text;
 }
 

@@ -26,15 +26,6 @@ bool are_ids(const json::value& value) {
                      [](const json::value& id) { return id.is_int64() && id.get_int64() >= 0; });
 }
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t size = base::utf8_size(text);
-    if (size == 0) return false;
-    text.remove_prefix(size);
-  }
-  return true;
-}
-
 /// A text as the endpoint takes it.
 Prompt of_text(json::string text, Endpoint endpoint) {
   if (endpoint == Endpoint::kCompletions) return {std::move(text), std::nullopt};
@@ -71,7 +62,7 @@ Prompt of_object(const json::object& object, Endpoint endpoint, const std::strin
 
 Prompt of_line(std::string_view line, Endpoint endpoint, const std::string& origin) {
   if (!line.starts_with('{')) {
-    if (!is_utf8(line)) throw base::UsageError(origin + ": the text is not UTF-8");
+    if (!base::is_utf8(line)) throw base::UsageError(origin + ": the text is not UTF-8");
     return of_text(json::string(line), endpoint);
   }
   json::value value;

@@ -11,7 +11,6 @@ tokenizers. The results are files beside this script; the tests need neither pac
 
 # ruff: noqa: E501 - a template and what it is given stand on one line
 
-import datetime
 import html.entities
 import json
 import pathlib
@@ -20,8 +19,7 @@ import random
 import expressions
 import generated
 import jinja2
-import jinja2.ext
-import jinja2.sandbox
+import reference_engine
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -35,41 +33,6 @@ CORPUS = [
     '{"name": "weather", "arguments": {"city": "Busan", "days": 3}}',
     "Ein schönes Mädchen, naïve café, Größe — “quoted” … 🙂🙃",
 ] * 4
-
-
-class Generation(jinja2.ext.Extension):
-    """transformers' tag around what an assistant wrote; it leaves the text as it is."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def environment():
-    def raise_exception(message):
-        raise jinja2.exceptions.TemplateError(message)
-
-    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            x,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[Generation, jinja2.ext.loopcontrols],
-    )
-    env.filters["tojson"] = tojson
-    env.globals["raise_exception"] = raise_exception
-    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return env
 
 
 def byte_level():
@@ -890,7 +853,7 @@ def main():
         write(HERE / name / "cases.json", token_cases(tokenizer, seed))
         write(HERE / name / "long.json", long_cases(tokenizer))
     write(HERE / "decoders.json", decoder_cases())
-    env = environment()
+    env = reference_engine.environment()
     snippets = []
     for template, context in [*SNIPPETS, *expressions.snippets()]:
         if not context.pop("skip", False):
