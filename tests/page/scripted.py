@@ -9,11 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Scripted:
     """Answers each generation request with the next of `answers`. One is a list of steps: a string
     is a piece of text, ("reasoning", text) one of reasoning, an Event is waited for, and None cuts
-    the connection. [status, message] refuses. `requests` keeps (path, body)."""
+    the connection. [status, message] refuses. `requests` keeps (path, body), `gone` counts the
+    clients that left before their answer ended."""
 
     def __init__(self, pages):
         self.pages = pages  # URL of the server that has the page
-        self.answers, self.requests = [], []
+        self.answers, self.requests, self.gone = [], [], 0
         self.models = [{"id": "scripted", "max_model_len": 4096}]
         self.away = False  # connections are closed without a word
         self.key = None
@@ -82,7 +83,7 @@ class Scripted:
         try:
             self.stream(handler, steps, handler.path == "/v1/completions")
         except OSError:
-            self.requests.append(("gone", None))
+            self.gone += 1
 
     def refused(self, handler):
         if self.key is None or handler.headers["Authorization"] == "Bearer " + self.key:

@@ -33,7 +33,7 @@ def sent(scripted, number=-1):
 
 
 def was_left(scripted):
-    return ("gone", None) in scripted.requests
+    return scripted.gone > 0
 
 
 # --- while an answer comes
