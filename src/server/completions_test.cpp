@@ -162,7 +162,7 @@ TEST(Completions, EosAndStopTokensEndWithoutTheirText) {
   EXPECT_TRUE(choice.at("stop_reason").is_null());
   EXPECT_EQ(json::serialize(choice.at("token_ids")), "[104,105,258]");
   EXPECT_EQ(json::serialize(choice.at("prompt_token_ids")), "[97,98,99]");
-  body["stop_token_ids"] = {105};
+  body["stop_token_ids"] = json::array{105};
   choice = complete(rig, body).value().at("choices").at(0);
   EXPECT_EQ(choice.at("text"), "h");
   EXPECT_EQ(choice.at("stop_reason"), 105);

@@ -151,7 +151,7 @@ bool takes(Body kind, const json::object& body, const RequestLimits& limits) {
 json::object sound(Body kind, std::string_view member) {
   json::object body;
   if (kind == kCompletion || kind == kTokenizeText) body["prompt"] = "a";
-  if (kind == kDetokenize) body["tokens"] = {1};
+  if (kind == kDetokenize) body["tokens"] = json::array{1};
   if (kind == kChat || kind == kTokenizeChat) {
     body["messages"] = json::array{json::object{{"role", "user"}, {"content", "a"}}};
   }
