@@ -181,7 +181,7 @@ class Gauge {
     if (model.on_device) {
       meter_ = backend::make_cuda_meter(0, model.format.fp8_arithmetic);
     } else {
-      meter_ = std::make_unique<backend::cpu::Meter>(pool_, isa(invocation), model.format.base);
+      meter_ = std::make_unique<backend::cpu::Meter>(pool_, isa(invocation), model.format);
     }
   }
 
