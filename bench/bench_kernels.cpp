@@ -82,8 +82,7 @@ class Bench {
         kernels_(kernel_table(isa)),
         products_(pool_, kernels_),
         meter_(pool_, std::string(to_string(isa)), options.format) {
-    fmt::print("{}, {} threads, {} weights\n", title(isa), pool_.size(),
-               options.format.name);
+    fmt::print("{}, {} threads, {} weights\n", title(isa), pool_.size(), options.format.name);
     limits_ = measured();
     fmt::print("memory {:.1f} GB/s, arithmetic {:.1f} GFLOP/s\n", limits_.bandwidth / 1e9,
                limits_.peak / 1e9);

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include <boost/json/array.hpp>
 
 #include "base/error.h"
@@ -327,6 +329,44 @@ TEST(GgufModel, BlocksAreLoadedAsTheirValues) {
         return bytes_of(backend, loaded.buffer);
       };
       EXPECT_TRUE(load(blocks) == load(floats));
+    }
+  }
+}
+
+/// Q8_0 and rounded activations beside the same values in floats: rope's pairs, stacked, split and
+/// merged experts. Widths that are no multiple of a block are stored in floats.
+TEST(GgufModel, BlocksAreServedAsTheyAre) {
+  for (Style style : styles()) {
+    if (style.windowed || style.minimal) continue;
+    SCOPED_TRACE(std::string(style.golden) + (style.split ? ", split" : "") +
+                 (style.merged ? ", merged" : ""));
+    const TempFolder folder;
+    style.blocks = true;
+    const auto blocks = convert(folder, style, "blocks.gguf");
+    style.blocks = false;
+    style.rounded = true;
+    const auto floats = convert(folder, style, "floats.gguf");
+    for (const std::string& backend : backend_names()) {
+      Runner stored(blocks, backend, DType::kF32, 1, /*as_stored=*/true);
+      EXPECT_EQ(stored.weights().layout.layers[0].qkv.item.desc.format.name,
+                backend == "reference" ? "f32" : "q8_0");
+      const Tokens prompt = {5, 17, 30, 3, 41, 20, 9, 22, 13, 31};
+      const auto logits = [&](Runner& runner) {
+        return runner.run({prompt}, 64, 1, {{0, 4, 9}})[0].logits;
+      };
+      Runner twin(floats, backend, DType::kF32);
+      const auto expected = logits(twin);
+      double apart = 0;
+      double size = 0;
+      for (const auto& [position, row] : logits(stored)) {
+        for (size_t i = 0; i < row.size(); ++i) {
+          const float value = expected.at(position)[i];
+          apart += std::pow(row[i] - value, 2);
+          size += std::pow(value, 2);
+        }
+      }
+      // A tenth of the logits, which what is read in another order exceeds ten times.
+      EXPECT_LT(std::sqrt(apart / size), backend == "reference" ? 1e-5 : 0.1) << backend;
     }
   }
 }

@@ -57,8 +57,8 @@ GroupScale scale_of(const IntegerFormat& integers, const Levels& levels,
 }
 
 /// The codes of the levels that are nearest to (value + offset) / scale + zero.
-void put_codes(const IntegerFormat& integers, const IntegerScale& of,
-               std::span<const float> values, uint8_t* codes) {
+void put_codes(const IntegerFormat& integers, const IntegerScale& of, std::span<const float> values,
+               uint8_t* codes) {
   const auto zero = static_cast<float>(integers.zero);
   const float inverse = of.scale == 0 ? 0.0f : 1.0f / of.scale;
   if (integers.levels == nullptr) {
@@ -96,12 +96,11 @@ void hold_scales(const IntegerFormat& integers, std::span<const GroupScale> grou
     if (std::abs(group.scale) > std::abs(most.scale)) most.scale = group.scale;
     most.offset = std::max(most.offset, group.offset);
   }
-  const bool bytes =
-      integers.scale == ScaleKind::kSigned || integers.scale == ScaleKind::kUnsigned;
+  const bool bytes = integers.scale == ScaleKind::kSigned || integers.scale == ScaleKind::kUnsigned;
   const float most_byte = integers.scale == ScaleKind::kSigned ? kMostSigned : kMostUnsigned;
   out.scale = bytes ? rounded_to_half(most.scale / most_byte) : most.scale;
-  out.offset = integers.offset == OffsetKind::kUnsigned ? rounded_to_half(most.offset / kMostUnsigned)
-                                                        : 0;
+  out.offset =
+      integers.offset == OffsetKind::kUnsigned ? rounded_to_half(most.offset / kMostUnsigned) : 0;
   if (integers.scale == ScaleKind::kF16) out.scale = rounded_to_half(out.scale);
   if (integers.offset == OffsetKind::kF16) out.offset = rounded_to_half(most.offset);
   for (size_t g = 0; g < groups.size(); ++g) {

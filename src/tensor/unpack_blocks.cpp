@@ -106,7 +106,8 @@ void q3_k(const uint8_t* block, IntegerBlock& out) {
     const int lane = v % 32;
     const int shift = v % 128 / 32;
     const int low = block[32 + half * 32 + lane] >> (shift * 2) & 3;
-    out.codes[static_cast<size_t>(v)] = static_cast<uint8_t>(low | bit_of(block[lane], half * 4 + shift) << 2);
+    out.codes[static_cast<size_t>(v)] =
+        static_cast<uint8_t>(low | bit_of(block[lane], half * 4 + shift) << 2);
   }
 }
 
@@ -191,7 +192,8 @@ void tq1_0(const uint8_t* block, IntegerBlock& out) {
   for (const Run run : {Run{0, 32, 5}, Run{32, 16, 5}, Run{48, 4, 4}}) {
     for (int digit = 0; digit < run.digits; ++digit) {
       for (int i = 0; i < run.bytes; ++i) {
-        out.codes[static_cast<size_t>(v++)] = static_cast<uint8_t>(ternary_digit(block[run.first_byte + i], digit));
+        out.codes[static_cast<size_t>(v++)] =
+            static_cast<uint8_t>(ternary_digit(block[run.first_byte + i], digit));
       }
     }
   }
@@ -249,14 +251,11 @@ const BlockType& type_of(const WeightFormat& format) {
 
 }  // namespace
 
-const IntegerFormat& block_integers(const WeightFormat& format) {
-  return type_of(format).integers;
-}
+const IntegerFormat& block_integers(const WeightFormat& format) { return type_of(format).integers; }
 
 void decode_block(const WeightFormat& format, const std::byte* row, int64_t index,
                   IntegerBlock& out) {
-  type_of(format).decode(
-      reinterpret_cast<const uint8_t*>(row) + index * format.block_bytes, out);
+  type_of(format).decode(reinterpret_cast<const uint8_t*>(row) + index * format.block_bytes, out);
 }
 
 void unpack_blocks(const WeightFormat& format, const std::byte* row, int64_t col, int64_t count,

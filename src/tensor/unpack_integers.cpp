@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
 #include "base/error.h"
 #include "tensor/unpack_stored.h"
@@ -201,9 +202,10 @@ void affine_block(const WeightFormat& format, const Part& part, int64_t row, int
 
 bool affine_in_order(const WeightFormat& format, const Part& part) {
   if (part.order.data == nullptr) return true;
-  const auto* groups = reinterpret_cast<const int32_t*>(part.order.data);
   for (int64_t k = 0; k < part.order.shape[0]; ++k) {
-    if (groups[k] != group_of(format, k)) return false;
+    int32_t group = 0;  // it may lie at any address in the file
+    std::memcpy(&group, part.order.data + static_cast<size_t>(k) * sizeof(group), sizeof(group));
+    if (group != group_of(format, k)) return false;
   }
   return true;
 }

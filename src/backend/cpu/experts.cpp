@@ -126,8 +126,9 @@ void Products::experts(const Experts& w, const Routing& routing, const float* x,
   const std::byte* inputs = reinterpret_cast<const std::byte*>(x);
   if (scratch.gate_up.converts()) {
     const bool gather = scratch.gate_up.tiles(kernels_);
-    round_rows(scratch.gate_up, x, gather ? slots.index : nullptr, gather ? slots.offsets[w.desc.experts] : rows,
-               w.desc.hidden, scratch_.data() + scratch.x, scratch.x_layout);
+    round_rows(scratch.gate_up, x, gather ? slots.index : nullptr,
+               gather ? slots.offsets[w.desc.experts] : rows, w.desc.hidden,
+               scratch_.data() + scratch.x, scratch.x_layout);
     inputs = scratch_.data() + scratch.x;
   }
   gate_up(w, scratch, inputs);
@@ -144,9 +145,9 @@ void clear_rest(const ExpertScratch& scratch, int64_t width, int64_t slot, int64
   if (from == units) return;
   const ActivationLayout& layout = scratch.h_layout;
   for (int64_t row = slot; row < slot + rows; ++row) {
-    std::memset(h + row / kRowGroup * layout.group + row % kRowGroup * layout.row +
-                    from * layout.block,
-                0, static_cast<size_t>((units - from) * layout.block));
+    std::memset(
+        h + row / kRowGroup * layout.group + row % kRowGroup * layout.row + from * layout.block, 0,
+        static_cast<size_t>((units - from) * layout.block));
   }
 }
 

@@ -46,7 +46,9 @@ int64_t offset_bytes(OffsetKind kind, int64_t bits) {
   return 2;
 }
 
-bool own_bytes(ScaleKind kind) { return kind == ScaleKind::kSigned || kind == ScaleKind::kUnsigned; }
+bool own_bytes(ScaleKind kind) {
+  return kind == ScaleKind::kSigned || kind == ScaleKind::kUnsigned;
+}
 
 /// Where a code is among a unit's: quad of inputs, output, input.
 int64_t code_index(int64_t output, int64_t input) {
@@ -59,14 +61,15 @@ int low_plane(int bits) { return bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bi
 /// Writes a plane of the bits [first, first + bits) of a unit's codes.
 void pack_plane(const uint8_t* codes, int first, int bits, std::byte* out) {
   const int64_t bytes = kUnitBitBytes * bits;
-  const int mask = (1 << bits) - 1;
-  for (int64_t j = 0; j < bytes; ++j) {
-    int byte = 0;
-    for (int m = 0; m < 8 / bits; ++m) {
-      byte |= (codes[j + bytes * m] >> first & mask) << (bits * m);
+  const auto mask = static_cast<uint8_t>((1 << bits) - 1);
+  uint8_t plane[kUnitCodes] = {};
+  for (int m = 0; m < 8 / bits; ++m) {
+    for (int64_t j = 0; j < bytes; ++j) {
+      const auto code = static_cast<uint8_t>(codes[j + bytes * m] >> first & mask);
+      plane[j] = static_cast<uint8_t>(plane[j] | code << (bits * m));
     }
-    out[j] = static_cast<std::byte>(byte);
   }
+  std::memcpy(out, plane, static_cast<size_t>(bytes));
 }
 
 int plane_code(const std::byte* plane, int bits, int64_t index) {
@@ -196,8 +199,8 @@ class BlockReader {
   void begin(const OutputSource& source) {
     source_ = source;
     const SourcePart& part = *source.part;
-    as_stored_ = part.format != nullptr && *part.format == format_ &&
-                 part.first_col % integers_.block == 0;
+    as_stored_ =
+        part.format != nullptr && *part.format == format_ && part.first_col % integers_.block == 0;
     if (as_stored_) return;
     values_.resize(static_cast<size_t>(k_));
     if (part.dummy()) {
@@ -282,10 +285,9 @@ void pack_integer_panel(const WeightFormat& format, const IntegerShape& shape, i
         block = {};
       }
       put_scales(integers, shape, block, output, panel + b * shape.block_bytes);
-      for (int64_t i = 0; i < integers.block; ++i) {
-        const int64_t unit = b * shape.units + i / kUnitInputs;
-        codes[static_cast<size_t>(unit * kUnitCodes + code_index(output, i % kUnitInputs))] =
-            block.codes[static_cast<size_t>(i)];
+      uint8_t* to = codes.data() + b * shape.units * kUnitCodes + code_index(output, 0);
+      for (int64_t quad = 0; quad < integers.block / 4; ++quad) {
+        std::memcpy(to + quad * kPanelOutputs * 4, block.codes.data() + quad * 4, 4);
       }
     }
   }

@@ -312,8 +312,7 @@ MOESAIC_INLINE void unpack_vectors(const std::byte* codes, const uint8_t* levels
 template <int kBits, bool kLevels = false>
 void unpack_unit(const std::byte* codes, const uint8_t* levels, uint8_t* out) {
   constexpr int kVectors = static_cast<int>(kUnitCodes / static_cast<int64_t>(sizeof(Bytes)));
-  unpack_vectors<kBits, kLevels>(codes, levels, out,
-                                 std::make_integer_sequence<int, kVectors>());
+  unpack_vectors<kBits, kLevels>(codes, levels, out, std::make_integer_sequence<int, kVectors>());
 }
 
 /// Where products take the codes of a unit from: unpacked, or as they are packed.
@@ -382,16 +381,17 @@ MOESAIC_INLINE Vec block_scale(const IntegerShape& shape, const std::byte* block
 }
 
 /// The scales, and if there are any the offsets, of the groups of a block from `first` on.
-void unpack_scales(const IntegerShape& shape, const std::byte* block, int64_t groups,
-                   float* scales, float* offsets) {
+void unpack_scales(const IntegerShape& shape, const std::byte* block, int64_t groups, float* scales,
+                   float* offsets) {
   const auto* offset_bytes = reinterpret_cast<const uint8_t*>(block + shape.offsets_at);
   for (int64_t output = 0; output < kPanelOutputs; output += kLanes) {
     const Vec unit = block_scale(shape, block, output);
     Vec offset_unit = zero();
     if (shape.offset == OffsetKind::kZero) {
-      const Vec zeros = shape.bits == 8
-                            ? floats_of_words(reinterpret_cast<const uint16_t*>(offset_bytes) + output)
-                            : floats_of_bytes(offset_bytes + output);
+      const Vec zeros =
+          shape.bits == 8
+              ? floats_of_words(reinterpret_cast<const uint16_t*>(offset_bytes) + output)
+              : floats_of_bytes(offset_bytes + output);
       offset_unit = mul(unit, zeros);
     } else if (shape.offset != OffsetKind::kNone) {
       offset_unit = load_f16(reinterpret_cast<const uint16_t*>(offset_bytes) + output);
@@ -450,8 +450,8 @@ MOESAIC_INLINE Vec add_group(Vec acc, Bytes sum, const float* scales, const floa
 /// Adds the products of a quad of inputs to the sums of R rows.
 template <class Codes, int kQuad, bool kWide, int R, int kVecs, int... kVec>
 MOESAIC_INLINE void add_quad(const std::byte* codes, const uint8_t* levels,
-                             const std::byte* const (&x)[R], int64_t x_at,
-                             Bytes (&sums)[R][kVecs], std::integer_sequence<int, kVec...>) {
+                             const std::byte* const (&x)[R], int64_t x_at, Bytes (&sums)[R][kVecs],
+                             std::integer_sequence<int, kVec...>) {
   constexpr int kFirst = kQuad * static_cast<int>(kPanelOutputs * 4 / sizeof(Bytes));
   const Bytes weights[kVecs] = {Codes::template vector<kFirst + kVec>(codes, levels)...};
   _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
@@ -545,8 +545,7 @@ MOESAIC_INLINE void add_whole_group(const std::byte* codes, const uint8_t* level
 template <class Codes, int R, int T, bool kHalves, bool kOffset, bool kWide>
 void multiply_units(const Stretch& stretch, const uint8_t* levels, int64_t first_tile,
                     const std::byte* x_base, const ActivationLayout& layout, const int32_t* index,
-                    int64_t row, int64_t units, bool first, float* sums_at,
-                    Prefetcher& prefetch) {
+                    int64_t row, int64_t units, bool first, float* sums_at, Prefetcher& prefetch) {
   constexpr int kVecs = T * kTileVecs;
   const std::byte* x[R];
   _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
@@ -692,13 +691,13 @@ MOESAIC_INLINE void swiglu_unit(const Gemm& task, const IntegerShape& then, int6
             mul(silu(load(gate)), load(gate + kTileOutputs)));
     }
   }
-  round_unit(then, values, task.h + row / 16 * task.h_layout.group + row % 16 * task.h_layout.row +
-                               panel * task.h_layout.block);
+  round_unit(then, values,
+             task.h + row / 16 * task.h_layout.group + row % 16 * task.h_layout.row +
+                 panel * task.h_layout.block);
 }
 
 void gemm_integers(const IntegerShape& shape, const IntegerShape* then, const Gemm& task) {
-  const int64_t all_blocks =
-      (task.k + shape.units * kUnitInputs - 1) / (shape.units * kUnitInputs);
+  const int64_t all_blocks = (task.k + shape.units * kUnitInputs - 1) / (shape.units * kUnitInputs);
   const int64_t panel_bytes = all_blocks * shape.block_bytes;
   const int64_t at_once = kStretchUnits / shape.units;  // blocks
   UnpackUnit unpack = unpacker_of(shape);

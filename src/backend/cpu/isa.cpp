@@ -77,10 +77,10 @@ struct Name {
   std::string_view name, title;
 };
 constexpr std::array<Name, 5> kNames = {{{"baseline", "SSE2"},
-                                          {"avx2", "AVX2"},
-                                          {"avx512vnni", "AVX-512 VNNI"},
-                                          {"avx512", "AVX-512 BF16"},
-                                          {"amx", "AMX BF16"}}};
+                                         {"avx2", "AVX2"},
+                                         {"avx512vnni", "AVX-512 VNNI"},
+                                         {"avx512", "AVX-512 BF16"},
+                                         {"amx", "AMX BF16"}}};
 
 }  // namespace
 

@@ -12,9 +12,9 @@
 //   where groups have bytes of their own, those of the scales [groups][64], then of the offsets;
 //   units of 32 inputs: codes in planes of 8, 4, 2 or 1 bits.
 // A unit's codes are numbered i = [8 quads of inputs][64 outputs][4 inputs]. Byte j of a plane of b
-// bits, which takes 256 b bytes, holds the bits of the codes j + 256 b m in its bits from b m on; so
-// a vector of a plane, shifted, is a vector of codes. Codes of 3, 5 and 6 bits are two planes, low
-// bits first.
+// bits, which takes 256 b bytes, holds the bits of the codes j + 256 b m in its bits from b m on;
+// so a vector of a plane, shifted, is a vector of codes. Codes of 3, 5 and 6 bits are two planes,
+// low bits first.
 
 #include <cstddef>
 #include <cstdint>

@@ -66,8 +66,7 @@ size_t activation_bytes(const ActivationLayout& layout, int64_t rows) {
 }
 
 void Products::round_rows(const ProductFormat& format, const float* x, const int32_t* index,
-                          int64_t rows, int64_t k, std::byte* out,
-                          const ActivationLayout& layout) {
+                          int64_t rows, int64_t k, std::byte* out, const ActivationLayout& layout) {
   const auto round = [&](int64_t first, int64_t count) {
     if (format.integers) {
       kernels_.integers->round_rows(*format.integers, x, index, first, count, k,

@@ -24,8 +24,8 @@ size_t beyond_caches(size_t least);
 class Meter final : public backend::Meter {
  public:
   /// `bytes` are read in one pass (allocated here; the default is far more than caches hold).
-  /// `isa` is a name of available_cpu_isas; its best loop for weights of `format` is what peak_flops
-  /// runs.
+  /// `isa` is a name of available_cpu_isas; its best loop for weights of `format` is what
+  /// peak_flops runs.
   Meter(base::ThreadPool& pool, const std::string& isa, const tensor::WeightFormat& format,
         size_t bytes = beyond_caches(size_t{1} << 30));
 

@@ -40,9 +40,9 @@ const std::vector<Named>& formats() {
     for (const int64_t bits : {2, 4, 8}) {
       for (const int64_t group : {0, 32, 64, 128}) {
         for (const bool zeros : {false, true}) {
-          all.push_back({"int" + std::to_string(bits) + "_" + std::to_string(group) +
-                             (zeros ? "_zeros" : ""),
-                         affine(bits, group, zeros)});
+          all.push_back(
+              {"int" + std::to_string(bits) + "_" + std::to_string(group) + (zeros ? "_zeros" : ""),
+               affine(bits, group, zeros)});
         }
       }
     }
@@ -103,7 +103,8 @@ class Stored {
 
   void words() {
     const int64_t each = 32 / format_.value_bits;
-    const int64_t groups = format_.group_k > 0 ? (cols_ + format_.group_k - 1) / format_.group_k : 1;
+    const int64_t groups =
+        format_.group_k > 0 ? (cols_ + format_.group_k - 1) / format_.group_k : 1;
     const auto fill = [&](std::vector<uint32_t>& to, int64_t count) {
       for (int64_t i = 0; i < count; ++i) to.push_back(static_cast<uint32_t>(random_()));
       return reinterpret_cast<const std::byte*>(to.data());
@@ -272,8 +273,8 @@ TEST_P(Integers, RowsDoNotDependOnTheBatchTheThreadsOrTheInstructionSet) {
     }
     // The baseline has no fused multiply-add.
     if (GetParam() == "baseline" || !machine_has("avx2")) return;
-    expect_same_bits(run(ops_of("avx2"), x.data(), kRows).data(), together.data(),
-                     kRows * kOutputs, "avx2");
+    expect_same_bits(run(ops_of("avx2"), x.data(), kRows).data(), together.data(), kRows * kOutputs,
+                     "avx2");
   });
 }
 
