@@ -17,6 +17,11 @@ def twins(request, tmp_path_factory):
     return folder / "quantised", folder / "twin", called
 
 
+def is_unpacked(called):
+    """Floats, and integers whose inputs were reordered (as quantised.py has GPTQ)."""
+    return "fp8" in called or "GPTQ" in called
+
+
 def ask(served, prompt):
     body = {"model": "m", "prompt": prompt, "max_tokens": 24, "temperature": 0, "logprobs": 3}
     request = urllib.request.Request(
@@ -48,13 +53,13 @@ def test_unpacked_it_answers_as_its_float_twin(twins, serve):
 
 
 def test_as_it_is_it_comes_near_its_float_twin(twins, serve):
-    """Integers stay integers, and activations are rounded to bytes; fp8 is unpacked."""
+    """Integers stay integers, and activations are rounded to bytes."""
     quantised, twin, called = twins
     left, right = serve(quantised, *FLAGS), serve(twin, *FLAGS)
     assert f"stored as {called}" in left.log()
     planned, whole = (terms(s, "moesaic:memory_planned_bytes")["weights"] for s in (left, right))
     assert abs(terms(left, "moesaic:memory_actual_bytes")["weights"] / planned - 1) < 0.02
-    assert planned == whole if "fp8" in called else planned < whole * 0.6
+    assert planned == whole if is_unpacked(called) else planned < whole * 0.6
     for prompt in ("Once upon a time", "def add(a, b):", "The capital of"):
         a, b = ask(left, prompt), ask(right, prompt)
         # The first token's: later ones may follow another choice.
@@ -91,7 +96,7 @@ def test_it_is_inspected_and_planned_as_what_it_is(twins):
     assert plans[0]["memory"]["embeddings"] == plans[1]["memory"]["embeddings"]
     for part in ("attention", "experts"):
         held, whole = (plan["memory"][part] for plan in plans)
-        assert held == whole if "fp8" in called else held < whole * 0.75
+        assert held == whole if is_unpacked(called) else held < whole * 0.75
     assert any(note.startswith(f"stored as {called}; held in ") for note in plans[0]["notes"])
 
 
