@@ -474,6 +474,7 @@ void log_formats(const LoadedModel& model) {
     }
   }
   std::vector<std::pair<uint64_t, std::string>> sorted;
+  sorted.reserve(bytes.size());
   for (const auto& [name, size] : bytes) sorted.emplace_back(size, name);
   std::sort(sorted.rbegin(), sorted.rend());
   std::string held;

@@ -64,8 +64,10 @@ void put_codes(const IntegerFormat& integers, const IntegerScale& of, std::span<
   if (integers.levels == nullptr) {
     const auto most = static_cast<float>((1 << integers.bits) - 1);
     for (size_t i = 0; i < values.size(); ++i) {
+      // No nearbyint, which keeps the loop from being vectors.
       const float level = (values[i] + of.offset) * inverse + zero;
-      codes[i] = static_cast<uint8_t>(std::clamp(level, 0.0f, most) + 0.5f);
+      const float above = std::clamp(level, 0.0f, most) + 0.5f;
+      codes[i] = static_cast<uint8_t>(above);
     }
     return;
   }

@@ -22,6 +22,8 @@ uint32_t u32_at(const uint8_t* bytes) {
 }
 float half_at(const uint8_t* bytes) { return to_float(F16{u16_at(bytes)}); }
 
+int signed_byte(uint8_t byte) { return byte < 128 ? byte : byte - 256; }
+
 /// Bit `bit` of `bits`.
 int bit_of(uint32_t bits, int bit) { return static_cast<int>(bits >> bit & 1U); }
 
@@ -141,7 +143,9 @@ void q4_or_q5_k(const uint8_t* block, IntegerBlock& out) {
 /// low bits[128], high bits[64], scales[16], d.
 void q6_k(const uint8_t* block, IntegerBlock& out) {
   out.scale = half_at(block + 208);
-  for (size_t i = 0; i < 16; ++i) out.group_scale[i] = static_cast<int8_t>(block[192 + i]);
+  for (size_t i = 0; i < 16; ++i) {
+    out.group_scale[i] = static_cast<int16_t>(signed_byte(block[192 + i]));
+  }
   for (int v = 0; v < 256; ++v) {
     const int half = v / 128;
     const int quarter = v % 128 / 32;

@@ -56,7 +56,10 @@ int64_t code_index(int64_t output, int64_t input) {
 }
 
 /// Bits of the low plane of two, or of the only one.
-int low_plane(int bits) { return bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits; }
+int low_plane(int bits) {
+  if (bits == 3) return 2;
+  return bits == 5 || bits == 6 ? 4 : bits;
+}
 
 /// Writes a plane of the bits [first, first + bits) of a unit's codes.
 void pack_plane(const uint8_t* codes, int first, int bits, std::byte* out) {
@@ -180,7 +183,8 @@ void get_scales(const IntegerFormat& integers, const IntegerShape& shape, const 
     const int64_t at = g * kPanelOutputs + output;
     const auto group = static_cast<size_t>(g);
     if (shape.scale == ScaleKind::kSigned) {
-      to.group_scale[group] = get<int8_t>(block + shape.group_scales_at, at);
+      const auto byte = get<uint8_t>(block + shape.group_scales_at, at);
+      to.group_scale[group] = static_cast<int16_t>(byte < 128 ? byte : byte - 256);
     } else if (shape.scale == ScaleKind::kUnsigned) {
       to.group_scale[group] = get<uint8_t>(block + shape.group_scales_at, at);
     }

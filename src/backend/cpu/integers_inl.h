@@ -287,9 +287,15 @@ MOESAIC_INLINE Bytes plane_vector(const std::byte* plane) {
   }
 }
 
+/// Bits of the low plane of two, or of the only one.
+constexpr int low_plane(int bits) {
+  if (bits == 3) return 2;
+  return bits == 5 || bits == 6 ? 4 : bits;
+}
+
 template <int kBits, int kAt>
 MOESAIC_INLINE Bytes code_vector(const std::byte* codes) {
-  constexpr int kLow = kBits == 3 ? 2 : kBits == 5 || kBits == 6 ? 4 : kBits;
+  constexpr int kLow = low_plane(kBits);
   const Bytes low = plane_vector<kLow, 0, kAt>(codes);
   if constexpr (kLow == kBits) {
     return low;
@@ -478,13 +484,13 @@ template <int R, int kVecs>
 struct FloatSums {
   static constexpr bool kKept = R * kVecs <= 8;
   float* memory;
-  Vec kept[kKept ? R : 1][kKept ? kVecs : 1];
+  Vec kept[(R * kVecs - 1) * static_cast<int>(kKept) + 1];
 
   MOESAIC_INLINE FloatSums(float* at, bool first) : memory(at) {
     _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
       _Pragma("GCC unroll 16") for (int v = 0; v < kVecs; ++v) {
         if constexpr (kKept) {
-          kept[r][v] = first ? zero() : load(place(r, v));
+          kept[r * kVecs + v] = first ? zero() : load(place(r, v));
         } else if (first) {
           store(place(r, v), zero());
         }
@@ -496,14 +502,14 @@ struct FloatSums {
   }
   MOESAIC_INLINE Vec get(int r, int v) const {
     if constexpr (kKept) {
-      return kept[r][v];
+      return kept[r * kVecs + v];
     } else {
       return load(place(r, v));
     }
   }
   MOESAIC_INLINE void set(int r, int v, Vec value) {
     if constexpr (kKept) {
-      kept[r][v] = value;
+      kept[r * kVecs + v] = value;
     } else {
       store(place(r, v), value);
     }
@@ -511,7 +517,8 @@ struct FloatSums {
   MOESAIC_INLINE void keep() const {
     if constexpr (kKept) {
       _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
-        _Pragma("GCC unroll 16") for (int v = 0; v < kVecs; ++v) store(place(r, v), kept[r][v]);
+        _Pragma("GCC unroll 16") for (int v = 0; v < kVecs; ++v)
+            store(place(r, v), kept[r * kVecs + v]);
       }
     }
   }
@@ -701,8 +708,10 @@ void gemm_integers(const IntegerShape& shape, const IntegerShape* then, const Ge
   const int64_t panel_bytes = all_blocks * shape.block_bytes;
   const int64_t at_once = kStretchUnits / shape.units;  // blocks
   UnpackUnit unpack = unpacker_of(shape);
-  SweepStretch sweep =
-      kWideDiffers && is_wide(shape) ? sweep_of<kWideDiffers>(shape) : sweep_of<false>(shape);
+  SweepStretch sweep = sweep_of<false>(shape);
+  if constexpr (kWideDiffers) {
+    if (is_wide(shape)) sweep = sweep_of<true>(shape);
+  }
   if (task.rows <= kDirectRows && task.tiles == kPanelTiles) {
     if (const SweepStretch direct = packed_sweep_of(shape); direct != nullptr) {
       sweep = direct;
