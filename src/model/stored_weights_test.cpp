@@ -81,6 +81,12 @@ std::vector<Stored> all_stored() {
          return testing::write_gptq(Integers(w, n, k, 8, 32, true), 1, true, fault);
        },
        kAll},
+      {"gptq_in_groups_of_32_reordered",
+       R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true})",
+       [](const Weights& w, int64_t n, int64_t k, Fault fault) {
+         return testing::write_gptq(Integers(w, n, k, 4, 32, true, true), 1, true, fault);
+       },
+       kAll},
       {"packed_in_groups_of_32",
        R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g":
            {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "strategy": "group",

@@ -203,8 +203,8 @@ class BlockReader {
   void begin(const OutputSource& source) {
     source_ = source;
     const SourcePart& part = *source.part;
-    as_stored_ =
-        part.format != nullptr && *part.format == format_ && part.first_col % integers_.block == 0;
+    as_stored_ = part.format != nullptr && *part.format == format_;
+    MOESAIC_ASSERT(!as_stored_ || part.first_col % integers_.block == 0);
     if (as_stored_) return;
     values_.resize(static_cast<size_t>(k_));
     if (part.dummy()) {
