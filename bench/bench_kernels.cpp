@@ -2,7 +2,7 @@
 // the shapes of one layer of a model (OLMoE-1B-7B unless told otherwise). Run on an otherwise idle
 // machine.
 //
-//   bench_kernels [--threads N] [--isa NAME] [--dtype f32|bf16|f16] [--seconds S]
+//   bench_kernels [--threads N] [--isa NAME] [--format f32|bf16|f16|int8|q4_k|...] [--seconds S]
 //                 [--hidden N] [--width N] [--experts N] [--top-k N] [--vocab N]
 
 #include <fmt/format.h>
@@ -23,6 +23,7 @@
 #include "backend/cpu/layout.h"
 #include "backend/cpu/measure.h"
 #include "backend/cpu/products.h"
+#include "backend/cpu/rows.h"
 #include "backend/raw_address.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
@@ -35,7 +36,7 @@ struct Options {
   int64_t hidden = 2048, width = 1024, experts = 64, top_k = 8, vocab = 50304;
   double seconds = 0.5;  ///< per measurement
   std::string isa;
-  DType dtype = DType::kBF16;
+  tensor::WeightFormat format = DType::kBF16;
 };
 
 struct Limits {
@@ -80,9 +81,8 @@ class Bench {
         isa_(isa),
         kernels_(kernel_table(isa)),
         products_(pool_, kernels_),
-        meter_(pool_, std::string(to_string(isa)), options.dtype) {
-    fmt::print("{}, {} threads, {} weights\n", title(isa), pool_.size(),
-               tensor::to_string(options.dtype));
+        meter_(pool_, std::string(to_string(isa)), options.format) {
+    fmt::print("{}, {} threads, {} weights\n", title(isa), pool_.size(), options.format.name);
     limits_ = measured();
     fmt::print("memory {:.1f} GB/s, arithmetic {:.1f} GFLOP/s\n", limits_.bandwidth / 1e9,
                limits_.peak / 1e9);
@@ -90,7 +90,7 @@ class Bench {
 
   void linear(const std::string& name, int64_t n, int64_t k, std::initializer_list<int64_t> rows) {
     // Copies of the matrix, taken in turn, so that none is still in a cache.
-    const MatrixDesc desc{.n = n, .k = k, .format = options_.dtype};
+    const MatrixDesc desc{.n = n, .k = k, .format = options_.format};
     const PanelShape shape = matrix_shape(desc);
     const int64_t copies = copies_of(shape.bytes());
     const base::Region weights(base::MemoryTag::kWeights,
@@ -111,7 +111,7 @@ class Bench {
       });
       const auto elements = static_cast<double>(n * k);
       report(fmt::format("{} x {}", name, count), limits_,
-             elements * static_cast<double>(tensor::size_of(options_.dtype)),
+             elements * options_.format.bytes_per_weight(),
              2 * elements * static_cast<double>(count), seconds);
     }
   }
@@ -126,7 +126,7 @@ class Bench {
     desc.head_dim = kHeadDim;
     desc.scale = 0.1f;
     const int64_t blocks = ceil_div(context, kBlock);
-    KvLayer cache{{desc.kv_heads, kHeadDim, kBlock, options_.dtype}, {}, blocks};
+    KvLayer cache{{desc.kv_heads, kHeadDim, kBlock, DType::kBF16}, {}, blocks};
     base::Region memory(base::MemoryTag::kKvCache,
                         static_cast<size_t>(blocks) * kv_block_bytes(cache.desc));
     std::memset(memory.data(), 0x3c, memory.size());  // else all of it is one page of zeros
@@ -154,7 +154,7 @@ class Bench {
     const ExpertsDesc desc{.experts = options_.experts,
                            .hidden = options_.hidden,
                            .width = options_.width,
-                           .format = options_.dtype};
+                           .format = options_.format};
     const ExpertShape shape(desc);
     // Copies here too, for one row leaves most experts out and a cache could hold the others.
     const int64_t bytes = desc.experts * shape.bytes();
@@ -193,7 +193,7 @@ class Bench {
       });
       const double expert = 3 * static_cast<double>(desc.hidden * desc.width);
       report(fmt::format("experts x {}", count), limits_,
-             touched * expert * static_cast<double>(tensor::size_of(desc.format.base)),
+             touched * expert * desc.format.bytes_per_weight(),
              2 * expert * static_cast<double>(count * options_.top_k), total / kRound);
     }
   }
@@ -258,6 +258,17 @@ class Bench {
   Limits limits_;
 };
 
+bool find_format(const std::string& name, tensor::WeightFormat& found) {
+  for (const auto& list : {tensor::weight_formats(), tensor::block_formats()}) {
+    for (const tensor::WeightFormat& format : list) {
+      if (format.name != name) continue;
+      found = format;
+      return true;
+    }
+  }
+  return false;
+}
+
 int run(int argc, char** argv) {
   Options options;
   const std::map<std::string, int64_t*> numbers = {
@@ -272,8 +283,11 @@ int run(int argc, char** argv) {
       options.isa = value;
     } else if (flag == "--seconds") {
       options.seconds = std::atof(value.c_str());
-    } else if (flag == "--dtype") {
-      options.dtype = value == "f32" ? DType::kF32 : value == "f16" ? DType::kF16 : DType::kBF16;
+    } else if (flag == "--format") {
+      if (!find_format(value, options.format)) {
+        fmt::print(stderr, "no format {}\n", value);
+        return 64;
+      }
     } else {
       fmt::print(stderr, "unknown flag {}\n", flag);
       return 64;

@@ -80,6 +80,7 @@ struct AttentionWeights {
   AttentionDesc desc;
   Address norm;            ///< [hidden]
   Matrix qkv;              ///< [(heads + 2 kv_heads) * head_dim, hidden]
+  Matrix v;                ///< v's rows, where they are a matrix of their own; n = 0: part of qkv
   Address qkv_bias;        ///< [(heads + 2 kv_heads) * head_dim]
   Address q_norm, k_norm;  ///< [head_dim], or of kFull [heads * head_dim], [kv_heads * head_dim]
   Matrix o;                ///< [hidden, heads * head_dim]
@@ -130,6 +131,7 @@ struct ModelShape {
   struct Ffn {
     ExpertsDesc desc;
     int64_t top_k = 1;
+    bool operator==(const Ffn&) const = default;
   };
   int64_t hidden = 0;
   int64_t vocab = 0;            ///< of all ranks

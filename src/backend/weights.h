@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "backend/address.h"
@@ -28,7 +29,11 @@ struct ExpertsDesc {
   int64_t experts = 0;
   int64_t hidden = 0;
   int64_t width = 0;
-  WeightFormat format;
+  WeightFormat format;  ///< of gate and up, and of down unless it has its own
+  std::optional<WeightFormat> down_format = {};  ///< where it is another
+
+  const WeightFormat& down() const { return down_format ? *down_format : format; }
+  bool operator==(const ExpertsDesc&) const = default;
 };
 
 /// Handles to packed weights. They own nothing.

@@ -34,14 +34,15 @@ constexpr SettingRow kRows[] = {
     {"rope-factor", kFloat, "", "1..", kModel, "", "ROPE_FACTOR", kActive, "Factor of --rope-scaling."},
     {"rope-theta", kFloat, "", "1..", kModel, "", "", kActive, "Base of the rotary frequencies; replaces the config's."},
     {"allow-long-max-model-len", kBool, "false", "", kModel, "", "VLLM_ALLOW_LONG_MAX_MODEL_LEN", kActive, "Let --max-model-len go past the model's positions, where its answers are not tested."},
-    {"quantization", kString, "", "", kModel, "-q,--quantize", "QUANTIZE", kActive, "fp8 makes matrices e4m3 at load, with a scale an output; on a card. Folders that are quantised need no flag.", "fp8", "Quantising at load to other formats comes later; folders that are quantised need no flag."},
+    {"quantization", kString, "", "", kModel, "-q,--quantize", "QUANTIZE", kActive, "Makes matrices of 16 bits smaller at load: int8 (or eetq) and int4 in groups of 128 inputs, on a CPU; fp8 with a scale an output, on a card. Folders and files that are quantised need no flag.", "fp8|int8|eetq|int4", "Quantising at load to other formats comes later; folders that are quantised need no flag."},
+    {"unpack-weights", kBool, "false", "", kModel, "", "MOESAIC_UNPACK_WEIGHTS", kActive, "Hold quantised weights in --dtype instead of as they are stored: more memory, and activations are not rounded to bytes."},
     {"max-input-tokens", kInt, "", "1..", kModel, "--max-input-length", "MAX_INPUT_TOKENS,MAX_INPUT_LENGTH", kActive, "Longest prompt in tokens; a longer one is 400. Default is what --max-model-len leaves."},
     {"task", kString, "", "auto|generate|embedding|embed|classify|score|reward|transcription", kModel, "", "", kActive, "What the model is run for.", "auto|generate", "Other tasks than generating come later."},
 
     {"backend", kString, "auto", "auto|cpu|reference|cuda|rocm|neuron|tpu|xpu|hpu|openvino", kCpu, "--device", "MOESAIC_BACKEND", kActive, "cuda is an NVIDIA card, of several the first of CUDA_VISIBLE_DEVICES; auto takes one where there is one, else the CPU. reference is plain loops, for checking.", "auto|cpu|reference|cuda", "Devices other than CPUs and NVIDIA cards come later."},
     {"enforce-eager", kBool, "false", "", kCpu, "", "", kActive, "Start the kernels of a decode step one by one instead of as a graph; a card's only."},
     {"threads", kInt, "0", "0..4096", kCpu, "", "MOESAIC_THREADS", kActive, "Compute threads; 0 is one per physical core this process may use."},
-    {"cpu-isa", kString, "auto", "auto|baseline|avx2|avx512|amx", kCpu, "", "MOESAIC_CPU_ISA", kActive, "Instruction set of the kernels; auto takes the best there is."},
+    {"cpu-isa", kString, "auto", "auto|baseline|avx2|avx512vnni|avx512|amx", kCpu, "", "MOESAIC_CPU_ISA", kActive, "Instruction set of the kernels; auto takes the best there is."},
     {"pin-threads", kBool, "true", "", kCpu, "", "", kActive, "Bind each compute thread to its core."},
 
     {"gpu-memory-utilization", kFloat, "0.9", "0.01..1", kMemory, "--device-memory-utilization,--memory-utilization,--cuda-memory-fraction", "CUDA_MEMORY_FRACTION", kActive, "Share of the card's memory (on the CPU, of the container's) that this instance may use; what others on the card have taken is not to be had."},

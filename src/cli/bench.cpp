@@ -44,14 +44,64 @@ struct Work {
   double operations = 0;
 };
 
+/// Bytes of the weights as all ranks hold them, counted value by value.
+struct HeldBytes {
+  double always = 0;  ///< of what every step reads but the router's: the head, attention, shared
+  double expert = 0;  ///< of a routed expert, on average
+
+  explicit HeldBytes(const LoadedModel& model) {
+    double experts = 0;
+    double count = 0;
+    for (const LoadedRank& rank : model.ranks) {
+      const model::WeightLayout& layout = rank.weights.layout;
+      const bool tied = !layout.lm_head.present();
+      add(tied ? layout.embed : layout.lm_head);
+      for (const model::LayerLayout& layer : layout.layers) {
+        for (const auto* matrix : {&layer.qkv, &layer.v, &layer.o}) add(*matrix);
+        always += bytes_of(layer.shared);
+        if (layer.moe) {
+          experts += bytes_of(layer.experts);
+          count += static_cast<double>(layer.experts.item.desc.experts);
+        } else {
+          always += bytes_of(layer.experts);
+        }
+      }
+    }
+    // Ranks that share experts hold a part of each.
+    const auto all = static_cast<double>(model.spec.moe_layers() * model.spec.max_experts());
+    if (count > 0) expert = experts / std::min(count, all);
+  }
+
+ private:
+  void add(const model::Placed<model::MatrixItem>& placed) {
+    if (!placed.present()) return;
+    const backend::MatrixDesc& desc = placed.item.desc;
+    always += static_cast<double>(desc.n * desc.k) * desc.format.bytes_per_weight();
+  }
+  static double bytes_of(const model::Placed<model::ExpertsItem>& placed) {
+    if (!placed.present()) return 0;
+    const backend::ExpertsDesc& desc = placed.item.desc;
+    return static_cast<double>(desc.experts * desc.hidden * desc.width) *
+           (2 * desc.format.bytes_per_weight() + desc.down().bytes_per_weight());
+  }
+};
+
+/// The format of most of the weights.
+const tensor::WeightFormat& main_format(const LoadedModel& model) {
+  const model::WeightLayout& layout = model.ranks[0].weights.layout;
+  for (const model::LayerLayout& layer : layout.layers) {
+    if (layer.experts.present()) return layer.experts.item.desc.format;
+  }
+  return layout.format;
+}
+
 /// Bytes and operations of a step of `rows` rows, `logit_rows` of which want logits, over `kv_read`
 /// cached positions read and `kv_pairs` query-key pairs per layer. Experts count as often as
 /// `touched` says (distinct ones, summed over layers).
 Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t kv_read,
              int64_t kv_pairs, int64_t touched) {
   const model::ModelSpec& spec = model.spec;
-  const auto element = static_cast<double>(tensor::size_of(model.format.base));
-  const double head_element = model.format.plain() ? element : 2;
+  const HeldBytes held(model);
   const auto kv_element = static_cast<double>(tensor::size_of(model.kv_dtype));
   const auto hidden = static_cast<double>(spec.hidden);
   const auto r = static_cast<double>(rows);
@@ -60,7 +110,7 @@ Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t
     const auto heads = static_cast<double>(layer.attention.heads * layer.attention.head_dim);
     const auto kv = static_cast<double>(layer.attention.kv_heads * layer.attention.head_dim);
     const double projections = hidden * (2 * heads + 2 * kv);
-    work.bytes += projections * element + 2 * kv * kv_element * static_cast<double>(kv_read);
+    work.bytes += 2 * kv * kv_element * static_cast<double>(kv_read);
     work.operations += 2 * r * projections + 4 * heads * static_cast<double>(kv_pairs);
     const double ffn = 3 * hidden * static_cast<double>(layer.ffn.width);
     if (layer.ffn.moe) {
@@ -68,18 +118,13 @@ Work work_of(const LoadedModel& model, int64_t rows, int64_t logit_rows, int64_t
       work.bytes += 4 * router;
       work.operations += 2 * r * (router + ffn * static_cast<double>(layer.ffn.router.top_k));
     } else {
-      work.bytes += ffn * element;
       work.operations += 2 * r * ffn;
     }
     const double shared = 3 * hidden * static_cast<double>(layer.ffn.shared_width);
-    work.bytes += shared * element;
     work.operations += 2 * r * shared;
-    if (layer.ffn.moe && &layer == &spec.layers.back()) {
-      work.bytes += static_cast<double>(touched) * ffn * element;
-    }
   }
   const double head = hidden * static_cast<double>(spec.vocab_size);
-  work.bytes += head * head_element;
+  work.bytes += held.always + static_cast<double>(touched) * held.expert;
   work.operations += 2 * static_cast<double>(logit_rows) * head;
   return work;
 }
@@ -181,7 +226,7 @@ class Gauge {
     if (model.on_device) {
       meter_ = backend::make_cuda_meter(0, model.format.fp8_arithmetic);
     } else {
-      meter_ = std::make_unique<backend::cpu::Meter>(pool_, isa(invocation), model.format.base);
+      meter_ = std::make_unique<backend::cpu::Meter>(pool_, isa(invocation), main_format(model));
     }
   }
 
@@ -272,7 +317,7 @@ void print_results(const Machine& machine, const LoadedModel& model,
                    const std::vector<Result>& results) {
   fmt::print("{}\n", model.description());
   fmt::print("memory read {:.1f} GB/s, arithmetic {:.2f} TFLOP/s ({})\n\n", machine.bandwidth / 1e9,
-             machine.peak / 1e12, model.format.name);
+             machine.peak / 1e12, main_format(model).name);
   fmt::print("{:<26}{:>12}{:>12}{:>8}  {}\n", "", "tokens/s", "limit", "share", "bound by");
   const int64_t all = model.spec.moe_layers() * model.spec.max_experts();
   for (const Result& result : results) {

@@ -141,7 +141,7 @@ TEST(CommandLine, CompletesWhatCanStandThere) {
   using Words = std::vector<std::string>;
   const auto after = [](const Words& words) { return completions(find_command("serve"), words); };
   EXPECT_EQ(after({"m", "--served-m"}), Words{"--served-model-name"});
-  EXPECT_EQ(after({"--cpu-isa", "a"}), (Words{"auto", "avx2", "avx512", "amx"}));
+  EXPECT_EQ(after({"--cpu-isa", "a"}), (Words{"auto", "avx2", "avx512vnni", "avx512", "amx"}));
   EXPECT_EQ(after({"--backend=r"}), Words{"--backend=reference"});
   EXPECT_EQ(after({"--pin-threads=f"}), Words{"--pin-threads=false"});
   EXPECT_EQ(after({"--port", ""}), Words{});

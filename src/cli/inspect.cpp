@@ -138,8 +138,7 @@ void print_text(const model::ModelSpec& spec, const model::ParameterCount& count
   }
   fmt::print("  context      {} positions, rope theta {}\n", spec.max_position, spec.rope.theta);
   if (const std::string stored = spec.quantization.stored_as(); !stored.empty()) {
-    fmt::print("  stored as    {}; served in {}, unpacked at load\n", stored,
-               dtype_name(spec.dtype));
+    fmt::print("  stored as    {}\n", stored);
   }
   if (!spec.not_served.empty()) {
     fmt::print("  serve        not yet: {}\n", spec.not_served);

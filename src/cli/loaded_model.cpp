@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <optional>
@@ -54,8 +56,9 @@ tensor::WeightFormat weight_format(const base::Settings& settings, const model::
     if (const tensor::WeightFormat* format = model::find_load_format(quantised)) {
       const auto reason = backend.supports(*format);
       if (reason.empty()) return *format;
-      throw base::ConfigError(fmt::format("{} {}: {}; leave it out, or serve on a card",
-                                          settings.origin("quantization"), quantised, reason));
+      throw base::ConfigError(fmt::format(
+          "{} {}: {}; leave it out, or serve {}", settings.origin("quantization"), quantised,
+          reason, format->fp8_arithmetic ? "on a card" : "with --backend cpu"));
     }
   }
   const std::string name = settings.get_string("dtype");
@@ -427,6 +430,7 @@ std::unique_ptr<LoadedModel> plan_model(model::ModelSpec spec, const base::Setti
   check_contradictions(settings, &spec);
   auto model = std::make_unique<LoadedModel>();
   model->spec = std::move(spec);
+  if (settings.get_bool("unpack-weights")) model->spec.stored.reset();
   model->ranks = make_ranks(settings);
   model->on_device = model->ranks[0].backend->name() == "cuda";
   model->format = weight_format(settings, model->spec, *model->ranks[0].backend);
@@ -453,6 +457,36 @@ base::ModelFolder files_of(const fs::path& path, bool tokenizer = true) {
 
 }  // namespace
 
+namespace {
+
+std::string size_text(uint64_t bytes) {
+  const double mib = static_cast<double>(bytes) / (1 << 20);
+  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
+}
+
+/// "matrices: 3.52 GiB Q4_K, 0.91 GiB Q6_K", of all ranks; and what they were, where that differs.
+void log_formats(const LoadedModel& model) {
+  std::map<std::string, uint64_t> bytes;
+  for (const LoadedRank& rank : model.ranks) {
+    const auto layout = model::lay_out_weights(model.spec, *rank.backend, model.format, rank.shard);
+    for (const auto& [name, size] : model::format_bytes(layout, *rank.backend)) {
+      bytes[name] += size;
+    }
+  }
+  std::vector<std::pair<uint64_t, std::string>> sorted;
+  sorted.reserve(bytes.size());
+  for (const auto& [name, size] : bytes) sorted.emplace_back(size, name);
+  std::sort(sorted.rbegin(), sorted.rend());
+  std::string held;
+  for (const auto& [size, name] : sorted) {
+    held += fmt::format("{}{} {}", held.empty() ? "" : ", ", size_text(size), name);
+  }
+  const std::string stored = model.spec.quantization.stored_as();
+  spdlog::info("matrices: {}{}", held, stored.empty() ? "" : "; stored as " + stored);
+}
+
+}  // namespace
+
 std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
                                            const MemoryDefaults& defaults) {
   auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
@@ -460,10 +494,7 @@ std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Set
       settings.get_string("tokenizer").empty() && !settings.get_bool("skip-tokenizer-init");
   model->files = files_of(path, own_tokenizer);
   spdlog::info("{}; {}", model->description(), model->spec.architecture);
-  if (const std::string stored = model->spec.quantization.stored_as(); !stored.empty()) {
-    spdlog::info("weights are stored as {}; served in {}, unpacked at load", stored,
-                 dtype_name(model->format.base));
-  }
+  log_formats(*model);
   for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
   return model;
 }

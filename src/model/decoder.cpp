@@ -38,6 +38,7 @@ struct Layer {
     attention.desc = describe(model, spec.attention, share);
     attention.norm = weights.vector(layout.input_norm);
     attention.qkv = weights.matrix(layout.qkv);
+    attention.v = weights.matrix(layout.v);
     attention.qkv_bias = weights.vector(layout.qkv_bias);
     attention.q_norm = weights.vector(layout.q_norm);
     attention.k_norm = weights.vector(layout.k_norm);
@@ -127,7 +128,7 @@ struct Decoder::Impl {
       layers.emplace_back(spec, spec.layers[i], weights, layout.layers[i]);
       if (layers.back().ffn.moe) layers.back().ffn.moe_layer = moe_layer++;
     }
-    backend.reserve(shape(spec, layout.shard, layout.format, max_rows));
+    backend.reserve(shape(spec, layout, max_rows));
   }
 
   /// Adds up what the ranks have computed each.
@@ -178,8 +179,8 @@ backend::Fence Decoder::forward(const StepBatch& batch, const KvCache& cache,
   return impl_->forward(batch, cache, sink);
 }
 
-backend::ModelShape Decoder::shape(const ModelSpec& spec, const Shard& shard,
-                                   const tensor::WeightFormat& format, int64_t max_rows) {
+backend::ModelShape Decoder::shape(const ModelSpec& spec, const WeightLayout& layout,
+                                   int64_t max_rows) {
   backend::ModelShape shape;
   shape.hidden = spec.hidden;
   shape.vocab = spec.vocab_size;
@@ -187,16 +188,14 @@ backend::ModelShape Decoder::shape(const ModelSpec& spec, const Shard& shard,
   shape.router_experts = spec.max_experts();
   shape.moe_layers = spec.moe_layers();
   shape.max_rows = max_rows;
-  const auto consider = [&](int64_t experts, int64_t width, int64_t top_k) {
-    const backend::ModelShape::Ffn ffn{
-        {.experts = experts, .hidden = spec.hidden, .width = width, .format = format}, top_k};
-    const bool known = std::any_of(shape.ffns.begin(), shape.ffns.end(), [&](const auto& other) {
-      return other.desc.experts == experts && other.desc.width == width && other.top_k == top_k;
-    });
-    if (experts > 0 && width > 0 && !known) shape.ffns.push_back(ffn);
+  const auto consider = [&](const Placed<ExpertsItem>& placed, int64_t top_k) {
+    const backend::ModelShape::Ffn ffn{placed.item.desc, top_k};
+    const bool known = std::find(shape.ffns.begin(), shape.ffns.end(), ffn) != shape.ffns.end();
+    if (placed.present() && !known) shape.ffns.push_back(ffn);
   };
-  for (const LayerSpec& layer : spec.layers) {
-    const LayerShare share(layer, shard);
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    const LayerSpec& layer = spec.layers[i];
+    const LayerShare share(layer, layout.shard);
     const int64_t heads = share.heads.count * layer.attention.head_dim;
     const int64_t kv = share.kv_heads.count * layer.attention.head_dim;
     shape.qkv_width = std::max(shape.qkv_width, heads + 2 * kv);
@@ -205,8 +204,8 @@ backend::ModelShape Decoder::shape(const ModelSpec& spec, const Shard& shard,
     const bool known = std::find(shape.attentions.begin(), shape.attentions.end(), attention) !=
                        shape.attentions.end();
     if (!known && attention.heads > 0) shape.attentions.push_back(attention);
-    consider(share.experts.count, share.width.count, layer.ffn.moe ? layer.ffn.router.top_k : 1);
-    consider(1, share.shared_width.count, 1);
+    consider(layout.layers[i].experts, layer.ffn.moe ? layer.ffn.router.top_k : 1);
+    consider(layout.layers[i].shared, 1);
   }
   return shape;
 }

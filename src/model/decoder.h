@@ -53,8 +53,8 @@ class Decoder {
   backend::Fence forward(const StepBatch& batch, const KvCache& cache, const LogitsSink& sink);
 
   /// What the backend makes room for: a model's shapes on one rank.
-  static backend::ModelShape shape(const ModelSpec& spec, const Shard& shard,
-                                   const tensor::WeightFormat& format, int64_t max_rows);
+  static backend::ModelShape shape(const ModelSpec& spec, const WeightLayout& layout,
+                                   int64_t max_rows);
 
  private:
   struct Impl;

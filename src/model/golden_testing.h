@@ -80,18 +80,24 @@ struct Produced {
 class Runner {
  public:
   /// One thread unless said otherwise: tiny models do not gain from a second, and on a busy machine
-  /// wait for it.
+  /// wait for it. Quantised weights are unpacked, or kept `as_stored` where the backend can.
   Runner(const std::filesystem::path& folder, const std::string& backend_name, tensor::DType dtype,
-         int threads = 1)
+         int threads = 1, bool as_stored = false)
       : named_(backend_name, threads),
         backend_(*named_.backend),
-        spec_(load_spec(folder)),
+        spec_(spec_of(folder, as_stored)),
         weights_(load_weights(lay_out_weights(spec_, backend_, dtype), backend_, *named_.pool,
                               checkpoint::Checkpoint::open(folder), {})),
         decoder_(spec_, weights_, backend_, solo_, kMaxRows),
         dtype_(dtype) {}
 
+  static ModelSpec spec_of(const std::filesystem::path& folder, bool as_stored) {
+    ModelSpec spec = load_spec(folder);
+    if (!as_stored) spec.stored.reset();
+    return spec;
+  }
   const ModelSpec& spec() const { return spec_; }
+  const LoadedWeights& weights() const { return weights_; }
   const backend::Backend& backend() const { return backend_; }
 
   /// Feeds each prompt, at most `chunk` of its tokens per step, all prompts in the same steps; then

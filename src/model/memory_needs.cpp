@@ -84,9 +84,9 @@ MemoryNeeds memory_needs(const ModelSpec& spec, std::span<const DeviceRank> rank
   MemoryNeeds needs;
   uint64_t block_bytes = 0;
   for (const auto& [backend, shard] : ranks) {
-    needs.weights += lay_out_weights(spec, *backend, inputs.format, shard).bytes;
-    needs.activations +=
-        backend->activation_bytes(Decoder::shape(spec, shard, inputs.format, inputs.max_rows));
+    const WeightLayout layout = lay_out_weights(spec, *backend, inputs.format, shard);
+    needs.weights += layout.bytes;
+    needs.activations += backend->activation_bytes(Decoder::shape(spec, layout, inputs.max_rows));
     block_bytes += KvCache::block_bytes(spec, shard, *backend, inputs.kv_dtype, inputs.block_size);
   }
   needs.apart = inputs.host_bytes > 0;

@@ -323,6 +323,7 @@ uint64_t layout_digest(const WeightLayout& layout) {
   };
   const auto format = [&](const tensor::WeightFormat& given) {
     digest = base::hash_text(given.name, digest);
+    for (int64_t value : {given.value_bits, given.group_n, given.group_k}) number(value);
   };
   if (layout.stored_as) number(static_cast<int64_t>(layout.stored_as->digest()));
   for (const WeightItem& item : list_items(layout)) {
@@ -333,9 +334,10 @@ uint64_t layout_digest(const WeightLayout& layout) {
       format(item.matrix->desc.format);
       slices(item.matrix->slices);
     } else if (item.experts != nullptr) {
-      const auto& [experts, hidden, width, given] = item.experts->desc;
-      for (int64_t value : {experts, hidden, width}) number(value);
-      format(given);
+      const backend::ExpertsDesc& desc = item.experts->desc;
+      for (int64_t value : {desc.experts, desc.hidden, desc.width}) number(value);
+      format(desc.format);
+      format(desc.down());
       for (const auto* list : {&item.experts->gate, &item.experts->up, &item.experts->down}) {
         slices(*list);
       }

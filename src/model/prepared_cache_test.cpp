@@ -374,6 +374,8 @@ TEST(PreparedCache, LayoutDigestSeesEveryChange) {
       },
       [](WeightLayout& p) { p.layers[0].experts.item.desc.width += 1; },
       [](WeightLayout& p) { p.layers[0].experts.item.down[2].name += "x"; },
+      [](WeightLayout& p) { p.layers[0].experts.item.desc.down_format = DType::kF16; },
+      [](WeightLayout& p) { p.embed.item.desc.format.group_k = 64; },
       [](WeightLayout& p) { p.final_norm.item.slices[0].rows += 1; },
       [](WeightLayout& p) { p.embed.item.slices[0].row += 1; },
       [](WeightLayout& p) { p.layers[0].o.item.slices[0].col += 1; },

@@ -5,6 +5,7 @@
 // read it.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -153,6 +154,8 @@ struct LayerSpec {
   int64_t extra_norms = 0;  ///< of the hidden state, beside the one before each part
 };
 
+class StoredFormats;
+
 struct ModelSpec {
   std::string family;        ///< model_type of config.json, e.g. "mixtral"
   std::string architecture;  ///< architectures[0], e.g. "MixtralForCausalLM"
@@ -170,7 +173,9 @@ struct ModelSpec {
   std::vector<int32_t> eos_ids;  ///< config.json and generation_config.json together
   int32_t bos_id = -1;
   QuantizationFacts quantization;  ///< of the published weights
-  bool gguf = false;               ///< read from a GGUF file, whose tensors have other names
+  /// In which integers matrices are stored, where any are; null: they are unpacked at load.
+  std::shared_ptr<const StoredFormats> stored;
+  bool gguf = false;  ///< read from a GGUF file, whose tensors have other names
   /// Rows of queries' and keys' heads are stored as rope's pairs (GGUF files of llama).
   bool rope_pairs = false;
   /// Why `serve` cannot run this model, although it can be planned and inspected; empty = it can.

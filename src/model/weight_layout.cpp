@@ -1,9 +1,15 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <span>
+#include <type_traits>
+
 #include "base/error.h"
 #include "model/family.h"
 #include "model/gguf_model.h"
+#include "model/stored_formats.h"
 #include "model/weights.h"
+#include "tensor/integers.h"
 
 namespace moesaic::model {
 
@@ -52,8 +58,10 @@ class Planner {
     layout.format = format_;
     const Share vocabulary = share_of(spec_.vocab_size, shard_);
     const auto table = [&](const std::string& name) {
-      const tensor::WeightFormat format = format_.plain() ? format_ : tensor::DType::kBF16;
-      return matrix(format, {rows_of(whole(name, spec_.vocab_size, spec_.hidden), vocabulary)});
+      const Slice slice = rows_of(whole(name, spec_.vocab_size, spec_.hidden), vocabulary);
+      const tensor::WeightFormat* stored = kept(std::span(&slice, 1));
+      if (stored != nullptr) return matrix(*stored, {slice});
+      return matrix(format_.plain() ? format_ : tensor::DType::kBF16, {slice});
     };
     layout.embed = table(names_.embed);
     for (size_t i = 0; i < spec_.layers.size(); ++i) {
@@ -99,6 +107,58 @@ class Planner {
     return {.item = {.slices = std::move(slices), .dummy = dummy}};
   }
 
+  /// The integers that all these slices are stored in and the backend computes with; null: some are
+  /// not, or are cut within a group. `stacked`: the tensor that all of them are part of instead.
+  const tensor::WeightFormat* kept(std::span<const Slice> slices,
+                                   const std::string& stacked = {}) const {
+    if (spec_.stored == nullptr) return nullptr;
+    const tensor::WeightFormat* common = nullptr;
+    for (const Slice& slice : slices) {
+      const tensor::WeightFormat* format = spec_.stored->find(
+          stacked.empty() ? slice.name : stacked, slice.tensor_rows, slice.tensor_cols);
+      if (format == nullptr || (common != nullptr && *common != *format)) return nullptr;
+      const int64_t block = tensor::integers_of(*format)->block;
+      if (slice.col % block != 0) return nullptr;
+      common = format;
+    }
+    return common != nullptr && backend_.supports(*common).empty() ? common : nullptr;
+  }
+
+  /// Keeps experts as they are stored, where both of their products are in integers then.
+  void keep(ExpertsItem& item) const {
+    std::vector<Slice> gated = item.gate;
+    gated.insert(gated.end(), item.up.begin(), item.up.end());
+    const tensor::WeightFormat* gate_up = kept(gated);
+    const tensor::WeightFormat* down = kept(item.down);
+    if (gate_up == nullptr && !item.stacked_gate.empty()) {
+      gate_up = kept(item.gate, item.stacked_gate);
+      const tensor::WeightFormat* up = kept(item.up, item.stacked_up);
+      if (up == nullptr || gate_up == nullptr || *up != *gate_up) gate_up = nullptr;
+      down = kept(item.down, item.stacked_down);
+    }
+    if (gate_up == nullptr && !item.fused_gate_up.empty()) {
+      gate_up = kept(item.gate, item.fused_gate_up);
+      down = kept(item.down, item.fused_down);
+    }
+    if (gate_up == nullptr || down == nullptr) return;
+    item.desc.format = *gate_up;
+    if (*down != *gate_up) item.desc.down_format = *down;
+  }
+
+  /// The stacked projections, in one matrix or, where v is stored otherwise, in two.
+  void projections(std::vector<Slice> slices, LayerLayout& layout) const {
+    const tensor::WeightFormat* all = kept(slices);
+    const tensor::WeightFormat* first = kept(std::span(slices).first(2));
+    const tensor::WeightFormat* last = kept(std::span(slices).last(1));
+    layout.qkv = matrix(all != nullptr ? *all : format_, slices);
+    if (all != nullptr || first == nullptr || last == nullptr) return;
+    const Slice v = layout.qkv.item.slices.back();
+    slices.pop_back();
+    layout.qkv = matrix(*first, std::move(slices));
+    layout.v = matrix(*last, {v});
+    layout.v.item.slices.front().stacked_at = v.stacked_at;
+  }
+
   /// `count` experts of `full_width`, of which this rank holds `experts` and of each `width`.
   Placed<ExpertsItem> experts(int64_t count, int64_t full_width, const Share& experts,
                               const Share& width, const FfnNames& names) const {
@@ -141,13 +201,14 @@ class Planner {
     const Share q = elements(share.heads, spec.head_dim);
     const Share kv = elements(share.kv_heads, spec.head_dim);
     if (q.count > 0) {
-      layout.qkv = matrix(
-          format_,
+      projections(
           {heads_of(whole(name(names_.q, "weight"), q_width, spec_.hidden), q, spec.head_dim),
            heads_of(whole(name(names_.k, "weight"), kv_width, spec_.hidden), kv, spec.head_dim),
-           rows_of(whole(name(names_.v, "weight"), kv_width, spec_.hidden), kv)});
-      layout.o =
-          matrix(format_, {cols_of(whole(name(names_.o, "weight"), spec_.hidden, q_width), q)});
+           rows_of(whole(name(names_.v, "weight"), kv_width, spec_.hidden), kv)},
+          layout);
+      const Slice o = cols_of(whole(name(names_.o, "weight"), spec_.hidden, q_width), q);
+      const tensor::WeightFormat* stored = kept(std::span(&o, 1));
+      layout.o = matrix(stored != nullptr ? *stored : format_, {o});
     }
     if (spec.qkv_bias) {
       layout.qkv_bias =
@@ -182,8 +243,10 @@ class Planner {
       item.stacked_up = prefix_ + names_.stacked.up;
       item.stacked_down = prefix_ + names_.stacked.down;
     }
+    keep(item);
     if (spec.shared_width == 0) return;
     layout.shared = single(spec.shared_width, share.shared_width, names_.shared);
+    keep(layout.shared.item);
     if (spec.shared_gate) {
       layout.shared_gate =
           matrix(tensor::DType::kF32, {whole(prefix_ + names_.shared_gate, 1, spec_.hidden)});
@@ -203,6 +266,7 @@ class Planner {
       moe(spec.ffn, share, layout);
     } else {
       layout.experts = single(spec.ffn.width, share.width, names_.dense);
+      keep(layout.experts.item);
     }
     return layout;
   }
@@ -256,6 +320,37 @@ size_t packed_bytes(const backend::Backend& backend, const ExpertsItem& item) {
 }
 size_t packed_bytes(const backend::Backend&, const VectorItem& item) {
   return static_cast<size_t>(item.size()) * sizeof(float);
+}
+
+std::vector<std::pair<std::string, uint64_t>> format_bytes(const WeightLayout& layout,
+                                                           const backend::Backend& backend) {
+  std::vector<std::pair<std::string, uint64_t>> found;
+  const auto add = [&](const tensor::WeightFormat& format, size_t bytes) {
+    const std::string name(format.label.empty() ? format.name : format.label);
+    auto known = std::find_if(found.begin(), found.end(),
+                              [&](const auto& other) { return other.first == name; });
+    if (known == found.end()) known = found.insert(found.end(), {name, 0});
+    known->second += bytes;
+  };
+  for_each_item(layout, [&](const auto& placed, WeightPart, size_t) {
+    using Item = std::decay_t<decltype(placed.item)>;
+    if (!placed.present()) return;
+    if constexpr (std::is_same_v<Item, MatrixItem>) {
+      add(placed.item.desc.format, packed_bytes(backend, placed.item));
+    } else if constexpr (std::is_same_v<Item, ExpertsItem>) {
+      // Two thirds of the values are gate and up.
+      const backend::ExpertsDesc& desc = placed.item.desc;
+      const double gated = 2 * desc.format.bytes_per_weight();
+      const double share = gated / (gated + desc.down().bytes_per_weight());
+      const size_t bytes = packed_bytes(backend, placed.item);
+      const auto first = static_cast<size_t>(share * static_cast<double>(bytes));
+      add(desc.format, first);
+      add(desc.down(), bytes - first);
+    }
+  });
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.second > b.second; });
+  return found;
 }
 
 WeightParts weight_parts(const WeightLayout& layout) {

@@ -67,6 +67,7 @@ struct Placed {
 struct LayerLayout {
   Placed<VectorItem> input_norm, post_attention_norm, q_norm, k_norm, qkv_bias, o_bias;
   Placed<MatrixItem> qkv, o;
+  Placed<MatrixItem> v;  ///< where v has a format of its own: qkv ends before it
   bool moe = false;
   Placed<MatrixItem> router;       ///< float32
   Placed<ExpertsItem> experts;     ///< routed experts, or the dense FFN as one expert
@@ -76,7 +77,7 @@ struct LayerLayout {
 
 struct WeightLayout {
   Shard shard;
-  tensor::WeightFormat format;  ///< of the layers' matrices
+  tensor::WeightFormat format;  ///< of the layers' matrices that are not kept as they are stored
   Placed<MatrixItem> embed;
   Placed<MatrixItem> lm_head;  ///< absent when tied: embed serves both
   Placed<VectorItem> final_norm;
@@ -102,10 +103,13 @@ template <typename Layout, typename Visit>
 void for_each_item(Layout& layout, const Visit& visit) {
   size_t index = 0;
   const auto give = [&](auto& placed, WeightPart part) { visit(placed, part, index++); };
+  // What may be cut off an item has that one's index.
+  const auto give_rest = [&](auto& placed, WeightPart part) { visit(placed, part, index - 1); };
   give(layout.embed, WeightPart::kEmbeddings);
   for (auto& layer : layout.layers) {
     give(layer.input_norm, WeightPart::kAttention);
     give(layer.qkv, WeightPart::kAttention);
+    give_rest(layer.v, WeightPart::kAttention);
     give(layer.qkv_bias, WeightPart::kAttention);
     give(layer.q_norm, WeightPart::kAttention);
     give(layer.k_norm, WeightPart::kAttention);
@@ -129,6 +133,11 @@ size_t packed_bytes(const backend::Backend& backend, const VectorItem& item);
 /// Pure: the same spec, backend, format and shard give the same layout.
 WeightLayout lay_out_weights(const ModelSpec& spec, const backend::Backend& backend,
                              const tensor::WeightFormat& format, const Shard& shard = {});
+
+/// The names of the formats that a layout's matrices are held in, and the bytes of each, most
+/// first.
+std::vector<std::pair<std::string, uint64_t>> format_bytes(const WeightLayout& layout,
+                                                           const backend::Backend& backend);
 
 /// Bytes of a layout's buffer by part; they sum to `bytes`.
 struct WeightParts {

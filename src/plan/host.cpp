@@ -56,8 +56,8 @@ Candidate plan_host(const Setting& setting) {
   wanted.max_model_len = setting.load.context;
   wanted.device_bytes = host.memory_bytes;
   wanted.utilization = setting.utilization;
-  const model::WeightParts parts =
-      weight_parts(model::lay_out_weights(spec, *host.backend, wanted.format));
+  const model::WeightLayout layout = lay_out_weights(spec, *host.backend, wanted.format);
+  const model::WeightParts parts = weight_parts(layout);
   MemoryTerms& terms = candidate.per_device;
   terms.attention = parts.attention;
   terms.experts = parts.experts;
@@ -87,8 +87,11 @@ Candidate plan_host(const Setting& setting) {
   }
   candidate.recommendable = candidate.fits && candidate.engine_runs;
   if (const std::string stored = spec.quantization.stored_as(); !stored.empty()) {
-    candidate.notes.push_back(fmt::format("stored as {}; held in {}-bit floats, unpacked at load",
-                                          stored, wanted.format.value_bits));
+    std::string held;
+    for (const auto& [name, bytes] : format_bytes(layout, *host.backend)) {
+      held += (held.empty() ? "" : ", ") + name;
+    }
+    candidate.notes.push_back(fmt::format("stored as {}; held in {}", stored, held));
   }
   candidate.notes.emplace_back(
       "no speed is given for a CPU: 'moesaic bench' measures it, beside its own roofline");

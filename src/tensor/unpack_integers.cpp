@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
 #include "base/error.h"
 #include "tensor/unpack_stored.h"
@@ -108,6 +109,34 @@ int64_t ordered_group(const View& order, int64_t k, int64_t groups) {
   return std::clamp<int64_t>(group, 0, groups - 1);
 }
 
+/// The group of input `k`, in order.
+int64_t group_of(const WeightFormat& format, int64_t k) {
+  return format.group_k > 0 ? k / format.group_k : 0;
+}
+
+/// Calls take(packed, zero): how the values of a part lie, and their zero point where groups have
+/// none of their own.
+template <typename Take>
+void with_packing(const WeightFormat& format, const Part& part, const Take& take) {
+  const Words values(part.values, format.value_bits);
+  const Words zeros(part.zeros, format.value_bits);
+  const int middle = 1 << (format.value_bits - 1);
+  switch (format.packing) {
+    case Packing::kElements:
+      return take(Bytes{part, format.group_n}, 0);
+    case Packing::kWords:
+      return take(AlongInputs{values, zeros, part.scales}, middle);
+    case Packing::kGptq:
+      return take(Gptq{values, zeros, part.scales}, middle);
+    case Packing::kAwqGemm:
+      return take(AwqGemm{values, zeros, part.scales}, middle);
+    case Packing::kAwqGemv:
+      return take(AwqGemv{values, zeros, part.scales}, middle);
+    default:
+      base::assertion_failed("a packing of integers", __FILE__, __LINE__);
+  }
+}
+
 template <typename Packed>
 void unpack_as(const Packed& packed, const WeightFormat& format, const Part& part, int fixed_zero,
                int64_t row, int64_t col, int64_t count, float* out) {
@@ -116,13 +145,12 @@ void unpack_as(const Packed& packed, const WeightFormat& format, const Part& par
   const int64_t groups = part.scales.shape[transposed ? 0 : 1];
   const int64_t end = col + count;
   for (int64_t k = col; k < end;) {
-    int64_t group = 0;
+    int64_t group = group_of(format, k);
     int64_t group_end = end;
     if (ordered) {
       group = ordered_group(part.order, k, groups);
       group_end = k + 1;
     } else if (format.group_k > 0) {
-      group = k / format.group_k;
       group_end = std::min(end, (group + 1) * format.group_k);
     }
     const float scale = packed.scale(row, group) * format.scale_unit;
@@ -137,26 +165,49 @@ void unpack_as(const Packed& packed, const WeightFormat& format, const Part& par
 
 void unpack_integers(const WeightFormat& format, const Part& part, int64_t row, int64_t col,
                      int64_t count, float* out) {
-  const Words values(part.values, format.value_bits);
-  const Words zeros(part.zeros, format.value_bits);
-  const int middle = 1 << (format.value_bits - 1);
-  const auto as = [&](const auto& packed, int fixed_zero) {
+  with_packing(format, part, [&](const auto& packed, int fixed_zero) {
     unpack_as(packed, format, part, fixed_zero, row, col, count, out);
-  };
-  switch (format.packing) {
-    case Packing::kElements:
-      return as(Bytes{part, format.group_n}, 0);
-    case Packing::kWords:
-      return as(AlongInputs{values, zeros, part.scales}, middle);
-    case Packing::kGptq:
-      return as(Gptq{values, zeros, part.scales}, middle);
-    case Packing::kAwqGemm:
-      return as(AwqGemm{values, zeros, part.scales}, middle);
-    case Packing::kAwqGemv:
-      return as(AwqGemv{values, zeros, part.scales}, middle);
-    default:
-      base::assertion_failed("a packing of integers", __FILE__, __LINE__);
+  });
+}
+
+std::optional<IntegerFormat> affine_integers(const WeightFormat& format) {
+  constexpr int64_t kLargest = 128;
+  IntegerFormat integers;
+  integers.bits = format.value_bits;
+  integers.scale = ScaleKind::kF32;
+  integers.offset = format.zeros_stored ? OffsetKind::kZero : OffsetKind::kNone;
+  // Bytes are signed, and codes are not.
+  if (!format.zeros_stored) integers.zero = int64_t{1} << (format.value_bits - 1);
+  const int64_t group = format.group_k;
+  if (group % kLargest != 0 && group != 32 && group != 64) return std::nullopt;
+  integers.group = integers.block = group % kLargest == 0 ? kLargest : group;
+  return integers;
+}
+
+void affine_block(const WeightFormat& format, const Part& part, int64_t row, int64_t col,
+                  int64_t end, IntegerBlock& out) {
+  const int bias = format.packing == Packing::kElements ? 128 : 0;
+  const int64_t group = group_of(format, col);
+  with_packing(format, part, [&](const auto& packed, int) {
+    out.scale = packed.scale(row, group) * format.scale_unit;
+    if (format.zeros_stored) {
+      out.group_offset[0] = static_cast<int16_t>(packed.zero(row, group) + bias +
+                                                 static_cast<int>(format.zero_offset));
+    }
+    for (int64_t k = col; k < end; ++k) {
+      out.codes[static_cast<size_t>(k - col)] = static_cast<uint8_t>(packed.value(row, k) + bias);
+    }
+  });
+}
+
+bool affine_in_order(const WeightFormat& format, const Part& part) {
+  if (part.order.data == nullptr) return true;
+  for (int64_t k = 0; k < part.order.shape[0]; ++k) {
+    int32_t group = 0;  // it may lie at any address in the file
+    std::memcpy(&group, part.order.data + static_cast<size_t>(k) * sizeof(group), sizeof(group));
+    if (group != group_of(format, k)) return false;
   }
+  return true;
 }
 
 }  // namespace moesaic::tensor

@@ -5,7 +5,9 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
+#include "tensor/integers.h"
 #include "tensor/weight_format.h"
 
 namespace moesaic::tensor {
@@ -17,6 +19,12 @@ namespace moesaic::tensor {
 /// bitsandbytes' LLM.int8 (Dettmers et al., 2022).
 void unpack_integers(const WeightFormat& format, const Part& part, int64_t row, int64_t col,
                      int64_t count, float* out);
+
+/// What kAffine formats are in integers, as integers_of(), integer_block() and in_order() have it.
+std::optional<IntegerFormat> affine_integers(const WeightFormat& format);
+void affine_block(const WeightFormat& format, const Part& part, int64_t row, int64_t col,
+                  int64_t end, IntegerBlock& out);
+bool affine_in_order(const WeightFormat& format, const Part& part);
 
 /// kScaled: an FP8 value (OCP 8-bit floating point, E4M3 or E5M2) times its group's scale.
 void unpack_small_floats(const WeightFormat& format, const Part& part, int64_t row, int64_t col,

@@ -81,9 +81,7 @@ struct WeightFormat {
            static_cast<double>(scale_bits + zero_bits) / static_cast<double>(n * k);
   }
   double bytes_per_weight() const { return bits() / 8; }
-  bool operator==(const WeightFormat& other) const {
-    return name == other.name && base == other.base;
-  }
+  bool operator==(const WeightFormat& other) const = default;
 };
 
 /// Every format that can be asked for by name, plain 16 bits first.

@@ -87,11 +87,11 @@ MANIFESTS = {
         [],
     ),
     "tgi's flags": (
-        ["--model-id", MIXTRAL, "--num-shard", "2", "--quantize", "eetq", "-p", "80"]
+        ["--model-id", MIXTRAL, "--num-shard", "2", "--quantize", "bitsandbytes", "-p", "80"]
         + ["--max-input-tokens", "4096", "--max-total-tokens", "8192", "--hostname", "0.0.0.0"]
         + ["--max-batch-prefill-tokens", "4096", "--cuda-memory-fraction", "0.95"],
         {},
-        ["--quantize eetq:"],
+        ["--quantize bitsandbytes:"],
     ),
     "tgi with awq": (
         [],

@@ -88,6 +88,8 @@ const AttentionTable& attention_kernels(Isa isa) {
       return kAttentionBaseline;
     case Isa::kAvx2:
       return kAttentionAvx2;
+    case Isa::kVnni:
+      return kAttentionVnni;
     case Isa::kAvx512:
       return kAttentionAvx512;
     case Isa::kAmx:

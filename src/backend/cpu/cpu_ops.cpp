@@ -8,6 +8,7 @@
 #include "backend/cpu/rows.h"
 #include "backend/host/host_ops.h"
 #include "base/error.h"
+#include "tensor/integers.h"
 
 namespace moesaic::backend::cpu {
 namespace {
@@ -33,7 +34,7 @@ class CpuOps final : public HostOps {
   Unsupported supports(const WeightFormat& format) const override {
     const DType type = format.base;
     const bool known = type == DType::kF32 || type == DType::kBF16 || type == DType::kF16;
-    if (format.plain() && known) return {};
+    if ((format.plain() && known) || tensor::integers_of(format)) return {};
     return fmt::format("weights of type {} are not supported",
                        format.plain() ? tensor::to_string(type) : format.name);
   }

@@ -23,23 +23,24 @@ int64_t slots_of(int64_t experts, int64_t top_k, int64_t rows) {
 }  // namespace
 
 ExpertScratch::ExpertScratch(const KernelTable& kernels, const ExpertsDesc& desc, int64_t top_k,
-                             int64_t rows) {
-  const bool bf16 = kernels.bf16_rows && desc.format.base == DType::kBF16;
+                             int64_t rows)
+    : gate_up(kernels, desc.format), down(kernels, desc.down()) {
+  MOESAIC_ASSERT(gate_up.integers.has_value() == down.integers.has_value());
   const int64_t slots = slots_of(desc.experts, top_k, rows);
   auto place = [this](size_t size) {
     const size_t at = bytes;
     bytes += (size + 63) / 64 * 64;
     return at;
   };
-  if (bf16) {
+  if (gate_up.converts()) {
     // Row-major kernels gather through an index; tiles must hold each expert's rows together.
-    x_layout = activation_layout(kernels, true, desc.hidden);
-    x = place(activation_bytes(x_layout, kernels.row_tiles ? slots : rows));
+    x_layout = activation_layout(kernels, gate_up, desc.hidden);
+    x = place(activation_bytes(x_layout, gate_up.tiles(kernels) ? slots : rows));
   } else {
     x_layout = {
         .group = kRowGroup * desc.hidden * 4, .row = desc.hidden * 4, .block = kTileInputs * 4};
   }
-  h_layout = activation_layout(kernels, bf16, desc.width);
+  h_layout = activation_layout(kernels, down, desc.width);
   h = place(activation_bytes(h_layout, slots));
   index = place(static_cast<size_t>(slots) * sizeof(int32_t));
   scale = place(static_cast<size_t>(slots) * sizeof(float));
@@ -123,21 +124,39 @@ void Products::experts(const Experts& w, const Routing& routing, const float* x,
   active_ = assign(routing, rows, w.desc.experts, slots, counts_);
 
   const std::byte* inputs = reinterpret_cast<const std::byte*>(x);
-  if (rounds(w.desc.format)) {
-    const bool gather = kernels_.row_tiles;
-    round_rows(x, gather ? slots.index : nullptr, gather ? slots.offsets[w.desc.experts] : rows,
-               w.desc.hidden, scratch_.data() + scratch.x, scratch.x_layout);
+  if (scratch.gate_up.converts()) {
+    const bool gather = scratch.gate_up.tiles(kernels_);
+    round_rows(scratch.gate_up, x, gather ? slots.index : nullptr,
+               gather ? slots.offsets[w.desc.experts] : rows, w.desc.hidden,
+               scratch_.data() + scratch.x, scratch.x_layout);
     inputs = scratch_.data() + scratch.x;
   }
   gate_up(w, scratch, inputs);
   down(w, scratch, rows, accumulate, y);
 }
 
+namespace {
+
+/// Zeros in the units that the last block of down's weights has beyond the width.
+void clear_rest(const ExpertScratch& scratch, int64_t width, int64_t slot, int64_t rows,
+                std::byte* h) {
+  const int64_t from = ceil_div(width, kUnitInputs);
+  const int64_t units = integer_units(*scratch.down.integers, width);
+  if (from == units) return;
+  const ActivationLayout& layout = scratch.h_layout;
+  for (int64_t row = slot; row < slot + rows; ++row) {
+    std::memset(
+        h + row / kRowGroup * layout.group + row % kRowGroup * layout.row + from * layout.block, 0,
+        static_cast<size_t>((units - from) * layout.block));
+  }
+}
+
+}  // namespace
+
 void Products::gate_up(const Experts& w, const ExpertScratch& scratch, const std::byte* x) {
   const ExpertShape shape(w.desc);
   const Slots slots(scratch, scratch_.data(), w.desc.experts);
-  const bool gathered = rounds(w.desc.format) && kernels_.row_tiles;
-  const WeightType type = weight_type(w.desc.format);
+  const bool gathered = scratch.gate_up.tiles(kernels_);
   const int64_t panels = shape.gate_up.panels;
   auto panel_at = [&](int64_t task) {
     return RawAddress::pointer(w.packed) + slots.by_rows[task / panels] * shape.bytes() +
@@ -160,7 +179,10 @@ void Products::gate_up(const Experts& w, const ExpertScratch& scratch, const std
     gemm.h_layout = scratch.h_layout;
     gemm.h = scratch_.data() + scratch.h + first / kRowGroup * scratch.h_layout.group +
              panel * scratch.h_layout.block;
-    kernels_.gemm(type, gemm);
+    multiply(scratch.gate_up, &scratch.down, gemm);
+    if (scratch.down.integers && panel == panels - 1) {
+      clear_rest(scratch, w.desc.width, first, gemm.rows, scratch_.data() + scratch.h);
+    }
   });
 }
 
@@ -168,7 +190,6 @@ void Products::down(const Experts& w, const ExpertScratch& scratch, int64_t rows
                     float* y) {
   const ExpertShape shape(w.desc);
   const Slots slots(scratch, scratch_.data(), w.desc.experts);
-  const WeightType type = weight_type(w.desc.format);
   const int64_t hidden = w.desc.hidden;
   const int64_t all_panels = shape.down.panels;
   // A task reads all rows of h; more panels per task read them less often.
@@ -208,7 +229,7 @@ void Products::down(const Experts& w, const ExpertScratch& scratch, int64_t rows
       gemm.n = columns;
       gemm.target = slots.index + first;
       gemm.scale = slots.scale + first;
-      kernels_.gemm(type, gemm);
+      multiply(scratch.down, nullptr, gemm);
     }
   });
 }

@@ -1,3 +1,4 @@
+#include "backend/cpu/integers_inl.h"
 #include "backend/cpu/tiles_inl.h"
 
 namespace moesaic::backend::cpu {
@@ -10,6 +11,7 @@ const KernelTable kKernelsAmx = {
     .dummy_tile = dummy_tile,
     .peak = peak_amx,
     .read = read_all,
+    .integers = &kIntegers,
 };
 
 }  // namespace moesaic::backend::cpu

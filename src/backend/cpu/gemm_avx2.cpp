@@ -1,4 +1,4 @@
-#include "backend/cpu/gemm_inl.h"
+#include "backend/cpu/integers_inl.h"
 
 namespace moesaic::backend::cpu {
 
@@ -10,6 +10,7 @@ const KernelTable kKernelsAvx2 = {
     .dummy_tile = dummy_tile,
     .peak = peak,
     .read = read_all,
+    .integers = &kIntegers,
 };
 
 }  // namespace moesaic::backend::cpu

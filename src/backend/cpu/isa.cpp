@@ -58,10 +58,13 @@ std::vector<Isa> detect() {
   if (!avx2) return found;
   found.push_back(Isa::kAvx2);
 
-  const bool avx512 = (states & kZmm) == kZmm && bit(extended.ebx, 16) && bit(extended.ebx, 17) &&
-                      bit(extended.ebx, 30) && bit(extended.ebx, 31) &&
-                      bit(extended1.eax, 5);  // F, DQ, BW, VL, BF16
-  if (!avx512) return found;
+  const bool vnni = (states & kZmm) == kZmm && bit(extended.ebx, 16) && bit(extended.ebx, 17) &&
+                    bit(extended.ebx, 30) && bit(extended.ebx, 31) &&
+                    bit(extended.ecx, 11);  // F, DQ, BW, VL, VNNI
+  if (!vnni) return found;
+  found.push_back(Isa::kVnni);
+
+  if (!bit(extended1.eax, 5)) return found;  // BF16
   found.push_back(Isa::kAvx512);
 
   const bool amx = (states & kTiles) == kTiles && bit(extended.edx, 24) && bit(extended.edx, 22) &&
@@ -73,8 +76,11 @@ std::vector<Isa> detect() {
 struct Name {
   std::string_view name, title;
 };
-constexpr std::array<Name, 4> kNames = {
-    {{"baseline", "SSE2"}, {"avx2", "AVX2"}, {"avx512", "AVX-512 BF16"}, {"amx", "AMX BF16"}}};
+constexpr std::array<Name, 5> kNames = {{{"baseline", "SSE2"},
+                                         {"avx2", "AVX2"},
+                                         {"avx512vnni", "AVX-512 VNNI"},
+                                         {"avx512", "AVX-512 BF16"},
+                                         {"amx", "AMX BF16"}}};
 
 }  // namespace
 

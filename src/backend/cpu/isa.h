@@ -13,11 +13,12 @@ namespace moesaic::backend::cpu {
 enum class Isa {
   kBaseline,  ///< x86-64: SSE2
   kAvx2,      ///< AVX2, FMA, F16C
-  kAvx512,    ///< AVX-512 F, BW, VL, DQ, BF16
+  kVnni,      ///< AVX-512 F, BW, VL, DQ, VNNI
+  kAvx512,    ///< and BF16
   kAmx,       ///< AMX tiles with bf16
 };
 
-/// "baseline", "avx2", "avx512", "amx".
+/// "baseline", "avx2", "avx512vnni", "avx512", "amx".
 std::string_view to_string(Isa isa);
 
 /// For a person: "AVX-512 BF16".

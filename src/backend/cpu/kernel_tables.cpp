@@ -6,6 +6,8 @@ const KernelTable& kernel_table(Isa isa) {
   switch (isa) {
     case Isa::kAvx2:
       return kKernelsAvx2;
+    case Isa::kVnni:
+      return kKernelsVnni;
     case Isa::kAvx512:
       return kKernelsAvx512;
     case Isa::kAmx:

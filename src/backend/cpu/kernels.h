@@ -77,6 +77,8 @@ struct ReadPattern {
   int64_t ahead = 0;  ///< bytes by which each is prefetched; 0 = the hardware's to do
 };
 
+struct IntegerTable;
+
 struct KernelTable {
   /// Whether products with bf16 weights take activations rounded to bf16, and whether those are
   /// stored as tiles of 16 rows x 32 inputs (AMX) instead of row-major.
@@ -102,10 +104,14 @@ struct KernelTable {
 
   /// Reads `bytes` (a multiple of 1024) in that way; the result keeps the loads alive.
   uint64_t (*read)(const std::byte* data, int64_t bytes, const ReadPattern& pattern) = nullptr;
+
+  /// Products with weights in integers (kernels_integers.h).
+  const IntegerTable* integers = nullptr;
 };
 
 extern const KernelTable kKernelsBaseline;
 extern const KernelTable kKernelsAvx2;
+extern const KernelTable kKernelsVnni;
 extern const KernelTable kKernelsAvx512;
 extern const KernelTable kKernelsAmx;
 

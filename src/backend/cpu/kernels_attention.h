@@ -84,6 +84,7 @@ struct AttentionTable {
 
 extern const AttentionTable kAttentionBaseline;
 extern const AttentionTable kAttentionAvx2;
+extern const AttentionTable kAttentionVnni;
 extern const AttentionTable kAttentionAvx512;
 extern const AttentionTable kAttentionAmx;
 

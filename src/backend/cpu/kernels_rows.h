@@ -42,6 +42,7 @@ struct RowTable {
 
 extern const RowTable kRowsBaseline;
 extern const RowTable kRowsAvx2;
+extern const RowTable kRowsVnni;
 extern const RowTable kRowsAvx512;
 extern const RowTable kRowsAmx;
 

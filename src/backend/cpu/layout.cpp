@@ -186,8 +186,24 @@ void pack_panel(const BlockLayout& layout, const PanelShape& shape, int64_t pane
 /// The rows of each tile of a panel: parts, and the first row of them.
 using PanelRows = std::array<std::pair<std::span<const SourcePart>, int64_t>, kPanelTiles>;
 
+/// The same, output by output.
+PanelSources output_sources(const PanelRows& rows) {
+  PanelSources sources;
+  for (size_t t = 0; t < rows.size(); ++t) {
+    for_rows(rows[t].first, rows[t].second, [&](size_t o, const SourcePart& part, int64_t row) {
+      sources[t * kTileOutputs + o] = {&part, row};
+    });
+  }
+  return sources;
+}
+
 void pack_rows(const KernelTable& kernels, const WeightFormat& format, const PanelShape& shape,
                int64_t panel, int64_t k, const PanelRows& rows, std::byte* destination) {
+  if (const auto integers = integer_shape(format)) {
+    pack_integer_panel(format, *integers, k, output_sources(rows),
+                       destination + panel * shape.panel_bytes());
+    return;
+  }
   const BlockLayout layout(kernels, weight_type(format));
   if (rows[0].first.front().dummy()) {
     std::array<DummyRows, kPanelTiles> tiles;
@@ -228,12 +244,24 @@ WeightType weight_type(const WeightFormat& format) {
   base::assertion_failed("weights are f32, bf16 or f16", __FILE__, __LINE__);
 }
 
+ProductFormat::ProductFormat(const KernelTable& kernels, const WeightFormat& format)
+    : integers(integer_shape(format)) {
+  if (integers) return;
+  type = weight_type(format);
+  rounded = kernels.bf16_rows && type == WeightType::kBF16;
+}
+
 PanelShape::PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k,
                        const WeightFormat& format)
-    : panels(ceil_div(outputs, outputs_per_panel)),
-      blocks(ceil_div(k, kTileInputs)),
-      block_bytes(kPanelOutputs * kTileInputs *
-                  static_cast<int64_t>(tensor::size_of(format.base))) {}
+    : panels(ceil_div(outputs, outputs_per_panel)) {
+  if (const auto integers = integer_shape(format)) {
+    blocks = integer_units(*integers, k) / integers->units;
+    block_bytes = integers->block_bytes;
+    return;
+  }
+  blocks = ceil_div(k, kTileInputs);
+  block_bytes = kPanelOutputs * kTileInputs * static_cast<int64_t>(tensor::size_of(format.base));
+}
 
 PanelShape matrix_shape(const MatrixDesc& desc) {
   return {desc.n, kPanelOutputs, desc.k, desc.format};
@@ -241,7 +269,7 @@ PanelShape matrix_shape(const MatrixDesc& desc) {
 
 ExpertShape::ExpertShape(const ExpertsDesc& desc)
     : gate_up(desc.width, kGatedOutputs, desc.hidden, desc.format),
-      down(desc.hidden, kPanelOutputs, desc.width, desc.format) {}
+      down(desc.hidden, kPanelOutputs, desc.width, desc.down()) {}
 
 void pack_matrix(const KernelTable& kernels, const MatrixDesc& desc, const MatrixSource& source,
                  int64_t unit, std::byte* destination) {
@@ -272,8 +300,8 @@ void pack_experts(const KernelTable& kernels, const ExpertsDesc& desc, const Exp
     rows[static_cast<size_t>(t)] = {std::span(&list[expert], 1), first};
   }
   destination += at.expert * shape.bytes() + (at.gated ? 0 : shape.gate_up.bytes());
-  pack_rows(kernels, desc.format, at.gated ? shape.gate_up : shape.down, at.panel,
-            at.gated ? desc.hidden : desc.width, rows, destination);
+  pack_rows(kernels, at.gated ? desc.format : desc.down(), at.gated ? shape.gate_up : shape.down,
+            at.panel, at.gated ? desc.hidden : desc.width, rows, destination);
 }
 
 PackUnit matrix_unit(const MatrixDesc& desc, int64_t unit) {
@@ -292,6 +320,13 @@ PackUnit experts_unit(const ExpertsDesc& desc, int64_t unit) {
 
 void unpack_row(const KernelTable& kernels, const Matrix& matrix, int64_t row, float* out) {
   const PanelShape shape = matrix_shape(matrix.desc);
+  if (const auto integers = integer_shape(matrix.desc.format)) {
+    const std::byte* panel =
+        RawAddress::pointer(matrix.packed) + row / kPanelOutputs * shape.panel_bytes();
+    unpack_integer_output(matrix.desc.format, *integers, panel, row % kPanelOutputs, matrix.desc.k,
+                          out);
+    return;
+  }
   const BlockLayout layout(kernels, weight_type(matrix.desc.format));
   const int64_t tile = row % kPanelOutputs / kTileOutputs;
   const std::byte* at = RawAddress::pointer(matrix.packed) +

@@ -6,8 +6,10 @@
 // is one panel.
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
+#include "backend/cpu/integer_layout.h"
 #include "backend/cpu/kernels.h"
 #include "backend/weights.h"
 
@@ -15,7 +17,7 @@ namespace moesaic::backend::cpu {
 
 /// Names the layout that an instruction set reads.
 inline std::string_view layout_id(const KernelTable& kernels) {
-  return kernels.row_tiles ? "cpu-tiles-2" : "cpu-rows-2";
+  return kernels.row_tiles ? "cpu-tiles-3" : "cpu-rows-3";
 }
 
 /// Columns of the width that one gate/up panel covers.
@@ -27,10 +29,23 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 /// Asserts that the format is plain f32, bf16 or f16.
 WeightType weight_type(const WeightFormat& format);
 
-/// Panels and bytes of one matrix [n, k] of an element size.
+/// How products with weights of a format go.
+struct ProductFormat {
+  WeightType type = WeightType::kF32;    ///< of plain weights
+  bool rounded = false;                  ///< plain weights that take activations in bf16
+  std::optional<IntegerShape> integers;  ///< of weights in integers
+
+  ProductFormat(const KernelTable& kernels, const WeightFormat& format);
+  /// Whether activations are stored otherwise than they come.
+  bool converts() const { return rounded || integers.has_value(); }
+  /// Whether activations are stored as tiles of 16 rows.
+  bool tiles(const KernelTable& kernels) const { return rounded && kernels.row_tiles; }
+};
+
+/// Panels and bytes of one matrix [n, k].
 struct PanelShape {
   int64_t panels = 0;
-  int64_t blocks = 0;  ///< of 32 inputs
+  int64_t blocks = 0;  ///< of 32 inputs, or as many as a block of integers has
   int64_t block_bytes = 0;
 
   PanelShape(int64_t outputs, int64_t outputs_per_panel, int64_t k, const WeightFormat& format);

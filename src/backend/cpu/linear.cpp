@@ -22,7 +22,7 @@ struct RowSplit {
   int64_t parts = 1;       ///< of the rows
   int64_t tile_parts = 1;  ///< of a panel's tiles
 
-  RowSplit(const KernelTable& kernels, int64_t all_rows, int64_t panels, int64_t threads,
+  RowSplit(bool tiles, int64_t all_rows, int64_t panels, int64_t threads,
            const ActivationLayout& layout)
       : rows(all_rows) {
     if (panels < 4 * threads) {
@@ -31,7 +31,7 @@ struct RowSplit {
       parts = ceil_div(all_rows, kTaskRows);
       rows = std::min(all_rows, kTaskRows);
       tile_parts = parts < threads ? 2 : 1;
-    } else if (kernels.row_tiles) {
+    } else if (tiles) {
       // Tiles are loaded faster than the last level cache delivers.
       parts = ceil_div(all_rows / kRowGroup * layout.group, kCachedRowBytes);
       parts = std::max<int64_t>(1, parts);
@@ -43,15 +43,20 @@ struct RowSplit {
 
 }  // namespace
 
-ActivationLayout activation_layout(const KernelTable& kernels, bool bf16, int64_t k) {
-  const int64_t blocks = ceil_div(k, kTileInputs);
-  if (bf16 && kernels.row_tiles) {
+ActivationLayout activation_layout(const KernelTable& kernels, const ProductFormat& format,
+                                   int64_t k) {
+  int64_t blocks = ceil_div(k, kTileInputs);
+  if (format.tiles(kernels)) {
     constexpr int64_t kTileBytes = kRowGroup * kTileInputs * 2;
     return {.group = blocks * kTileBytes, .row = kTileInputs * 2, .block = kTileBytes};
   }
   // Rows start an odd number of cache lines apart: at a multiple of 4 KiB all rows of a step would
   // fall into the same few sets of the first level cache.
-  const int64_t block = kTileInputs * (bf16 ? 2 : 4);
+  int64_t block = kTileInputs * (format.rounded ? 2 : 4);
+  if (format.integers) {
+    blocks = integer_units(*format.integers, k);
+    block = activation_unit(format.integers->halves);
+  }
   const int64_t lines = ceil_div(blocks * block, 64) | 1;
   return {.group = kRowGroup * lines * 64, .row = lines * 64, .block = block};
 }
@@ -60,26 +65,45 @@ size_t activation_bytes(const ActivationLayout& layout, int64_t rows) {
   return static_cast<size_t>(ceil_div(rows, kRowGroup) * layout.group);
 }
 
-void Products::round_rows(const float* x, const int32_t* index, int64_t rows, int64_t k,
-                          std::byte* out, const ActivationLayout& layout) {
+void Products::round_rows(const ProductFormat& format, const float* x, const int32_t* index,
+                          int64_t rows, int64_t k, std::byte* out, const ActivationLayout& layout) {
+  const auto round = [&](int64_t first, int64_t count) {
+    if (format.integers) {
+      kernels_.integers->round_rows(*format.integers, x, index, first, count, k,
+                                    integer_units(*format.integers, k), out, layout);
+    } else {
+      kernels_.round_rows(x, index, first, count, k, out, layout);
+    }
+  };
   if (rows <= kRoundRows) {
-    kernels_.round_rows(x, index, 0, rows, k, out, layout);
+    round(0, rows);
     return;
   }
   run(ceil_div(rows, kRoundRows), [&](int64_t task, int64_t) {
     const int64_t first = task * kRoundRows;
-    kernels_.round_rows(x, index, first, std::min(kRoundRows, rows - first), k, out, layout);
+    round(first, std::min(kRoundRows, rows - first));
   });
+}
+
+void Products::multiply(const ProductFormat& format, const ProductFormat* then,
+                        const Gemm& task) const {
+  if (!format.integers) {
+    kernels_.gemm(format.type, task);
+    return;
+  }
+  const bool handed_on = then != nullptr && then->integers;
+  kernels_.integers->gemm(*format.integers, handed_on ? &*then->integers : nullptr, task);
 }
 
 void Products::linear(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y,
                       int64_t stride) {
   if (rows == 0) return;
   int64_t at_once = rows;
-  if (rounds(w.desc.format)) {
+  const ProductFormat format(kernels_, w.desc.format);
+  if (format.converts()) {
     // The scratch is planned for the experts and nearly always holds all rows of a projection too;
     // where it does not, fewer at a time do as well.
-    const ActivationLayout layout = activation_layout(kernels_, true, w.desc.k);
+    const ActivationLayout layout = activation_layout(kernels_, format, w.desc.k);
     const auto fit = static_cast<int64_t>(scratch_.size()) / layout.group * kRowGroup;
     if (fit < std::min(rows, kTaskRows)) {
       reserve(activation_bytes(layout, std::min(rows, kTaskRows)));
@@ -97,22 +121,22 @@ void Products::linear(const Matrix& w, const float* bias, const float* x, int64_
 void Products::linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows,
                            float* y, int64_t stride) {
   const PanelShape shape = matrix_shape(w.desc);
-  const WeightType type = weight_type(w.desc.format);
+  const ProductFormat format(kernels_, w.desc.format);
   const std::byte* weights = RawAddress::pointer(w.packed);
   Gemm base;
   base.k = w.desc.k;
   base.y_stride = stride;
-  if (rounds(w.desc.format)) {
-    base.x_layout = activation_layout(kernels_, true, w.desc.k);
+  if (format.converts()) {
+    base.x_layout = activation_layout(kernels_, format, w.desc.k);
     base.x = scratch_.data();
-    round_rows(x, nullptr, rows, w.desc.k, scratch_.data(), base.x_layout);
+    round_rows(format, x, nullptr, rows, w.desc.k, scratch_.data(), base.x_layout);
   } else {
     const int64_t bytes = w.desc.k * 4;
     base.x_layout = {.group = kRowGroup * bytes, .row = bytes, .block = kTileInputs * 4};
     base.x = reinterpret_cast<const std::byte*>(x);
   }
 
-  const RowSplit split(kernels_, rows, shape.panels, pool_.size(), base.x_layout);
+  const RowSplit split(format.tiles(kernels_), rows, shape.panels, pool_.size(), base.x_layout);
   // A part of the rows meets all panels before the next part comes.
   run(split.parts * shape.panels * split.tile_parts, [&](int64_t task, int64_t next) {
     const int64_t panel_of_part = task % (shape.panels * split.tile_parts);
@@ -135,7 +159,7 @@ void Products::linear_rows(const Matrix& w, const float* bias, const float* x, i
     gemm.y = y + row * stride + column;
     gemm.n = w.desc.n - column;
     gemm.bias = bias == nullptr ? nullptr : bias + column;
-    kernels_.gemm(type, gemm);
+    multiply(format, nullptr, gemm);
   });
 }
 

@@ -6,7 +6,6 @@
 
 #include "backend/cpu/isa.h"
 #include "backend/cpu/kernel_tables.h"
-#include "backend/cpu/layout.h"
 #include "base/machine.h"
 
 namespace moesaic::backend::cpu {
@@ -36,15 +35,16 @@ size_t beyond_caches(size_t least) {
   return std::max(least, 4 * base::discover_topology().all_l3_bytes);
 }
 
-Meter::Meter(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype, size_t bytes)
+Meter::Meter(base::ThreadPool& pool, const std::string& isa, const tensor::WeightFormat& format,
+             size_t bytes)
     : pool_(pool),
       kernels_(kernel_table(isa_from_name(isa))),
-      type_(weight_type(dtype)),
+      format_(kernels_, format),
       region_(base::MemoryTag::kRuntime, std::max<size_t>(1, bytes / kStretch) * kStretch) {
   for_stretches(pool_, region_, [](std::byte* at) { std::memset(at, 1, kStretch); });
   for (;;) {
     const double start = seconds_now();
-    kernels_.peak(type_, iterations_);
+    peak();
     if (seconds_now() - start > 0.01) break;
     iterations_ *= 2;
   }
@@ -72,10 +72,15 @@ double Meter::read_pass(const ReadPattern& pattern) {
   return static_cast<double>(region_.size()) / (seconds_now() - start);
 }
 
+double Meter::peak() const {
+  return format_.integers ? kernels_.integers->peak(iterations_)
+                          : kernels_.peak(format_.type, iterations_);
+}
+
 double Meter::peak_flops() {
   std::atomic<double> operations{0};
   const double start = seconds_now();
-  pool_.run_on_all([&](int) { operations.fetch_add(kernels_.peak(type_, iterations_)); });
+  pool_.run_on_all([&](int) { operations.fetch_add(peak()); });
   return operations.load() / (seconds_now() - start);
 }
 

@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <string>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/layout.h"
 #include "backend/measure.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
-#include "tensor/dtype.h"
+#include "tensor/weight_format.h"
 
 namespace moesaic::backend::cpu {
 
@@ -24,9 +24,9 @@ size_t beyond_caches(size_t least);
 class Meter final : public backend::Meter {
  public:
   /// `bytes` are read in one pass (allocated here; the default is far more than caches hold).
-  /// `isa` is a name of available_cpu_isas; its best loop for weights of `dtype` is what peak_flops
-  /// runs.
-  Meter(base::ThreadPool& pool, const std::string& isa, tensor::DType dtype,
+  /// `isa` is a name of available_cpu_isas; its best loop for weights of `format` is what
+  /// peak_flops runs.
+  Meter(base::ThreadPool& pool, const std::string& isa, const tensor::WeightFormat& format,
         size_t bytes = beyond_caches(size_t{1} << 30));
 
   /// Bytes per second that all threads of the pool together read from memory: by the pattern that
@@ -38,10 +38,11 @@ class Meter final : public backend::Meter {
 
  private:
   double read_pass(const ReadPattern& pattern);
+  double peak() const;
 
   base::ThreadPool& pool_;
   const KernelTable& kernels_;
-  WeightType type_;
+  ProductFormat format_;
   base::Region region_;
   size_t best_ = 0, next_ = 0;     ///< patterns
   int64_t iterations_ = 1 << 10;   ///< of the peak loop, for about 10 ms

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/layout.h"
 #include "backend/host/host_ops.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
@@ -16,6 +17,7 @@ namespace moesaic::backend::cpu {
 
 /// Where the pieces of one experts() call lie in the scratch region, in bytes.
 struct ExpertScratch {
+  ProductFormat gate_up, down;
   ActivationLayout x_layout;  ///< rounded inputs; unused when the kernel takes f32 rows
   ActivationLayout h_layout;  ///< silu(gate) * up
   size_t x = 0;
@@ -42,12 +44,10 @@ class Products {
                bool accumulate, float* y);
 
  private:
-  /// Whether products with these weights take activations rounded to bf16.
-  bool rounds(const WeightFormat& format) const {
-    return kernels_.bf16_rows && format.base == DType::kBF16;
-  }
-  void round_rows(const float* x, const int32_t* index, int64_t rows, int64_t k, std::byte* out,
-                  const ActivationLayout& layout);
+  /// Makes of rows what products of `format` take.
+  void round_rows(const ProductFormat& format, const float* x, const int32_t* index, int64_t rows,
+                  int64_t k, std::byte* out, const ActivationLayout& layout);
+  void multiply(const ProductFormat& format, const ProductFormat* then, const Gemm& task) const;
   void linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y,
                    int64_t stride);
   void gate_up(const Experts& w, const ExpertScratch& scratch, const std::byte* x);
@@ -86,8 +86,10 @@ class Products {
   std::vector<int32_t> counts_;  ///< rows of each expert
 };
 
-/// The layout of rows of `k` inputs as the kernels want them, and the bytes that `rows` take.
-ActivationLayout activation_layout(const KernelTable& kernels, bool bf16, int64_t k);
+/// The layout of rows of `k` inputs as products of a format want them, and the bytes that `rows`
+/// take.
+ActivationLayout activation_layout(const KernelTable& kernels, const ProductFormat& format,
+                                   int64_t k);
 size_t activation_bytes(const ActivationLayout& layout, int64_t rows);
 
 }  // namespace moesaic::backend::cpu

@@ -11,6 +11,8 @@ const RowTable& row_kernels(Isa isa) {
       return kRowsBaseline;
     case Isa::kAvx2:
       return kRowsAvx2;
+    case Isa::kVnni:
+      return kRowsVnni;
     case Isa::kAvx512:
       return kRowsAvx512;
     case Isa::kAmx:

@@ -249,8 +249,13 @@ void HostBackend::attention_in(const StepView& step, const AttentionWeights& wei
   step_->attention_width = desc.heads * desc.head_dim;
   float* qkv = at(layout_->qkv);
   if (desc.heads > 0) {
-    ops_->linear(weights.qkv, floats(weights.qkv_bias), at(layout_->input), step.rows, qkv,
-                 step_->qkv_width);
+    const float* bias = floats(weights.qkv_bias);
+    ops_->linear(weights.qkv, bias, at(layout_->input), step.rows, qkv, step_->qkv_width);
+    if (weights.v.desc.n > 0) {
+      const int64_t before = weights.qkv.desc.n;
+      ops_->linear(weights.v, bias == nullptr ? nullptr : bias + before, at(layout_->input),
+                   step.rows, qkv + before, step_->qkv_width);
+    }
   }
   QkvInputs inputs;
   if (desc.qk_norm == QkNorm::kFull && ranks.ranks() > 1) {

@@ -25,7 +25,8 @@ using Floats = std::vector<float>;
 /// Operators under test: "reference", or an instruction set of the cpu backend. All are listed,
 /// also those that this machine lacks, so that a skipped test names what was not tested.
 inline const std::vector<std::string>& subjects() {
-  static const std::vector<std::string> names = {"reference", "baseline", "avx2", "avx512", "amx"};
+  static const std::vector<std::string> names = {"reference",  "baseline", "avx2",
+                                                 "avx512vnni", "avx512",   "amx"};
   return names;
 }
 

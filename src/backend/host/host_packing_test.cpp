@@ -231,7 +231,7 @@ TEST(Subjects, UnsupportedTypesHaveAReason) {
   for (const std::string& subject : subjects()) {
     if (!machine_has(subject)) continue;
     EXPECT_EQ(ops_of(subject).supports(kBF16), "");
-    EXPECT_NE(ops_of(subject).supports(*tensor::find_weight_format("awq")), "");
+    EXPECT_NE(ops_of(subject).supports(*tensor::find_weight_format("nvfp4")), "");
     EXPECT_NE(ops_of(subject).supports(DType::kI8), "");
   }
 }

@@ -222,8 +222,9 @@ class ReferenceOps final : public HostOps {
 
   void experts(const Experts& w, const Routing& routing, const float* x, int64_t rows,
                bool accumulate, float* y) override {
-    const auto [count, hidden, width, format] = w.desc;
-    const DType dtype = format.base;
+    const int64_t hidden = w.desc.hidden;
+    const int64_t width = w.desc.width;
+    const DType dtype = w.desc.format.base;
     const std::byte* packed = bytes(w.packed);
     std::vector<float> h(static_cast<size_t>(width));
     for (int64_t r = 0; r < rows; ++r) {

@@ -10,6 +10,7 @@
 #include "model/families/families.h"
 #include "model/gguf_model.h"
 #include "model/quantization.h"
+#include "model/stored_formats.h"
 
 namespace moesaic::model {
 
@@ -180,6 +181,7 @@ ModelSpec load_gguf_spec(const std::filesystem::path& file, const boost::json::o
   ModelSpec spec = parse_spec(config, file.string(), purpose);
   spec.gguf = true;
   spec.rope_pairs = gguf_rope_pairs(checkpoint);
+  spec.stored = std::make_shared<StoredFormats>(file, nullptr);
   drop_unknown_eos(file.string(), spec);
   return spec;
 }
@@ -198,6 +200,9 @@ ModelSpec load_spec(const std::filesystem::path& folder_or_config,
   ModelSpec spec = parse_spec(config, file.string(), purpose);
   add_generation_eos(file.parent_path(), spec);
   drop_unknown_eos(folder_or_config.string(), spec);
+  if (spec.quantization.rules != nullptr) {
+    spec.stored = std::make_shared<StoredFormats>(folder_or_config, spec.quantization.rules);
+  }
   return spec;
 }
 

@@ -1,0 +1,2 @@
+#define MOESAIC_ATTENTION_TABLE kAttentionVnni
+#include "backend/cpu/attention_inl.h"

@@ -1,0 +1,16 @@
+#include "backend/cpu/integers_inl.h"
+
+namespace moesaic::backend::cpu {
+
+const KernelTable kKernelsVnni = {
+    .bf16_rows = false,
+    .row_tiles = false,
+    .gemm = gemm,
+    .round_rows = nullptr,
+    .dummy_tile = dummy_tile,
+    .peak = peak,
+    .read = read_all,
+    .integers = &kIntegers,
+};
+
+}  // namespace moesaic::backend::cpu

@@ -1,0 +1,2 @@
+#define MOESAIC_ROW_TABLE kRowsVnni
+#include "backend/cpu/rows_inl.h"
