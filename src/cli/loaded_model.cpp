@@ -49,10 +49,40 @@ boost::json::value rope_scaling(const base::Settings& settings) {
   return {{"rope_type", text}, {"factor", settings.get_float("rope-factor")}};
 }
 
+/// Whether `name`, as vLLM and TGI have it, is how the model's weights are stored anyway.
+bool is_stored_as(std::string_view name, const model::ModelSpec& spec) {
+  if (name == "gguf") return spec.gguf;
+  const std::string_view method = spec.quantization.method;
+  const auto any_of = [&](std::initializer_list<std::string_view> methods) {
+    return std::find(methods.begin(), methods.end(), method) != methods.end();
+  };
+  if (name == "marlin") return any_of({"gptq", "awq"});
+  if (name == "fp8") return any_of({"fp8", "fbgemm_fp8"});
+  if (name == "modelopt_fp4") return method == "modelopt";
+  constexpr std::string_view kMarlin = "_marlin";
+  if (name.ends_with(kMarlin)) name.remove_suffix(kMarlin.size());
+  return name == method;
+}
+
+/// Refuses the name of a method that the model is not stored in and that nothing makes at load.
+void check_quantization(const base::Settings& settings, const model::ModelSpec& spec) {
+  const std::string name = settings.get_string("quantization");
+  if (name.empty() || is_stored_as(name, spec) || model::find_load_format(name) != nullptr) return;
+  const std::string stored = spec.quantization.stored_as();
+  throw base::ConfigError(fmt::format(
+      "{} {}: the model is {}; leave it out, give a model that is stored so, or make 16 bits "
+      "smaller at load with int8 or int4",
+      settings.origin("quantization"), name,
+      spec.gguf        ? "a GGUF file"
+      : stored.empty() ? "not quantised"
+                       : "stored as " + stored));
+}
+
 tensor::WeightFormat weight_format(const base::Settings& settings, const model::ModelSpec& spec,
                                    const backend::Backend& backend) {
-  if (const std::string quantised = settings.get_string("quantization"); !quantised.empty()) {
-    // A name that comes later is refused before this by a real start; --dry-run plans without it.
+  const std::string quantised = settings.get_string("quantization");
+  if (!quantised.empty() && !is_stored_as(quantised, spec)) {
+    // Another name is refused before this by a real start; --dry-run plans without it.
     if (const tensor::WeightFormat* format = model::find_load_format(quantised)) {
       const auto reason = backend.supports(*format);
       if (reason.empty()) return *format;
@@ -489,7 +519,9 @@ void log_formats(const LoadedModel& model) {
 
 std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
                                            const MemoryDefaults& defaults) {
-  auto model = plan_model(model::load_spec(path, config_overrides(settings)), settings, defaults);
+  model::ModelSpec spec = model::load_spec(path, config_overrides(settings));
+  check_quantization(settings, spec);
+  auto model = plan_model(std::move(spec), settings, defaults);
   const bool own_tokenizer =
       settings.get_string("tokenizer").empty() && !settings.get_bool("skip-tokenizer-init");
   model->files = files_of(path, own_tokenizer);

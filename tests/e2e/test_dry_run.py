@@ -104,7 +104,7 @@ MANIFESTS = {
             "SPECULATE": "0",
             "TRUST_REMOTE_CODE": "false",
         },
-        ["QUANTIZE=awq:"],
+        [],
     ),
     "neuron": (
         ["--model", MIXTRAL, "--device", "neuron", "--tensor-parallel-size", "24"]
@@ -164,7 +164,7 @@ MANIFESTS = {
         + ["warning", "--limit-mm-per-prompt", "image=2", "--kv-transfer-config"]
         + ['{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"}'],
         {"LWS_GROUP_SIZE": "2"},
-        ["-q gptq_marlin:", "--pipeline-parallel-size 2:", "--nnodes 2:", "--cpu-offload-gb 4:"]
+        ["--pipeline-parallel-size 2:", "--nnodes 2:", "--cpu-offload-gb 4:"]
         + ["--load-format runai_streamer:", "--ssl-keyfile /tls/key:", "--kv-transfer-config {"]
         + ["--ssl-certfile /tls/cert:"],
     ),

@@ -527,7 +527,10 @@ REASONS = {
         "Ranks on several CUDA devices come later",
     ),
     "an accelerator": (WORKS + "resources: {limits: {amd.com/gpu: 1}}\n", "NVIDIA cards come"),
-    "an int4 model": ("args: [/models/m, --quantization, awq]\n", "--quantization awq"),
+    "nf4 at load": (
+        "args: [/models/m, --quantization, bitsandbytes]\n",
+        "--quantization bitsandbytes",
+    ),
     "a placeholder": ("args: [--model, '<MODEL>']\n", "placeholder"),
     "a shell's": ("args: [--model, '${MODEL}']\n", "envsubst"),
     "a shell's in part": ("args: [--model, s3://$BUCKET/m]\n", "envsubst"),

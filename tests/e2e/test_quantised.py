@@ -81,6 +81,23 @@ def test_quantised_at_load_it_comes_near_and_takes_less(name, serve):
         )
 
 
+def test_the_name_of_what_it_is_may_be_given(twins, serve):
+    quantised, twin, called = twins
+    method = json.loads((quantised / "config.json").read_text())["quantization_config"][
+        "quant_method"
+    ]
+    served = serve(quantised, *FLAGS, "--quantization", method)
+    assert f"stored as {called}" in served.log()
+    if method in ("awq", "gptq"):
+        assert serve(quantised, *FLAGS, "--quantization", method + "_marlin").log()
+    other = "gptq" if method == "awq" else "awq"
+    refused = run("serve", quantised, "--quantization", other, "--port", "0")
+    assert refused.returncode == 78
+    assert f"--quantization {other}: the model is stored as {called}" in refused.stderr
+    refused = run("serve", twin, "--quantization", other, "--port", "0")
+    assert refused.returncode == 78 and "the model is not quantised" in refused.stderr
+
+
 def test_it_is_inspected_and_planned_as_what_it_is(twins):
     quantised, twin, called = twins
     told = run("inspect", quantised)
