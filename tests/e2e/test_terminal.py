@@ -18,6 +18,12 @@ from test_life import run
 BACKSPACE = "\x7f"
 
 
+def take_terminal():
+    """As a login does it: a terminal of its own, whose end is noticed even under nohup."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Terminal:
     """A chat in a window of so many columns."""
 
@@ -30,7 +36,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
             env={
                 **os.environ,
                 "MOESAIC_PREPARED_CACHE": str(cache),
