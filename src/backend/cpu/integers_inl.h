@@ -365,6 +365,7 @@ constexpr int64_t kStretchUnits = kMostUnits;
 
 /// A stretch of a panel, unpacked. Codes of bytes are used where they lie.
 struct Stretch {
+  bool has_offsets;
   const std::byte* units[kStretchUnits];
   alignas(64) uint8_t codes[kStretchUnits * kUnitCodes];
   /// Of each group of activations.
@@ -424,6 +425,7 @@ void unpack_scales(const IntegerShape& shape, const std::byte* block, int64_t gr
 void unpack_stretch(const IntegerShape& shape, UnpackUnit unpack, const std::byte* block,
                     int64_t blocks, Stretch& out) {
   const int64_t groups = shape.units * (shape.halves ? 2 : 1);
+  out.has_offsets = shape.offset != OffsetKind::kNone;
   int64_t at = 0;
   int64_t unit = 0;
   for (int64_t b = 0; b < blocks; ++b, block += shape.block_bytes) {
@@ -445,11 +447,10 @@ void unpack_stretch(const IntegerShape& shape, UnpackUnit unpack, const std::byt
 // --- Products.
 
 /// What the sums of a group become: acc + scale * (weight scale * sum), then less the offset.
-template <bool kOffset>
 MOESAIC_INLINE Vec add_group(Vec acc, Bytes sum, const float* scales, const float* offsets,
-                             Vec scale, Vec minus) {
+                             bool offset, Vec scale, Vec minus) {
   acc = fma(mul(to_floats(sum), load(scales)), scale, acc);
-  if constexpr (kOffset) acc = fma(load(offsets), minus, acc);
+  if (offset) acc = fma(load(offsets), minus, acc);
   return acc;
 }
 
@@ -525,9 +526,9 @@ struct FloatSums {
 };
 
 /// One group of a unit: from the start on through the quads into the sums in float. Moves x on.
-template <class Codes, int kFirstQuad, int kQuads, bool kOffset, bool kWide, int R, int kVecs>
+template <class Codes, int kFirstQuad, int kQuads, bool kWide, int R, int kVecs>
 MOESAIC_INLINE void add_whole_group(const std::byte* codes, const uint8_t* levels,
-                                    const float* scales, const float* offsets,
+                                    const float* scales, const float* offsets, bool offset,
                                     const std::byte* (&x)[R], FloatSums<R, kVecs>& floats) {
   Bytes sums[R][kVecs];
   _Pragma("GCC unroll 16") for (int r = 0; r < R; ++r) {
@@ -541,15 +542,15 @@ MOESAIC_INLINE void add_whole_group(const std::byte* codes, const uint8_t* level
     const Vec minus = set1(float_at(x[r] + 8));
     _Pragma("GCC unroll 16") for (int v = 0; v < kVecs; ++v) {
       floats.set(r, v,
-                 add_group<kOffset>(floats.get(r, v), sums[r][v], scales + v * kLanes,
-                                    offsets + v * kLanes, scale, minus));
+                 add_group(floats.get(r, v), sums[r][v], scales + v * kLanes, offsets + v * kLanes,
+                           offset, scale, minus));
     }
     x[r] += static_cast<int64_t>(sizeof(ActivationGroup)) + kQuads * 4;
   }
 }
 
 /// Some rows and tiles of a stretch.
-template <class Codes, int R, int T, bool kHalves, bool kOffset, bool kWide>
+template <class Codes, int R, int T, bool kHalves, bool kWide>
 void multiply_units(const Stretch& stretch, const uint8_t* levels, int64_t first_tile,
                     const std::byte* x_base, const ActivationLayout& layout, const int32_t* index,
                     int64_t row, int64_t units, bool first, float* sums_at, Prefetcher& prefetch) {
@@ -562,16 +563,17 @@ void multiply_units(const Stretch& stretch, const uint8_t* levels, int64_t first
   FloatSums<R, kVecs> floats(sums_at, first);
   const float* scales = stretch.scales + first_tile * kTileOutputs;
   const float* offsets = stretch.offsets + first_tile * kTileOutputs;
+  const bool offset = stretch.has_offsets;
   for (int64_t unit = 0; unit < units; ++unit) {
     prefetch.step();
     const std::byte* codes = stretch.units[unit] + first_tile * kTileOutputs * 4;
     if constexpr (kHalves) {
-      add_whole_group<Codes, 0, 4, kOffset, kWide>(codes, levels, scales, offsets, x, floats);
+      add_whole_group<Codes, 0, 4, kWide>(codes, levels, scales, offsets, offset, x, floats);
       scales += kPanelOutputs;
       offsets += kPanelOutputs;
-      add_whole_group<Codes, 4, 4, kOffset, kWide>(codes, levels, scales, offsets, x, floats);
+      add_whole_group<Codes, 4, 4, kWide>(codes, levels, scales, offsets, offset, x, floats);
     } else {
-      add_whole_group<Codes, 0, 8, kOffset, kWide>(codes, levels, scales, offsets, x, floats);
+      add_whole_group<Codes, 0, 8, kWide>(codes, levels, scales, offsets, offset, x, floats);
     }
     scales += kPanelOutputs;
     offsets += kPanelOutputs;
@@ -591,71 +593,65 @@ struct StretchTask {
   float* sums = nullptr;
 };
 
-template <class Codes, int T, int R, bool kHalves, bool kOffset, bool kWide>
+template <class Codes, int T, int R, bool kHalves, bool kWide>
 void multiply_rows(const StretchTask& s, int64_t tile, int64_t row, int64_t rows, float* sums,
                    Prefetcher& prefetch) {
   if constexpr (R > 1) {
     if (rows < R) {
-      multiply_rows<Codes, T, R - 1, kHalves, kOffset, kWide>(s, tile, row, rows, sums, prefetch);
+      multiply_rows<Codes, T, R - 1, kHalves, kWide>(s, tile, row, rows, sums, prefetch);
       return;
     }
   }
-  multiply_units<Codes, R, T, kHalves, kOffset, kWide>(s.stretch, s.shape.levels, tile, s.x,
-                                                       s.task.x_layout, s.task.x_index, row,
-                                                       s.units, s.first, sums, prefetch);
+  multiply_units<Codes, R, T, kHalves, kWide>(s.stretch, s.shape.levels, tile, s.x, s.task.x_layout,
+                                              s.task.x_index, row, s.units, s.first, sums,
+                                              prefetch);
 }
 
-template <int T, bool kHalves, bool kOffset, bool kWide>
+template <int T, bool kHalves, bool kWide>
 void sweep_units(const StretchTask& s, Prefetcher& prefetch) {
   const int64_t shares = (s.rows + kMaxRows<T> - 1) / kMaxRows<T>;
   for (int64_t t = 0; t < s.task.tiles; t += T) {
     for (int64_t share = 0; share < shares; ++share) {
       const int64_t begin = s.rows * share / shares;
       const int64_t end = s.rows * (share + 1) / shares;
-      multiply_rows<UnpackedCodes, T, kMaxRows<T>, kHalves, kOffset, kWide>(
+      multiply_rows<UnpackedCodes, T, kMaxRows<T>, kHalves, kWide>(
           s, s.task.first_tile + t, s.row + begin, end - begin,
           s.sums + begin * kPanelOutputs + t * kTileOutputs, prefetch);
     }
   }
 }
 
-template <bool kHalves, bool kOffset, bool kWide>
+template <bool kHalves, bool kWide>
 void sweep_stretch(const StretchTask& s, int64_t at_once, Prefetcher& prefetch) {
   if (at_once == 4) {
-    sweep_units<4, kHalves, kOffset, kWide>(s, prefetch);
+    sweep_units<4, kHalves, kWide>(s, prefetch);
   } else if (at_once == 2) {
-    sweep_units<2, kHalves, kOffset, kWide>(s, prefetch);
-  } else {
-    sweep_units<1, kHalves, kOffset, kWide>(s, prefetch);
+    sweep_units<2, kHalves, kWide>(s, prefetch);
+  } else if constexpr (kLanes < 16) {
+    sweep_units<1, kHalves, kWide>(s, prefetch);
   }
 }
 
 /// Rows of which codes are unpacked in registers; all tiles of a panel at once.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int kDirectRows = kLanes >= 8 ? 1 : 0;  // each more takes a sanitizer minutes to compile
+#else
 constexpr int kDirectRows = kLanes == 16 ? 4 : kLanes == 8 ? 1 : 0;
+#endif
 
-template <int kBits, bool kLevels, bool kHalves, bool kOffset>
+template <int kBits, bool kLevels, bool kHalves>
 void sweep_packed(const StretchTask& s, int64_t, Prefetcher& prefetch) {
   constexpr bool kWide = kWideDiffers && (kBits == 8 || kLevels);
   constexpr int kRows = kDirectRows > 0 ? kDirectRows : 1;
-  multiply_rows<PackedCodes<kBits, kLevels>, static_cast<int>(kPanelTiles), kRows, kHalves, kOffset,
-                kWide>(s, 0, s.row, s.rows, s.sums, prefetch);
+  multiply_rows<PackedCodes<kBits, kLevels>, static_cast<int>(kPanelTiles), kRows, kHalves, kWide>(
+      s, 0, s.row, s.rows, s.sums, prefetch);
 }
 
 using SweepStretch = void (*)(const StretchTask& s, int64_t at_once, Prefetcher& prefetch);
 
 template <bool kWide>
 SweepStretch sweep_of(const IntegerShape& shape) {
-  const bool offset = shape.offset != OffsetKind::kNone;
-  if (shape.halves) {
-    return offset ? sweep_stretch<true, true, kWide> : sweep_stretch<true, false, kWide>;
-  }
-  return offset ? sweep_stretch<false, true, kWide> : sweep_stretch<false, false, kWide>;
-}
-
-template <int kBits, bool kLevels, bool kHalves>
-SweepStretch packed_sweep(const IntegerShape& shape) {
-  return shape.offset != OffsetKind::kNone ? sweep_packed<kBits, kLevels, kHalves, true>
-                                           : sweep_packed<kBits, kLevels, kHalves, false>;
+  return shape.halves ? sweep_stretch<true, kWide> : sweep_stretch<false, kWide>;
 }
 
 /// For the formats that there are; null for others.
@@ -663,25 +659,24 @@ SweepStretch packed_sweep_of(const IntegerShape& shape) {
   if (shape.halves) {
     switch (shape.bits) {
       case 2:
-        return packed_sweep<2, false, true>(shape);
+        return sweep_packed<2, false, true>;
       case 3:
-        return packed_sweep<3, false, true>(shape);
+        return sweep_packed<3, false, true>;
       case 6:
-        return packed_sweep<6, false, true>(shape);
+        return sweep_packed<6, false, true>;
       default:
         return nullptr;
     }
   }
   switch (shape.bits) {
     case 2:
-      return packed_sweep<2, false, false>(shape);
+      return sweep_packed<2, false, false>;
     case 4:
-      return shape.levels != nullptr ? packed_sweep<4, true, false>(shape)
-                                     : packed_sweep<4, false, false>(shape);
+      return shape.levels != nullptr ? sweep_packed<4, true, false> : sweep_packed<4, false, false>;
     case 5:
-      return packed_sweep<5, false, false>(shape);
+      return sweep_packed<5, false, false>;
     case 8:
-      return packed_sweep<8, false, false>(shape);
+      return sweep_packed<8, false, false>;
     default:
       return nullptr;
   }
