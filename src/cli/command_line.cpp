@@ -413,6 +413,9 @@ std::vector<std::string> completions(const Command& command, std::span<const std
 
 namespace {
 
+/// Longer lists of values do not fit a line of 80 columns beside a flag.
+constexpr size_t kWidestChoices = 56;
+
 /// What stands for a setting's value in --help: " N", " auto|cpu", "" for a switch.
 std::string placeholder(const SettingRow& row) {
   const std::string_view choices = row.works.empty() ? row.range : row.works;
@@ -424,6 +427,7 @@ std::string placeholder(const SettingRow& row) {
     case SettingType::kFloat:
       return " X";
     case SettingType::kString:
+      if (choices.size() > kWidestChoices) return " NAME";
       return choices.empty() ? " TEXT" : fmt::format(" {}", choices);
     case SettingType::kStringList:
       return " A,B,...";
