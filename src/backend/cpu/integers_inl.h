@@ -228,14 +228,15 @@ MOESAIC_INLINE void round_group(const IntegerShape& shape, const float* values, 
   const bool some = most > kLeastMagnitude;
   const Vec inverse = set1(some ? 127.0f / most : 0.0f);
   std::byte* bytes = out + sizeof(ActivationGroup);
-  int32_t sum = 0;
+  uint32_t sum = 0;  // wraps where a value is not finite
   for (int64_t i = 0; i < size; i += kLanes) {
-    sum += store_signed(bytes + i, mul(load(values + i), inverse));
+    sum += static_cast<uint32_t>(store_signed(bytes + i, mul(load(values + i), inverse)));
   }
   ActivationGroup group;
   group.scale = (some ? most / 127.0f : 0.0f) + sum_of(poison);
-  group.start = ((is_wide(shape) ? 128 : 0) - shape.zero) * sum;
-  group.minus = -group.scale * static_cast<float>(sum);
+  const int zero = (is_wide(shape) ? 128 : 0) - shape.zero;
+  group.start = static_cast<int32_t>(static_cast<uint32_t>(zero) * sum);
+  group.minus = -group.scale * static_cast<float>(static_cast<int32_t>(sum));
   group.unused = 0;
   std::memcpy(out, &group, sizeof(group));
 }
