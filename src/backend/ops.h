@@ -15,7 +15,7 @@
 // Promise (docs/engine.md, 7) of a backend whose rows_are_independent(): each output row of every
 // operator depends only on its own input row, its own sequence and the weights, bit for bit,
 // whatever else is in the step. It therefore picks a kernel by weight and instruction set, never by
-// the number of rows.
+// the number of rows unless both give the same bits.
 
 #include <cstddef>
 #include <cstdint>

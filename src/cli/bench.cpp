@@ -86,7 +86,7 @@ struct HeldBytes {
   }
 };
 
-/// The format of most of the weights.
+/// The format of the first experts, and so of most of the weights.
 const tensor::WeightFormat& main_format(const LoadedModel& model) {
   const model::WeightLayout& layout = model.ranks[0].weights.layout;
   for (const model::LayerLayout& layer : layout.layers) {

@@ -487,6 +487,19 @@ base::ModelFolder files_of(const fs::path& path, bool tokenizer = true) {
 
 }  // namespace
 
+std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
+                                           const MemoryDefaults& defaults) {
+  model::ModelSpec spec = model::load_spec(path, config_overrides(settings));
+  check_quantization(settings, spec);
+  auto model = plan_model(std::move(spec), settings, defaults);
+  const bool own_tokenizer =
+      settings.get_string("tokenizer").empty() && !settings.get_bool("skip-tokenizer-init");
+  model->files = files_of(path, own_tokenizer);
+  spdlog::info("{}; {}", model->description(), model->spec.architecture);
+  for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
+  return model;
+}
+
 namespace {
 
 std::string size_text(uint64_t bytes) {
@@ -498,8 +511,7 @@ std::string size_text(uint64_t bytes) {
 void log_formats(const LoadedModel& model) {
   std::map<std::string, uint64_t> bytes;
   for (const LoadedRank& rank : model.ranks) {
-    const auto layout = model::lay_out_weights(model.spec, *rank.backend, model.format, rank.shard);
-    for (const auto& [name, size] : model::format_bytes(layout, *rank.backend)) {
+    for (const auto& [name, size] : model::format_bytes(rank.weights.layout, *rank.backend)) {
       bytes[name] += size;
     }
   }
@@ -517,22 +529,9 @@ void log_formats(const LoadedModel& model) {
 
 }  // namespace
 
-std::unique_ptr<LoadedModel> prepare_model(const fs::path& path, const base::Settings& settings,
-                                           const MemoryDefaults& defaults) {
-  model::ModelSpec spec = model::load_spec(path, config_overrides(settings));
-  check_quantization(settings, spec);
-  auto model = plan_model(std::move(spec), settings, defaults);
-  const bool own_tokenizer =
-      settings.get_string("tokenizer").empty() && !settings.get_bool("skip-tokenizer-init");
-  model->files = files_of(path, own_tokenizer);
-  spdlog::info("{}; {}", model->description(), model->spec.architecture);
-  log_formats(*model);
-  for (const std::string& line : memory_table(model->memory)) spdlog::info("{}", line);
-  return model;
-}
-
 void load_weights(LoadedModel& model, const base::Settings& settings) {
   load_ranks(model, settings);
+  log_formats(model);
   base::flush_log();  // before what the commands print themselves
 }
 

@@ -55,12 +55,6 @@ int64_t code_index(int64_t output, int64_t input) {
   return input / 4 * (kPanelOutputs * 4) + output * 4 + input % 4;
 }
 
-/// Bits of the low plane of two, or of the only one.
-int low_plane(int bits) {
-  if (bits == 3) return 2;
-  return bits == 5 || bits == 6 ? 4 : bits;
-}
-
 /// Writes a plane of the bits [first, first + bits) of a unit's codes.
 void pack_plane(const uint8_t* codes, int first, int bits, std::byte* out) {
   const int64_t bytes = kUnitBitBytes * bits;

@@ -288,12 +288,6 @@ MOESAIC_INLINE Bytes plane_vector(const std::byte* plane) {
   }
 }
 
-/// Bits of the low plane of two, or of the only one.
-constexpr int low_plane(int bits) {
-  if (bits == 3) return 2;
-  return bits == 5 || bits == 6 ? 4 : bits;
-}
-
 template <int kBits, int kAt>
 MOESAIC_INLINE Bytes code_vector(const std::byte* codes) {
   constexpr int kLow = low_plane(kBits);
@@ -303,23 +297,6 @@ MOESAIC_INLINE Bytes code_vector(const std::byte* codes) {
   } else {
     return or_bytes(low, plane_vector<kBits - kLow, kLow, kAt>(codes + kLow * kUnitBitBytes));
   }
-}
-
-template <int kBits, bool kLevels, int... kAt>
-MOESAIC_INLINE void unpack_vectors(const std::byte* codes, const uint8_t* levels, uint8_t* out,
-                                   std::integer_sequence<int, kAt...>) {
-  constexpr int kVector = static_cast<int>(sizeof(Bytes));
-  const auto one = [&](Bytes code, int at) {
-    if constexpr (kLevels) code = look_up(levels, code);
-    store_bytes(out + at * kVector, code);
-  };
-  (one(code_vector<kBits, kAt>(codes), kAt), ...);
-}
-
-template <int kBits, bool kLevels = false>
-void unpack_unit(const std::byte* codes, const uint8_t* levels, uint8_t* out) {
-  constexpr int kVectors = static_cast<int>(kUnitCodes / static_cast<int64_t>(sizeof(Bytes)));
-  unpack_vectors<kBits, kLevels>(codes, levels, out, std::make_integer_sequence<int, kVectors>());
 }
 
 /// Where products take the codes of a unit from: unpacked, or as they are packed.
@@ -341,6 +318,21 @@ struct PackedCodes {
     }
   }
 };
+
+template <class Codes, int... kAt>
+MOESAIC_INLINE void unpack_vectors(const std::byte* codes, const uint8_t* levels, uint8_t* out,
+                                   std::integer_sequence<int, kAt...>) {
+  (store_bytes(out + kAt * static_cast<int>(sizeof(Bytes)),
+               Codes::template vector<kAt>(codes, levels)),
+   ...);
+}
+
+template <int kBits, bool kLevels = false>
+void unpack_unit(const std::byte* codes, const uint8_t* levels, uint8_t* out) {
+  constexpr int kVectors = static_cast<int>(kUnitCodes / static_cast<int64_t>(sizeof(Bytes)));
+  unpack_vectors<PackedCodes<kBits, kLevels>>(codes, levels, out,
+                                              std::make_integer_sequence<int, kVectors>());
+}
 
 using UnpackUnit = void (*)(const std::byte* codes, const uint8_t* levels, uint8_t* out);
 

@@ -53,6 +53,12 @@ static constexpr int64_t unit_bytes(const IntegerShape& shape) {
   return shape.bits * kUnitBitBytes;
 }
 
+/// Bits of the low plane of two, or of the only one.
+static constexpr int low_plane(int bits) {
+  if (bits == 3) return 2;
+  return bits == 5 || bits == 6 ? 4 : bits;
+}
+
 /// What a group of activations has before its bytes, which are `scale` times the values.
 struct ActivationGroup {
   float scale;

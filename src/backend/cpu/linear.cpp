@@ -113,15 +113,14 @@ void Products::linear(const Matrix& w, const float* bias, const float* x, int64_
     at_once = std::min(at_once, static_cast<int64_t>(scratch_.size()) / layout.group * kRowGroup);
   }
   for (int64_t row = 0; row < rows; row += at_once) {
-    linear_rows(w, bias, x + row * w.desc.k, std::min(at_once, rows - row), y + row * stride,
-                stride);
+    linear_rows(format, w, bias, x + row * w.desc.k, std::min(at_once, rows - row),
+                y + row * stride, stride);
   }
 }
 
-void Products::linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows,
-                           float* y, int64_t stride) {
+void Products::linear_rows(const ProductFormat& format, const Matrix& w, const float* bias,
+                           const float* x, int64_t rows, float* y, int64_t stride) {
   const PanelShape shape = matrix_shape(w.desc);
-  const ProductFormat format(kernels_, w.desc.format);
   const std::byte* weights = RawAddress::pointer(w.packed);
   Gemm base;
   base.k = w.desc.k;

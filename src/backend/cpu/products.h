@@ -48,8 +48,8 @@ class Products {
   void round_rows(const ProductFormat& format, const float* x, const int32_t* index, int64_t rows,
                   int64_t k, std::byte* out, const ActivationLayout& layout);
   void multiply(const ProductFormat& format, const ProductFormat* then, const Gemm& task) const;
-  void linear_rows(const Matrix& w, const float* bias, const float* x, int64_t rows, float* y,
-                   int64_t stride);
+  void linear_rows(const ProductFormat& format, const Matrix& w, const float* bias, const float* x,
+                   int64_t rows, float* y, int64_t stride);
   void gate_up(const Experts& w, const ExpertScratch& scratch, const std::byte* x);
   void down(const Experts& w, const ExpertScratch& scratch, int64_t rows, bool accumulate,
             float* y);
