@@ -44,6 +44,7 @@ GroupScale scale_of(const IntegerFormat& integers, const Levels& levels,
   float least = 0;
   float most = 0;
   for (const float value : values) {
+    if (!std::isfinite(value)) return {value - value, 0};  // NaN: the group's values will be too
     least = std::min(least, value);
     most = std::max(most, value);
   }
@@ -59,6 +60,7 @@ GroupScale scale_of(const IntegerFormat& integers, const Levels& levels,
 /// The codes of the levels that are nearest to (value + offset) / scale + zero.
 void put_codes(const IntegerFormat& integers, const IntegerScale& of, std::span<const float> values,
                uint8_t* codes) {
+  if (!std::isfinite(of.scale)) return;
   const auto zero = static_cast<float>(integers.zero);
   const float inverse = of.scale == 0 ? 0.0f : 1.0f / of.scale;
   if (integers.levels == nullptr) {
@@ -95,7 +97,7 @@ void hold_scales(const IntegerFormat& integers, std::span<const GroupScale> grou
                  IntegerBlock& out) {
   GroupScale most;
   for (const GroupScale& group : groups) {
-    if (std::abs(group.scale) > std::abs(most.scale)) most.scale = group.scale;
+    if (!(std::abs(group.scale) <= std::abs(most.scale))) most.scale = group.scale;  // NaN too
     most.offset = std::max(most.offset, group.offset);
   }
   const bool bytes = integers.scale == ScaleKind::kSigned || integers.scale == ScaleKind::kUnsigned;

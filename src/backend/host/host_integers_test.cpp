@@ -374,6 +374,21 @@ TEST_P(Integers, QuantisesOtherWeights) {
   });
 }
 
+/// Broken weights are not made sound ones by quantising them at load.
+TEST_P(Integers, ANanAmongWeightsStaysOne) {
+  for (const int64_t bits : {4, 8}) {
+    for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+      const WeightFormat format = affine(bits, 128, bits == 4);
+      Floats values = random_floats(8, 5 * 256, 0.02f);
+      values[3 * 256 + 40] = bad;
+      const Floats out = packed_values({5, 256, format}, {.parts = {part_of(values, 5, 256)}});
+      for (size_t i = 0; i < out.size(); ++i) {
+        EXPECT_EQ(std::isnan(out[i]), i / 128 == 6) << i;
+      }
+    }
+  }
+}
+
 TEST_P(Integers, ANanOrInfinityReachesItsRowAndNoOther) {
   for_formats([&](const WeightFormat& format, int64_t k) {
     const Stored stored(format, 3, 64, k);
