@@ -60,11 +60,13 @@ MOESAIC_INLINE Vec floats_of_exponents(const uint8_t* p) {
   const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return mul(_mm512_castsi512_ps(_mm512_slli_epi32(e, 23)), set1(0.5f));
 }
-/// Stores rounded values, which fit signed bytes, and returns their sum.
+/// Stores rounded values, which fit signed bytes, and returns their sum. What is no number is
+/// stored as some byte and summed as one: the last addition of reduce_add is of signed ints, which
+/// may not wrap.
 MOESAIC_INLINE int32_t store_signed(std::byte* out, Vec values) {
-  const __m512i rounded = _mm512_cvtps_epi32(values);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtsepi32_epi8(rounded));
-  return _mm512_reduce_add_epi32(rounded);
+  const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(values));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+  return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
 }
 MOESAIC_INLINE Vec magnitude(Vec v) { return _mm512_abs_ps(v); }
 
