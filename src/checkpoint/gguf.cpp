@@ -44,11 +44,8 @@ struct OtherType {
   uint32_t number;
   const char* name;
 };
-constexpr std::array kOtherTypes = {OtherType{9, "Q8_1"},     OtherType{15, "Q8_K"},
-                                    OtherType{16, "IQ2_XXS"}, OtherType{17, "IQ2_XS"},
-                                    OtherType{18, "IQ3_XXS"}, OtherType{19, "IQ1_S"},
-                                    OtherType{21, "IQ3_S"},   OtherType{22, "IQ2_S"},
-                                    OtherType{29, "IQ1_M"},   OtherType{40, "NVFP4"}};
+constexpr std::array kOtherTypes = {OtherType{9, "Q8_1"}, OtherType{15, "Q8_K"},
+                                    OtherType{40, "NVFP4"}};
 
 /// Bytes of one value; 0 for those of no fixed size.
 size_t size_of(GgufType type) {

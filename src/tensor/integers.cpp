@@ -50,8 +50,8 @@ GroupScale scale_of(const IntegerFormat& integers, const Levels& levels,
   }
   if (integers.offset != OffsetKind::kNone) return {(most - least) / levels.most, -least};
   // Levels reach further down than up, so the largest magnitude goes down, the scale's sign with
-  // it; a scale that is an exponent has no sign.
-  if (integers.scale == ScaleKind::kExponent) {
+  // it; a scale that is an exponent or a byte without a sign has none.
+  if (integers.scale == ScaleKind::kExponent || integers.scale == ScaleKind::kUnsigned) {
     return {std::max(most / levels.most, least / levels.least), 0};
   }
   return {(-least > most ? least : most) / levels.least, 0};
@@ -102,10 +102,12 @@ void hold_scales(const IntegerFormat& integers, std::span<const GroupScale> grou
   }
   const bool bytes = integers.scale == ScaleKind::kSigned || integers.scale == ScaleKind::kUnsigned;
   const float most_byte = integers.scale == ScaleKind::kSigned ? kMostSigned : kMostUnsigned;
-  out.scale = bytes ? rounded_to_half(most.scale / most_byte) : most.scale;
+  out.scale = bytes ? most.scale / most_byte : most.scale;
   out.offset =
       integers.offset == OffsetKind::kUnsigned ? rounded_to_half(most.offset / kMostUnsigned) : 0;
-  if (integers.scale == ScaleKind::kF16) out.scale = rounded_to_half(out.scale);
+  if (bytes || integers.scale == ScaleKind::kF16) {
+    out.scale = rounded_to_half(out.scale / integers.unit) * integers.unit;
+  }
   if (integers.offset == OffsetKind::kF16) out.offset = rounded_to_half(most.offset);
   for (size_t g = 0; g < groups.size(); ++g) {
     if (bytes) {

@@ -24,6 +24,7 @@ struct IntegerFormat {
   ScaleKind scale = ScaleKind::kF32;
   OffsetKind offset = OffsetKind::kNone;
   const uint8_t* levels = nullptr;  ///< sixteen, there for ever
+  float unit = 1;  ///< a power of two; halves of scales are held as multiples of it
 
   int64_t groups() const { return block / group; }
   bool operator==(const IntegerFormat&) const = default;
@@ -36,7 +37,7 @@ inline constexpr int64_t kMostBlockGroups = 16;
 /// Some inputs of one output: IntegerFormat::block of them.
 struct IntegerBlock {
   std::array<uint8_t, kMostBlockInputs> codes{};
-  float scale = 0;   ///< of the one group, or what the groups' bytes are times
+  float scale = 0;   ///< of the one group, or what the groups' bytes are times; `unit` included
   float offset = 0;  ///< likewise
   /// kSigned, kUnsigned: the groups' bytes; kExponent: the byte.
   std::array<int16_t, kMostBlockGroups> group_scale{};

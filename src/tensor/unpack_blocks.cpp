@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "base/error.h"
+#include "tensor/code_books.h"
 
 namespace moesaic::tensor {
 namespace {
@@ -169,6 +171,131 @@ void iq4_xs(const uint8_t* block, IntegerBlock& out) {
   }
 }
 
+// --- blocks of 256 values that name entries of a code book, and a sign for each value
+
+/// Writes the codes of an entry of `count` values: their bits, and `marks` bits from the lowest on
+/// as bit 3.
+void put_entry(uint32_t entry, int count, uint32_t marks, uint8_t* codes) {
+  const int bits = count == 8 ? 2 : 3;
+  for (int i = 0; i < count; ++i) {
+    const uint32_t digit = entry >> (bits * i) & ((1U << bits) - 1);
+    codes[i] = static_cast<uint8_t>(digit | (marks >> i & 1U) << 3);
+  }
+}
+
+/// Eight signs of which seven are stored: an even number are minus.
+uint32_t even_signs(uint32_t seven) {
+  return seven | static_cast<uint32_t>(std::popcount(seven) & 1) << 7;
+}
+
+/// Groups' scales are odd numbers, of which the bits above the lowest are stored.
+int16_t odd(uint32_t stored) { return static_cast<int16_t>(2 * stored + 1); }
+
+/// Nibble `i` of some bytes.
+uint32_t nibble(const uint8_t* bytes, int i) { return bytes[i / 2] >> (i % 2 * 4) & 15U; }
+
+/// d; for each 32 values four entries, and a word of four times seven signs and the scale.
+void iq2_xxs(const uint8_t* block, IntegerBlock& out) {
+  out.scale = half_at(block) / 8;
+  for (int group = 0; group < 8; ++group) {
+    const uint8_t* entries = block + 2 + 8 * group;
+    const uint32_t word = u32_at(entries + 4);
+    out.group_scale[static_cast<size_t>(group)] = odd(word >> 28);
+    for (int i = 0; i < 4; ++i) {
+      put_entry(kIq2Xxs[entries[i]], 8, even_signs(word >> (7 * i) & 127),
+                out.codes.data() + 32 * group + 8 * i);
+    }
+  }
+}
+
+/// d, entries[32] of nine bits with seven signs each, scales[8] of four bits.
+void iq2_xs(const uint8_t* block, IntegerBlock& out) {
+  out.scale = half_at(block) / 8;
+  for (int i = 0; i < 16; ++i) {
+    out.group_scale[static_cast<size_t>(i)] = odd(nibble(block + 66, i));
+  }
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t word = u16_at(block + 2 + 2 * i);
+    put_entry(kIq2Xs[word & 511], 8, even_signs(word >> 9), out.codes.data() + 8 * i);
+  }
+}
+
+/// d, entries[32] of eight bits, signs[32], two more bits of the entries[8], scales[8].
+void iq2_s(const uint8_t* block, IntegerBlock& out) {
+  out.scale = half_at(block) / 8;
+  for (int i = 0; i < 16; ++i) {
+    out.group_scale[static_cast<size_t>(i)] = odd(nibble(block + 74, i));
+  }
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t high = block[66 + i / 4] >> (i % 4 * 2) & 3U;
+    put_entry(kIq2S[block[2 + i] | high << 8], 8, block[34 + i], out.codes.data() + 8 * i);
+  }
+}
+
+/// d, entries[64]; for each 32 values a word of four times seven signs and the scale.
+void iq3_xxs(const uint8_t* block, IntegerBlock& out) {
+  out.scale = half_at(block) / 4;
+  for (int group = 0; group < 8; ++group) {
+    const uint32_t word = u32_at(block + 66 + 4 * group);
+    out.group_scale[static_cast<size_t>(group)] = odd(word >> 28);
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t signs = even_signs(word >> (i / 2 * 7) & 127) >> (i % 2 * 4);
+      put_entry(kIq3Xxs[block[2 + 8 * group + i]], 4, signs, out.codes.data() + 32 * group + 4 * i);
+    }
+  }
+}
+
+/// d, entries[64] of eight bits, a ninth bit of them[8], signs[32], scales[4].
+void iq3_s(const uint8_t* block, IntegerBlock& out) {
+  out.scale = half_at(block);
+  for (int i = 0; i < 8; ++i) {
+    out.group_scale[static_cast<size_t>(i)] = odd(nibble(block + 106, i));
+  }
+  for (int i = 0; i < 64; ++i) {
+    const uint32_t high = block[66 + i / 8] >> (i % 8) & 1U;
+    put_entry(kIq3S[block[2 + i] | high << 8], 4, block[74 + i / 2] >> (i % 2 * 4),
+              out.codes.data() + 4 * i);
+  }
+}
+
+/// Entries of the IQ1 types mean -1, 0 or 1, all eight moved up or down by an eighth.
+void put_moved_entry(uint32_t entry, bool down, uint8_t* codes) {
+  put_entry(kIq1[entry], 8, down ? 255 : 0, codes);
+}
+
+/// d, entries[32] of eight bits; for each 32 values a word of four times three more bits of the
+/// entries, the scale, and which way they are moved.
+void iq1_s(const uint8_t* block, IntegerBlock& out) {
+  out.scale = half_at(block) / 8;
+  for (int group = 0; group < 8; ++group) {
+    const uint32_t word = u16_at(block + 34 + 2 * group);
+    out.group_scale[static_cast<size_t>(group)] = odd(word >> 12 & 7);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t high = word >> (3 * i) & 7;
+      put_moved_entry(block[2 + 4 * group + i] | high << 8, word >> 15 != 0,
+                      out.codes.data() + 32 * group + 8 * i);
+    }
+  }
+}
+
+/// Entries[32] of eight bits; nibbles of three more bits of each and which way it is moved; four
+/// words of four scales of three bits, and in their highest nibbles d.
+void iq1_m(const uint8_t* block, IntegerBlock& out) {
+  uint32_t d = 0;
+  for (int word = 0; word < 4; ++word) {
+    const uint32_t bits = u16_at(block + 48 + 2 * word);
+    d |= bits >> 12 << (4 * word);
+    for (int i = 0; i < 4; ++i) {
+      out.group_scale[static_cast<size_t>(4 * word + i)] = odd(bits >> (3 * i) & 7);
+    }
+  }
+  out.scale = to_float(F16{static_cast<uint16_t>(d)}) / 8;
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t more = nibble(block + 32, i);
+    put_moved_entry(block[i] | (more & 7) << 8, more >> 3 != 0, out.codes.data() + 8 * i);
+  }
+}
+
 // --- ternary blocks
 
 /// quants[64] of two bits, d. Of 128 values, each byte has one of every 32.
@@ -206,6 +333,16 @@ void tq1_0(const uint8_t* block, IntegerBlock& out) {
 /// The code book of the IQ4 types, plus 128.
 constexpr std::array<uint8_t, 16> kIq4Levels = {1,   24,  45,  63,  79,  93,  106, 118,
                                                 129, 141, 153, 166, 181, 197, 217, 241};
+/// The magnitudes that entries of the IQ2 and IQ3 types name, and minus those, plus 128.
+constexpr std::array<uint8_t, 16> kIq2Levels = {136, 153, 171, 171, 136, 153, 171, 171,
+                                                120, 103, 85,  85,  120, 103, 85,  85};
+constexpr std::array<uint8_t, 16> kIq3XxsLevels = {132, 140, 148, 156, 164, 172, 180, 190,
+                                                   124, 116, 108, 100, 92,  84,  76,  66};
+constexpr std::array<uint8_t, 16> kIq3SLevels = {129, 131, 133, 135, 137, 139, 141, 143,
+                                                 127, 125, 123, 121, 119, 117, 115, 113};
+/// Eight times -1, 0 and 1, moved up by one, and down by one, plus 128.
+constexpr std::array<uint8_t, 16> kIq1Levels = {121, 129, 137, 137, 121, 129, 137, 137,
+                                                119, 127, 135, 135, 119, 127, 135, 135};
 /// Twice E2M1's values, plus 12.
 constexpr std::array<uint8_t, 16> kE2M1Levels = {12, 13, 14, 15, 16, 18, 20, 24,
                                                  12, 11, 10, 9,  8,  6,  4,  0};
@@ -222,8 +359,10 @@ constexpr auto kNone = OffsetKind::kNone;
 constexpr auto kLeast = OffsetKind::kF16;
 constexpr auto kLeasts = OffsetKind::kUnsigned;
 
-constexpr IntegerFormat coded(IntegerFormat format, const std::array<uint8_t, 16>& levels) {
+constexpr IntegerFormat coded(IntegerFormat format, const std::array<uint8_t, 16>& levels,
+                              float unit = 1) {
   format.levels = levels.data();
+  format.unit = unit;
   return format;
 }
 
@@ -239,8 +378,15 @@ constexpr std::array kTypes = {
     BlockType{12, {4, 0, 32, 256, kUnsigned, kLeasts}, q4_or_q5_k<false>},
     BlockType{13, {5, 0, 32, 256, kUnsigned, kLeasts}, q4_or_q5_k<true>},
     BlockType{14, {6, 32, 16, 256, kSigned, kNone}, q6_k},
+    BlockType{16, coded({4, 128, 32, 256, kUnsigned, kNone}, kIq2Levels, 1.0f / 8), iq2_xxs},
+    BlockType{17, coded({4, 128, 16, 256, kUnsigned, kNone}, kIq2Levels, 1.0f / 8), iq2_xs},
+    BlockType{18, coded({4, 128, 32, 256, kUnsigned, kNone}, kIq3XxsLevels, 1.0f / 4), iq3_xxs},
+    BlockType{19, coded({4, 128, 32, 256, kUnsigned, kNone}, kIq1Levels, 1.0f / 8), iq1_s},
     BlockType{20, coded({4, 128, 32, 32, kF16, kNone}, kIq4Levels), q4_0},
+    BlockType{21, coded({4, 128, 32, 256, kUnsigned, kNone}, kIq3SLevels), iq3_s},
+    BlockType{22, coded({4, 128, 16, 256, kUnsigned, kNone}, kIq2Levels, 1.0f / 8), iq2_s},
     BlockType{23, coded({4, 128, 32, 256, kSigned, kNone}, kIq4Levels), iq4_xs},
+    BlockType{29, coded({4, 128, 16, 256, kUnsigned, kNone}, kIq1Levels, 1.0f / 8), iq1_m},
     BlockType{34, {2, 1, 256, 256, kF16, kNone}, tq1_0},
     BlockType{35, {2, 1, 256, 256, kF16, kNone}, tq2_0},
     BlockType{39, coded({4, 12, 32, 32, kExponent, kNone}, kE2M1Levels), mxfp4},

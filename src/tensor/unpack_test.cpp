@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <random>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "tensor/code_books.h"
 
 namespace moesaic::tensor {
 namespace {
@@ -199,6 +202,159 @@ void write_q6_k(BlockWriter& block) {
   }
 }
 
+/// Some bits of a little-endian number at `byte`.
+void put_bits(BlockWriter& block, int byte, int first, int count, int value) {
+  for (int i = 0; i < count; ++i) block.put_bit(byte, first + i, value >> i & 1);
+}
+
+constexpr double kIq2Magnitudes[] = {8, 25, 43};
+constexpr double kIq3XxsMagnitudes[] = {4, 12, 20, 28, 36, 44, 52, 62};
+constexpr double kIq3SMagnitudes[] = {1, 3, 5, 7, 9, 11, 13, 15};
+
+/// What an entry of `count` values means from value `first` on, with a sign bit for each.
+void expect_entry(BlockWriter& block, int first, int count, int entry, const double* magnitudes,
+                  int signs, double scale) {
+  for (int i = 0; i < count; ++i) {
+    const int digit = count == 8 ? entry >> (2 * i) & 3 : entry >> (3 * i) & 7;
+    block.value(first + i) = scale * magnitudes[digit] * ((signs >> i & 1) != 0 ? -1 : 1);
+  }
+}
+
+/// Eight signs, an even number of them minus.
+int even_signs(BlockWriter& block) {
+  const int seven = block.any(128);
+  return std::popcount(static_cast<unsigned>(seven)) % 2 == 0 ? seven : seven + 128;
+}
+
+void write_iq2_xxs(BlockWriter& block) {
+  const double d = block.half(0);
+  for (int group = 0; group < 8; ++group) {
+    const int scale = block.any(16);
+    const int at = 2 + 8 * group;
+    put_bits(block, at + 4, 28, 4, scale);
+    for (int i = 0; i < 4; ++i) {
+      const int entry = block.any(256);
+      const int signs = even_signs(block);
+      block.put(at + i, 0, 8, entry);
+      put_bits(block, at + 4, 7 * i, 7, signs & 127);
+      expect_entry(block, 32 * group + 8 * i, 8, kIq2Xxs[static_cast<size_t>(entry)],
+                   kIq2Magnitudes, signs, d * (0.5 + scale) * 0.25);
+    }
+  }
+}
+
+void write_iq2_xs(BlockWriter& block) {
+  const double d = block.half(0);
+  for (int group = 0; group < 16; ++group) {
+    const int scale = block.any(16);
+    block.put(66 + group / 2, group % 2 * 4, 4, scale);
+    for (int i = 2 * group; i < 2 * group + 2; ++i) {
+      const int entry = block.any(512);
+      const int signs = even_signs(block);
+      put_bits(block, 2 + 2 * i, 0, 9, entry);
+      put_bits(block, 2 + 2 * i, 9, 7, signs & 127);
+      expect_entry(block, 8 * i, 8, kIq2Xs[static_cast<size_t>(entry)], kIq2Magnitudes, signs,
+                   d * (0.5 + scale) * 0.25);
+    }
+  }
+}
+
+void write_iq2_s(BlockWriter& block) {
+  const double d = block.half(0);
+  for (int group = 0; group < 16; ++group) {
+    const int scale = block.any(16);
+    block.put(74 + group / 2, group % 2 * 4, 4, scale);
+    for (int i = 2 * group; i < 2 * group + 2; ++i) {
+      const int entry = block.any(1024);
+      const int signs = block.any(256);
+      block.put(2 + i, 0, 8, entry & 255);
+      block.put(34 + i, 0, 8, signs);
+      block.put(66 + i / 4, i % 4 * 2, 2, entry >> 8);
+      expect_entry(block, 8 * i, 8, kIq2S[static_cast<size_t>(entry)], kIq2Magnitudes, signs,
+                   d * (0.5 + scale) * 0.25);
+    }
+  }
+}
+
+void write_iq3_xxs(BlockWriter& block) {
+  const double d = block.half(0);
+  for (int group = 0; group < 8; ++group) {
+    const int scale = block.any(16);
+    const int word = 66 + 4 * group;
+    put_bits(block, word, 28, 4, scale);
+    for (int i = 0; i < 4; ++i) {
+      const int signs = even_signs(block);
+      put_bits(block, word, 7 * i, 7, signs & 127);
+      for (int half = 0; half < 2; ++half) {
+        const int entry = block.any(256);
+        block.put(2 + 8 * group + 2 * i + half, 0, 8, entry);
+        expect_entry(block, 32 * group + 8 * i + 4 * half, 4, kIq3Xxs[static_cast<size_t>(entry)],
+                     kIq3XxsMagnitudes, signs >> (4 * half), d * (0.5 + scale) * 0.5);
+      }
+    }
+  }
+}
+
+void write_iq3_s(BlockWriter& block) {
+  const double d = block.half(0);
+  for (int group = 0; group < 8; ++group) {
+    const int scale = block.any(16);
+    block.put(106 + group / 2, group % 2 * 4, 4, scale);
+    for (int i = 8 * group; i < 8 * group + 8; ++i) {
+      const int entry = block.any(512);
+      const int signs = block.any(16);
+      block.put(2 + i, 0, 8, entry & 255);
+      block.put(66 + i / 8, i % 8, 1, entry >> 8);
+      block.put(74 + i / 2, i % 2 * 4, 4, signs);
+      expect_entry(block, 4 * i, 4, kIq3S[static_cast<size_t>(entry)], kIq3SMagnitudes, signs,
+                   d * (1 + 2 * scale));
+    }
+  }
+}
+
+/// An entry of the IQ1 types: eight of -1, 0 and 1, all moved by an eighth.
+void expect_moved(BlockWriter& block, int first, int entry, bool down, double scale) {
+  for (int i = 0; i < 8; ++i) {
+    const int digit = kIq1[static_cast<size_t>(entry)] >> (2 * i) & 3;
+    block.value(first + i) = scale * (digit - 1 + (down ? -0.125 : 0.125));
+  }
+}
+
+void write_iq1_s(BlockWriter& block) {
+  const double d = block.half(0);
+  for (int group = 0; group < 8; ++group) {
+    const int scale = block.any(8);
+    const int down = block.any(2);
+    const int word = 34 + 2 * group;
+    put_bits(block, word, 12, 3, scale);
+    put_bits(block, word, 15, 1, down);
+    for (int i = 0; i < 4; ++i) {
+      const int entry = block.any(2048);
+      block.put(2 + 4 * group + i, 0, 8, entry & 255);
+      put_bits(block, word, 3 * i, 3, entry >> 8);
+      expect_moved(block, 32 * group + 8 * i, entry, down != 0, d * (2 * scale + 1));
+    }
+  }
+}
+
+/// Its half has a nibble in each of four words.
+void write_iq1_m(BlockWriter& block) {
+  const F16 d = to_f16(std::ldexp(static_cast<float>(block.any(2000) - 1000), -12));
+  for (int i = 0; i < 4; ++i) put_bits(block, 48 + 2 * i, 12, 4, d.bits >> (4 * i) & 15);
+  for (int group = 0; group < 16; ++group) {
+    const int scale = block.any(8);
+    put_bits(block, 48 + group / 4 * 2, group % 4 * 3, 3, scale);
+    for (int i = 2 * group; i < 2 * group + 2; ++i) {
+      const int entry = block.any(2048);
+      const int down = block.any(2);
+      block.put(i, 0, 8, entry & 255);
+      block.put(32 + i / 2, i % 2 * 4, 4, entry >> 8 | down << 3);
+      expect_moved(block, 8 * i, entry, down != 0,
+                   static_cast<double>(to_float(d)) * (2 * scale + 1));
+    }
+  }
+}
+
 void write_tq2_0(BlockWriter& block) {
   const double d = block.half(64);
   for (int i = 0; i < 256; ++i) {
@@ -239,6 +395,13 @@ void write(const WeightFormat& format, BlockWriter& block) {
   if (name == "q6_k") return write_q6_k(block);
   if (name == "iq4_nl") return write_iq4_nl(block);
   if (name == "iq4_xs") return write_iq4_xs(block);
+  if (name == "iq1_s") return write_iq1_s(block);
+  if (name == "iq1_m") return write_iq1_m(block);
+  if (name == "iq2_xxs") return write_iq2_xxs(block);
+  if (name == "iq2_xs") return write_iq2_xs(block);
+  if (name == "iq2_s") return write_iq2_s(block);
+  if (name == "iq3_xxs") return write_iq3_xxs(block);
+  if (name == "iq3_s") return write_iq3_s(block);
   if (name == "tq1_0") return write_tq1_0(block);
   if (name == "tq2_0") return write_tq2_0(block);
   if (name == "gguf_mxfp4") return write_mxfp4(block);

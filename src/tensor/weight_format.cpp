@@ -74,9 +74,12 @@ constexpr std::array kBlockFormats = {
     blocks("q8_0", "Q8_0", 8, 32, 34),         blocks("q2_k", "Q2_K", 10, 256, 84),
     blocks("q3_k", "Q3_K", 11, 256, 110),      blocks("q4_k", "Q4_K", 12, 256, 144),
     blocks("q5_k", "Q5_K", 13, 256, 176),      blocks("q6_k", "Q6_K", 14, 256, 210),
-    blocks("iq4_nl", "IQ4_NL", 20, 32, 18),    blocks("iq4_xs", "IQ4_XS", 23, 256, 136),
-    blocks("tq1_0", "TQ1_0", 34, 256, 54),     blocks("tq2_0", "TQ2_0", 35, 256, 66),
-    blocks("gguf_mxfp4", "MXFP4", 39, 32, 17),
+    blocks("iq2_xxs", "IQ2_XXS", 16, 256, 66), blocks("iq2_xs", "IQ2_XS", 17, 256, 74),
+    blocks("iq3_xxs", "IQ3_XXS", 18, 256, 98), blocks("iq1_s", "IQ1_S", 19, 256, 50),
+    blocks("iq4_nl", "IQ4_NL", 20, 32, 18),    blocks("iq3_s", "IQ3_S", 21, 256, 110),
+    blocks("iq2_s", "IQ2_S", 22, 256, 82),     blocks("iq4_xs", "IQ4_XS", 23, 256, 136),
+    blocks("iq1_m", "IQ1_M", 29, 256, 56),     blocks("tq1_0", "TQ1_0", 34, 256, 54),
+    blocks("tq2_0", "TQ2_0", 35, 256, 66),     blocks("gguf_mxfp4", "MXFP4", 39, 32, 17),
 };
 
 }  // namespace

@@ -115,7 +115,7 @@ void put_scales(const IntegerFormat& integers, const IntegerShape& shape, const 
     case ScaleKind::kF16:
     case ScaleKind::kSigned:
     case ScaleKind::kUnsigned:
-      put(block, output, tensor::to_f16(from.scale));
+      put(block, output, tensor::to_f16(from.scale / shape.unit));
       break;
   }
   switch (shape.offset) {
@@ -158,7 +158,7 @@ void get_scales(const IntegerFormat& integers, const IntegerShape& shape, const 
     case ScaleKind::kF16:
     case ScaleKind::kSigned:
     case ScaleKind::kUnsigned:
-      to.scale = tensor::to_float(get<tensor::F16>(block, output));
+      to.scale = tensor::to_float(get<tensor::F16>(block, output)) * shape.unit;
       break;
   }
   switch (shape.offset) {
@@ -246,6 +246,7 @@ std::optional<IntegerShape> integer_shape(const WeightFormat& format) {
   shape.scale = integers->scale;
   shape.offset = integers->offset;
   shape.levels = integers->levels;
+  shape.unit = integers->unit;
   shape.halves = integers->group < kUnitInputs;
   shape.units = integers->block / kUnitInputs;
   int64_t at = kPanelOutputs * scale_bytes(shape.scale);

@@ -379,7 +379,7 @@ MOESAIC_INLINE Vec block_scale(const IntegerShape& shape, const std::byte* block
     case ScaleKind::kUnsigned:
       break;
   }
-  return load_f16(reinterpret_cast<const uint16_t*>(block) + output);
+  return mul(load_f16(reinterpret_cast<const uint16_t*>(block) + output), set1(shape.unit));
 }
 
 /// The scales, and if there are any the offsets, of the groups of a block from `first` on.
@@ -657,6 +657,8 @@ SweepStretch packed_sweep_of(const IntegerShape& shape) {
         return sweep_packed<2, false, true>;
       case 3:
         return sweep_packed<3, false, true>;
+      case 4:
+        return sweep_packed<4, true, true>;
       case 6:
         return sweep_packed<6, false, true>;
       default:

@@ -40,6 +40,7 @@ struct IntegerShape {
   ScaleKind scale = ScaleKind::kF32;
   OffsetKind offset = OffsetKind::kNone;
   const uint8_t* levels = nullptr;  ///< of codes of 4 bits that name one of 16 levels; or null
+  float unit = 1;                   ///< halves of scales are multiples of it
   bool halves = false;              ///< groups are of 16 inputs, two a unit; else of 32 or more
   int64_t units = 1;                ///< of a block
   /// In bytes from the block's start.
