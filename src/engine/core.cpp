@@ -19,7 +19,7 @@ double seconds_between(TimePoint from, TimePoint to) {
 bool needs_state(const SamplingParams& params) {
   return params.presence_penalty != 0 || params.frequency_penalty != 0 ||
          params.repetition_penalty != 1.0f || params.min_tokens > 0 ||
-         params.rules->change_logits();
+         params.constraint != nullptr || params.rules->change_logits();
 }
 
 SampleRow choosing_row(const Sequence& sequence) {
@@ -27,6 +27,7 @@ SampleRow choosing_row(const Sequence& sequence) {
   SampleRow row;
   row.state = sequence.slot;
   row.long_lists = params.rules->long_lists;
+  row.constrained = params.constraint != nullptr;
   row.temperature = params.temperature;
   row.top_p = params.top_p;
   row.top_k = params.top_k;
@@ -263,6 +264,8 @@ void EngineCore::set_sampling_states(const Flight& flight) {
     state.rules = request.sampling.rules;
     state.prompt_ids = request.prompt_ids;
     state.eos_ids = options_.eos_ids;
+    if (row.constrained) sequence.path = request.sampling.constraint->start();
+    state.path = sequence.path.get();
     for (const int32_t token : sequence.output) state.append(token);
     executor_.set_sampling_state(row, std::move(state));
   }
@@ -273,7 +276,8 @@ FinishReason EngineCore::reason_to_stop(const Sequence& sequence, int32_t token,
   const LiveRequest& request = *sequence.request;
   const SamplingParams& params = request.request.sampling;
   const auto generated = static_cast<int64_t>(sequence.output.size());
-  if (generated >= params.min_tokens) {
+  // A constrained answer comes to its end before min_tokens only where nothing else is allowed.
+  if (generated >= params.min_tokens || params.constraint != nullptr) {
     const std::vector<int32_t>& eos = options_.eos_ids;
     if (!params.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
       return FinishReason::kStop;

@@ -48,11 +48,19 @@ void LocalExecutor::read_for_host(InFlight& flight, int64_t first, int64_t count
 std::vector<Sampled> LocalExecutor::wait() {
   InFlight flight = std::move(flights_.front());
   flights_.pop_front();
+  const auto state_of = [&](const SampleRow& row) {
+    return row.state < 0 ? nullptr : &host_states_.at(static_cast<size_t>(row.state));
+  };
+  // What constraints allow is found while the backend computes; sample() asks for it again.
+  std::vector<uint32_t> words(static_cast<size_t>((spec_.vocab_size + 31) / 32));
+  for (const HostRow& host : flight.host_rows) {
+    const SampleRow& row = flight.step->samples[host.wanted];
+    if (row.constrained && state_of(row)->path != nullptr) state_of(row)->path->allow(words);
+  }
   std::vector<Sampled> sampled = backend_.take_samples(flight.end);
   for (HostRow& host : flight.host_rows) {
     const SampleRow& row = flight.step->samples[host.wanted];
-    backend::SamplingState* state =
-        row.state < 0 ? nullptr : &host_states_.at(static_cast<size_t>(row.state));
+    backend::SamplingState* state = state_of(row);
     Sampled& result = sampled[host.wanted];
     result = backend::sample(host.logits, row, state);
     if (state != nullptr && row.target < 0 && !result.broken) state->append(result.token);

@@ -19,6 +19,7 @@ using RequestId = uint64_t;
 /// Monotonic time; the engine never reads a wall clock.
 using TimePoint = std::chrono::steady_clock::time_point;
 
+using backend::Constraint;
 using backend::PositionLogprobs;
 using backend::token_rules;
 using backend::TokenLogprob;
@@ -34,6 +35,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;                             ///< over output tokens
   float repetition_penalty = 1.0f;                            ///< over prompt and output tokens
   std::shared_ptr<const TokenRules> rules = token_rules({});  ///< never null
+  std::shared_ptr<const Constraint> constraint;               ///< null without one
   std::optional<uint64_t> seed;                               ///< none = the engine draws one
   int32_t n = 1;                                              ///< sequences of one request
   int32_t max_tokens = 16;

@@ -28,6 +28,7 @@ struct Sequence {
   bool may_follow = false;      ///< whether the step after that one may have it before it is known
   int64_t flights = 0;          ///< steps in flight that it has rows in
   int32_t slot = -1;            ///< of its sampling state; -1 = none
+  std::unique_ptr<Constraint::Path> path;  ///< through the request's constraint
   std::vector<BlockId> blocks;
   std::vector<BlockKey> keys;  ///< of the full blocks, as far as they were needed
   int64_t published = 0;       ///< leading blocks offered to the prefix cache

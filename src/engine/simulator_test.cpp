@@ -50,6 +50,33 @@ void fill_logits(uint64_t history, const Faults& faults, std::span<float> logits
   }
 }
 
+/// Lets tokens come by their remainder and that of how many there were, and the end after six.
+class EveryThird : public Constraint {
+ public:
+  std::unique_ptr<Path> start() const noexcept override { return std::make_unique<Way>(); }
+
+ private:
+  class Way : public Path {
+   public:
+    bool allow(std::span<uint32_t> words) noexcept override {
+      std::fill(words.begin(), words.end(), 0);
+      if (count_ > 20) return false;
+      for (int64_t id = 0; id < kVocab; ++id) {
+        const bool may = id == kEos ? count_ >= 6 : count_ < 10 && (id + last_ + count_) % 3 == 0;
+        if (may) words[static_cast<size_t>(id / 32)] |= 1U << (id % 32);
+      }
+      return true;
+    }
+    void accept(int32_t token) noexcept override {
+      ++count_;
+      last_ = token;
+    }
+
+   private:
+    int64_t count_ = 0, last_ = 0;
+  };
+};
+
 /// Computes a step when it is submitted or when it is waited for, as comes.
 class FakeExecutor : public Executor {
  public:
@@ -90,7 +117,7 @@ class FakeExecutor : public Executor {
     states_[slot] = std::move(state);
   }
   bool chooses_ahead(const SampleRow& row) const override {
-    return !late_choices_ || row.logprobs < 0;
+    return !late_choices_ || (row.logprobs < 0 && !row.constrained);
   }
   int64_t vocab_size() const override { return kVocab; }
   ExpertCounts expert_counts() const override { return {1, 2, {rows_, 0}}; }
@@ -210,6 +237,8 @@ Alone alone(const Request& request, int32_t index, const EngineOptions& options,
   state.rules = params.rules;
   state.prompt_ids = request.prompt_ids;
   state.eos_ids = options.eos_ids;
+  const auto path = params.constraint ? params.constraint->start() : nullptr;
+  state.path = path.get();
   while (result.finish == FinishReason::kNone) {
     fill_logits(history, faults, logits);
     SampleRow row;
@@ -224,6 +253,7 @@ Alone alone(const Request& request, int32_t index, const EngineOptions& options,
     row.position = static_cast<int64_t>(result.tokens.size());
     row.min_tokens = params.min_tokens;
     row.logprobs = params.logprobs;
+    row.constrained = params.constraint != nullptr;
     const Sampled sampled = backend::sample(logits, row, &state);
     if (sampled.broken) {
       result.finish = FinishReason::kError;
@@ -239,7 +269,7 @@ Alone alone(const Request& request, int32_t index, const EngineOptions& options,
     state.append(token);
     history = mix(history, static_cast<uint64_t>(token));
     const auto size = static_cast<int64_t>(result.tokens.size());
-    const bool may_stop = size >= params.min_tokens;
+    const bool may_stop = size >= params.min_tokens || params.constraint != nullptr;
     if (may_stop && token == kEos && !params.ignore_eos) {
       result.finish = FinishReason::kStop;
     } else if (may_stop &&
@@ -440,6 +470,7 @@ class Schedule {
     params.max_tokens = static_cast<int32_t>(chance(20) ? 0 : between(1, 30));
     params.ignore_eos = chance(2);
     if (chance(4)) params.rules = random_rules();
+    if (chance(4)) params.constraint = std::make_shared<const EveryThird>();
     if (chance(4)) params.min_tokens = static_cast<int32_t>(between(0, params.max_tokens));
     if (chance(4)) params.frequency_penalty = 0.5f;
     if (chance(5)) params.repetition_penalty = 1.3f;

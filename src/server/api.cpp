@@ -119,6 +119,8 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
     longest_token_ = std::max<size_t>(model_.tokenizer->longest_token(), 1);
     most_text_bytes_ = most_text_bytes(*model_.tokenizer, model_.max_model_len);
   }
+  constraints_ =
+      std::make_unique<ConstraintCache>(model_.tokenizer, limits_.vocab_size, model_.spec.eos_ids);
   json_limits_.max_depth = static_cast<size_t>(settings.get_int("max-json-depth"));
   json_limits_.max_nodes = settings.get_int("max-json-nodes");
   const std::string format = settings.get_string("chat-template-content-format");

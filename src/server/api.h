@@ -85,6 +85,7 @@ class Api {
   GenerationRequest accept_common(const CommonRequest& request, ByteShare held, bool chat) const;
   void finish_prompt(const CommonRequest& request, GenerationRequest& accepted,
                      GenerationRequest::Prompt prompt, const char* field) const;
+  void constrain(const ConstraintText& text, GenerationRequest& accepted) const;
   std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& words) const;
   /// The rendered chat template, guard marks included.
   std::string render(const ChatInput& chat) const;
@@ -106,6 +107,7 @@ class Api {
   std::shared_ptr<ByteBudget> budget_;
   RequestLimits limits_;
   SamplingDefaults defaults_;
+  std::unique_ptr<ConstraintCache> constraints_;
   base::JsonLimits json_limits_;
   ContentRules content_;
   boost::json::object default_template_kwargs_;

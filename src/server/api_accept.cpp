@@ -121,6 +121,7 @@ GenerationRequest Api::accept_common(const CommonRequest& request, ByteShare hel
   engine::TokenRules rules = request.rules;
   rules.bad_words = bad_word_ids(request.bad_words);
   accepted.sampling.rules = engine::token_rules(std::move(rules));
+  if (request.constraint) constrain(*request.constraint, accepted);
   accepted.priority = request.priority;
   accepted.stop = request.stop;
   accepted.include_stop = request.include_stop;
@@ -134,6 +135,12 @@ GenerationRequest Api::accept_common(const CommonRequest& request, ByteShare hel
   accepted.prompt_details = prompt_details_;
   if (!request.stop.empty() && !model_.tokenizer) tokenizer("stop");
   return accepted;
+}
+
+void Api::constrain(const ConstraintText& text, GenerationRequest& accepted) const {
+  auto found = constraints_->get(text);
+  accepted.sampling.constraint = std::move(found.constraint);
+  accepted.held.grow(found.bytes);
 }
 
 /// The shape a banned word can have in the text: at its beginning, or after a space.
@@ -276,6 +283,7 @@ GenerationRequest Api::accept_chat(ChatRequest& request, size_t body_bytes, Byte
   accepted.return_prompt_text = request.return_prompt_text;
   accepted.parse_tool_calls = request.parse_tool_calls;
   accepted.parallel_tool_calls = request.parallel_tool_calls;
+  accepted.named_call = request.named_call;
   // The marks of a call may be special tokens; without them there would be nothing to parse.
   if (accepted.parse_tool_calls) accepted.skip_special = false;
   finish_prompt(request, accepted, std::move(prompt), "messages");

@@ -170,7 +170,8 @@ std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
   const bool calls = !pieces.calls.empty();
   if (calls && !pieces.content.empty()) out += content_event(choice, pieces.content);
   out += call_events(choice, pieces.calls);
-  if (choice.done && choice.end.finish_reason == "stop" && choice.shown_calls > 0) {
+  if (choice.done && choice.end.finish_reason == "stop" && choice.shown_calls > 0 &&
+      !accepted_.named_call) {
     choice.end.finish_reason = "tool_calls";
   }
   const std::string_view content = calls ? std::string_view() : std::string_view(pieces.content);
@@ -182,7 +183,7 @@ std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
 
 void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
   const ToolCallParser::Pieces pieces = split(choice, choice.text, true);
-  if (!pieces.calls.empty() && choice.end.finish_reason == "stop") {
+  if (!pieces.calls.empty() && choice.end.finish_reason == "stop" && !accepted_.named_call) {
     choice.end.finish_reason = "tool_calls";
   }
   const std::string content =

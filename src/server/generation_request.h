@@ -49,6 +49,7 @@ struct GenerationRequest {
   bool return_prompt_text = false;
   bool parse_tool_calls = false;
   bool parallel_tool_calls = true;
+  bool named_call = false;  ///< the request named the function, and so the answer just stops
 
   /// Whether the answer has the logprobs of its prompts before those of the text.
   bool echoes_logprobs() const { return !chat && echo && sampling.logprobs >= 0; }

@@ -273,6 +273,7 @@ CommonRequest parse_common(const json::object& body, Body kind, const RequestLim
   parse_counts(fields, limits, out);
   parse_stream(fields, limits, out);
   parse_prompt_logprobs(fields, out);
+  out.constraint = parse_constraint(body);
   out.include_stop = fields.boolean("include_stop_str_in_output").value_or(false);
   out.skip_special = fields.boolean("skip_special_tokens").value_or(true);
   out.echo = fields.boolean("echo").value_or(false);
@@ -283,14 +284,58 @@ CommonRequest parse_common(const json::object& body, Body kind, const RequestLim
   return out;
 }
 
-/// A strict function's arguments always obey its schema, which nothing makes them do yet.
-void refuse_strict_tools(const json::array& tools) {
-  for (size_t i = 0; i < tools.size(); ++i) {
-    const json::value* strict = tools[i].at("function").get_object().if_contains("strict");
-    if (strict == nullptr || !strict->is_bool() || !strict->get_bool()) continue;
-    const std::string where = fmt::format("tools.{}.function.strict", i);
-    not_yet(where, fmt::format("structured output ({}; leave it out, or false)", where));
+bool is_strict(const json::value& tool) {
+  const json::value* strict = tool.at("function").get_object().if_contains("strict");
+  return strict != nullptr && strict->is_bool() && strict->get_bool();
+}
+
+/// The function that a tool_choice names, which is one of the tools.
+std::string named_function(const json::object& choice, const json::array& tools) {
+  const Fields fields(choice, "tool_choice");
+  const json::object* function = fields.object("function");
+  if (fields.string("type") != "function" || function == nullptr) {
+    value_error("tool_choice",
+                "tool_choice must be none, auto, required, or "
+                "{\"type\": \"function\", \"function\": {\"name\": ...}}");
   }
+  const std::string name = Fields(*function, "tool_choice.function").string("name").value_or("");
+  for (const json::value& tool : tools) {
+    if (tool.at("function").at("name").get_string() == name) return name;
+  }
+  value_error("tool_choice", "tool_choice names a function that is not one of the tools");
+}
+
+/// Whether there may be calls, and which: an answer that must make some, or may make strict ones,
+/// is held to it.
+void parse_tool_choice(const Fields& fields, ChatRequest& out) {
+  const json::value* choice = fields.find("tool_choice");
+  const std::string word =
+      choice != nullptr && choice->is_string()
+          ? std::string(choice->get_string().data(), choice->get_string().size())
+          : std::string();
+  const bool named = choice != nullptr && choice->is_object();
+  if (out.chat.tools.is_null()) {
+    if (named || (!word.empty() && word != "none")) {
+      value_error("tool_choice", "tool_choice needs tools");
+    }
+    return;
+  }
+  if (word == "none") return;
+  const json::array& tools = out.chat.tools.get_array();
+  out.parse_tool_calls = true;
+  out.named_call = named;
+  CallRules rules;
+  rules.must = named || word == "required";
+  rules.parallel = out.parallel_tool_calls && !named;
+  if (named) rules.only = named_function(choice->get_object(), tools);
+  if (!rules.must && std::none_of(tools.begin(), tools.end(), is_strict)) return;
+  if (out.constraint) {
+    value_error(out.constraint->param,
+                fmt::format("{} and tools whose calls are forced or strict both say how the answer "
+                            "is to be built; keep one",
+                            out.constraint->param));
+  }
+  out.constraint = call_rules(tools, rules);
 }
 
 }  // namespace
@@ -325,11 +370,7 @@ ChatRequest parse_chat(const json::object& body, const RequestLimits& limits,
   out.chat = parse_chat_input(body, content);
   out.parallel_tool_calls = fields.boolean("parallel_tool_calls").value_or(true);
   out.return_prompt_text = fields.boolean("return_prompt_text").value_or(false);
-  const auto choice = fields.string("tool_choice");
-  const bool tools = !out.chat.tools.is_null();
-  if (choice == "auto" && !tools) value_error("tool_choice", "tool_choice needs tools");
-  out.parse_tool_calls = tools && choice != "none";
-  if (out.parse_tool_calls) refuse_strict_tools(out.chat.tools.get_array());
+  parse_tool_choice(fields, out);
   return out;
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/settings.h"
 #include "engine/request.h"
+#include "server/constraint.h"
 #include "text/chat_template.h"
 
 namespace moesaic::server {
@@ -58,9 +59,10 @@ SamplingDefaults sampling_defaults(const std::string& text, const std::string& o
 
 /// Fields of both endpoints.
 struct CommonRequest {
-  std::string model;                  ///< "" = the one that is served
-  engine::SamplingParams sampling;    ///< without max_tokens and rules
-  engine::TokenRules rules;           ///< as asked; bad_words, being text, are not in it
+  std::string model;                ///< "" = the one that is served
+  engine::SamplingParams sampling;  ///< without max_tokens and rules
+  engine::TokenRules rules;         ///< as asked; bad_words, being text, are not in it
+  std::optional<ConstraintText> constraint;
   std::optional<int64_t> max_tokens;  ///< as asked
   std::vector<std::string> stop;
   std::vector<std::string> bad_words;
@@ -99,7 +101,8 @@ struct ChatInput {
 
 struct ChatRequest : CommonRequest {
   ChatInput chat;
-  bool parse_tool_calls = false;  ///< tools given and tool_choice auto
+  bool parse_tool_calls = false;  ///< tools given and tool_choice not none
+  bool named_call = false;        ///< tool_choice names the function
   bool parallel_tool_calls = true;
   bool return_prompt_text = false;
 };

@@ -84,8 +84,8 @@ constexpr FieldRow kRows[] = {
     {"stream_interval", kGenerate, kInteger, "Has no effect: events are sent as tokens come.", 1, kMaxInt32},
     {"routed_experts_prompt_start", kGenerate, kInteger, "Has no effect: answers do not tell the experts of their tokens.", 0.0, kMaxInt32},
     {"mm_payload", kGenerate, kChoice, "Has no effect: this model takes text only.", {}, {}, 0, {}, "tensors|none"},
-    {"tools", kTemplate, kObjects, "Functions that the model may call; none of them strict yet.", {}, {}, 1},
-    {"tool_choice", kChat, kChoice, "Whether calls are looked for. Default auto with tools.", {}, {}, 0, {}, "none|auto", "a forced tool call (tool_choice required or a named function)"},
+    {"tools", kTemplate, kObjects, "Functions that the model may call.", {}, {}, 1},
+    {"tool_choice", kChat, kToolChoice, "Whether there may be calls, or must be: of any function, or of the one that is named. Default auto with tools.", {}, {}, 0, {}, "none|auto|required"},
     {"parallel_tool_calls", kChat, kBool, "false takes the first call only."},
     {"documents", kTemplate, kArray, "Given to the chat template."},
     {"reasoning_effort", kTemplate, kString, "Given to the chat template."},
@@ -95,9 +95,21 @@ constexpr FieldRow kRows[] = {
     {"continue_final_message", kTemplate, kBool, "Go on with the last message."},
     {"return_prompt_text", kChat, kBool, "The rendered prompt."},
     {"return_token_strs", kTokenizeText | kTokenizeChat, kBool, "The text of each token."},
-    {"response_format", kGenerate, kObject, "Text, and no other type yet."},
-    {"response_format.type", kGenerate, kChoice, "", {}, {}, 0, {}, "text", "structured output (response_format)", true},
-    {"nvext", kGenerate, kObject, "Where some containers put constraints, none of which works yet."},
+    {"response_format", kGenerate, kObject, "How the answer is built: text, json_object, json_schema with a schema, or regex with a value."},
+    {"response_format.type", kGenerate, kString, "text, json_object, json_schema or regex.", {}, {}, 0, {}, {}, {}, true},
+    {"structured_outputs", kGenerate, kObject, "How the answer is built: one of json (a JSON Schema), regex, choice, grammar (Lark or GBNF) and json_object."},
+    {"guided_json", kGenerate, kAny, "A JSON Schema that the answer obeys; so are json_schema and response_format."},
+    {"guided_json_object", kGenerate, kBool, "The answer is a JSON object."},
+    {"guided_regex", kGenerate, kAny, "An expression that the whole answer matches."},
+    {"guided_choice", kGenerate, kAny, "The answer is one of these texts."},
+    {"guided_grammar", kGenerate, kAny, "Rules in Lark or GBNF that the answer obeys."},
+    {"guided_whitespace_pattern", kGenerate, kString, "What may stand between the parts of a JSON answer."},
+    {"guided_decoding_backend", kGenerate, kString, "Has no effect: there is one."},
+    {"json_schema", kGenerate, kAny, "As guided_json."},
+    {"regex", kGenerate, kAny, "As guided_regex."},
+    {"ebnf", kGenerate, kAny, "As guided_grammar."},
+    {"grammar", kGenerate, kAny, "As guided_grammar, or an object of a type, json or regex, and a value."},
+    {"nvext", kGenerate, kObject, "Where some containers put guided_json and its like."},
 
     {"chat_template", kTemplate, kUnsupported, "a request may not bring its own template; set one with --chat-template"},
     {"mm_processor_kwargs", kTemplate, kUnsupported, "this model takes text only"},
@@ -117,24 +129,13 @@ constexpr FieldRow kRows[] = {
     {"watermarking", kGenerate, kNotYet, "watermarking"},
     // How an answer must be built, in vLLM, SGLang, llama.cpp, Ollama, TGI, Gemini's protocol and
     // OpenAI's first one of functions: ignoring it would look like obeying it.
-    {"ebnf", kGenerate, kConstraint, ""},
     {"format", kGenerate, kConstraint, ""},
     {"function_call", kGenerate, kConstraint, ""},
     {"functions", kGenerate, kConstraint, ""},
-    {"grammar", kGenerate, kConstraint, ""},
     {"grammar_lazy", kGenerate, kConstraint, ""},
-    {"guided_choice", kGenerate, kConstraint, ""},
-    {"guided_decoding_backend", kGenerate, kConstraint, ""},
-    {"guided_grammar", kGenerate, kConstraint, ""},
-    {"guided_json", kGenerate, kConstraint, ""},
-    {"guided_regex", kGenerate, kConstraint, ""},
-    {"guided_whitespace_pattern", kGenerate, kConstraint, ""},
-    {"json_schema", kGenerate, kConstraint, ""},
-    {"regex", kGenerate, kConstraint, ""},
     {"response_schema", kGenerate, kConstraint, ""},
     {"structural_tag", kGenerate, kConstraint, ""},
     {"structured_output", kGenerate, kConstraint, ""},
-    {"structured_outputs", kGenerate, kConstraint, ""},
 };
 // clang-format on
 
@@ -295,6 +296,10 @@ void check_member(const Fields& fields, const FieldRow& row, const RequestLimits
     case kNotYet:
       if (fields.find(name)->is_bool() && !fields.find(name)->get_bool()) return;
       not_yet(row.name, std::string(row.help));
+    case kAny:
+      return;
+    case kToolChoice:
+      return fields.find(name)->is_object() ? void() : check_choice(fields, row);
     case kConstraint:
       if (is_nothing(*fields.find(name))) return;
       not_yet(fields.path(name), fmt::format("structured output ({})", fields.path(name)));
@@ -399,6 +404,10 @@ json::object field_schema(const FieldRow& row, const RequestLimits& limits) {
       return {{"type", "null"}};
     case kNotYet:
       return {{"enum", {nullptr, false}}};
+    case kAny:
+      return {};
+    case kToolChoice:
+      return {{"anyOf", json::array{choices_schema(row), json::object{{"type", "object"}}}}};
     case kConstraint:
       return {{"enum", {nullptr, false, "", "none", json::array()}}};
   }
@@ -407,7 +416,7 @@ json::object field_schema(const FieldRow& row, const RequestLimits& limits) {
 
 std::string description(const FieldRow& row) {
   if (row.type == kNotYet) return "Not supported yet.";
-  if (row.type == kConstraint) return "Structured output is not supported yet.";
+  if (row.type == kConstraint) return "This kind of structured output is not supported yet.";
   return std::string(row.help);
 }
 

@@ -40,7 +40,9 @@ enum class FieldType : uint8_t {
   kPrompt,       ///< text, token ids, or an array of either
   kUnsupported,  ///< only null; the help says why
   kNotYet,       ///< null or false: a feature that comes later
-  kConstraint,   ///< null, false, "", "none" or []: structured output, which comes later
+  kAny,          ///< any shape, looked at where it is read
+  kToolChoice,   ///< a string, one of the row's choices, or an object that names a function
+  kConstraint,   ///< null, false, "", "none" or []: a kind of structured output that comes later
 };
 
 /// An end of a range: a number, or one of the server's limits.

@@ -205,6 +205,7 @@ class Rig {
     model.root = "/models/toy";
     model.max_model_len = options.max_model_len;
     model.spec.vocab_size = vocab;
+    model.spec.eos_ids = options.eos_ids;
     // The toy counts experts of two layers; before them, as in DeepSeek's models, is a dense one.
     model.spec.layers.resize(3);
     for (const size_t layer : {1, 2}) {

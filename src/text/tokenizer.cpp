@@ -56,6 +56,8 @@ std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, bool add_bos
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
+MoesaicTokenizer* Tokenizer::handle() const { return impl_->tokenizer; }
+
 std::shared_ptr<const Tokenizer> Tokenizer::load(const base::ModelFolder& folder) {
   MoesaicTextError error = no_error();
   ModelFiles files(folder, false);

@@ -15,6 +15,8 @@
 
 #include "base/model_file.h"
 
+struct MoesaicTokenizer;
+
 namespace moesaic::text {
 
 class Tokenizer {
@@ -53,8 +55,10 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
+  friend class Grammars;
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
+  MoesaicTokenizer* handle() const;
   std::unique_ptr<Impl> impl_;
 };
 

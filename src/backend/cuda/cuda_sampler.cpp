@@ -111,6 +111,7 @@ Unsupported Sampler::samples(int64_t vocab, const backend::SampleRow& row) {
   if (row.logprobs > kMostLogprobs) {
     return fmt::format("the device tells at most {} log-probabilities", kMostLogprobs);
   }
+  if (row.constrained) return "the host knows what the request's grammar allows";
   return row.long_lists ? "the request's lists of tokens are too long for the device" : "";
 }
 

@@ -122,15 +122,42 @@ bool young(const SampleRow& row) { return row.position < row.min_tokens; }
 
 /// Whether anything is to change the logits before the choice.
 bool changes_logits(const SampleRow& row, const SamplingState* state) {
-  return (state != nullptr && state->rules->change_logits()) || young(row) ||
+  return (state != nullptr && state->rules->change_logits()) || young(row) || row.constrained ||
          row.repetition_penalty != 1.0f || row.presence_penalty != 0 || row.frequency_penalty != 0;
+}
+
+/// What a constraint allows.
+enum class Allowed : uint8_t { kNothing, kOnlyEnds, kMore };
+
+/// Forbids what the row's constraint does.
+Allowed apply_constraint(std::span<float> logits, const SamplingState& state) {
+  constexpr size_t kBits = 32;
+  thread_local std::vector<uint32_t> words;
+  words.resize((logits.size() + kBits - 1) / kBits);
+  if (state.path == nullptr || !state.path->allow(words)) return Allowed::kNothing;
+  for (size_t w = 0; w < words.size(); ++w) {
+    if (words[w] == ~0U) continue;
+    const size_t end = std::min((w + 1) * kBits, logits.size());
+    for (size_t i = w * kBits; i < end; ++i) {
+      if ((words[w] >> (i % kBits) & 1U) == 0) logits[i] = kNever;
+    }
+  }
+  for (const int32_t id : state.eos_ids) {
+    if (in_row(logits, id)) words[static_cast<size_t>(id) / kBits] &= ~(1U << (id % kBits));
+  }
+  const bool more =
+      std::any_of(words.begin(), words.end(), [](uint32_t word) { return word != 0; });
+  return more ? Allowed::kMore : Allowed::kOnlyEnds;
 }
 
 void apply_masks(std::span<float> logits, const SampleRow& row, const SamplingState& state) {
   const TokenRules& rules = *state.rules;
+  Allowed allowed = Allowed::kMore;
+  if (row.constrained) allowed = apply_constraint(logits, state);
+  if (allowed == Allowed::kNothing) std::fill(logits.begin(), logits.end(), kNever);
   if (!rules.allowed_token_ids.empty()) keep_only(logits, rules.allowed_token_ids);
   forbid_bad_words(logits, state);
-  if (young(row)) {
+  if (young(row) && allowed != Allowed::kOnlyEnds) {
     for (int32_t id : state.eos_ids) forbid(logits, id);
     for (int32_t id : rules.stop_token_ids) forbid(logits, id);
   }

@@ -41,6 +41,25 @@ struct TokenRules {
 /// Sorts the lists and drops what is in them twice.
 std::shared_ptr<const TokenRules> token_rules(TokenRules lists);
 
+/// A rule for whole outputs, such as a grammar. Thread-safe.
+class Constraint {
+ public:
+  /// One sequence's way through it, used by one thread at a time.
+  class Path {
+   public:
+    virtual ~Path() = default;
+    /// Sets bit t % 32 of word t / 32 for each token t that may come next, and clears the others;
+    /// where the output may end, the tokens that end it are among them. False when that cannot be
+    /// told, and so nothing may come.
+    virtual bool allow(std::span<uint32_t> words) noexcept = 0;
+    /// Goes on with a token.
+    virtual void accept(int32_t token) noexcept = 0;
+  };
+  virtual ~Constraint() = default;
+  /// Null when there cannot be another path now.
+  virtual std::unique_ptr<Path> start() const noexcept = 0;
+};
+
 /// One candidate token at one position.
 struct TokenLogprob {
   int32_t id = 0;
@@ -66,10 +85,11 @@ struct SampleRow {
   float frequency_penalty = 0.0f;
   float repetition_penalty = 1.0f;
   uint64_t seed = 0;
-  int64_t position = 0;     ///< tokens of the output so far
-  int32_t min_tokens = 0;   ///< EOS and stop ids are masked before
-  int32_t logprobs = -1;    ///< -1 = none; k = the token and the k best
-  bool long_lists = false;  ///< TokenRules::long_lists of its state
+  int64_t position = 0;      ///< tokens of the output so far
+  int32_t min_tokens = 0;    ///< EOS and stop ids are masked before
+  int32_t logprobs = -1;     ///< -1 = none; k = the token and the k best
+  bool long_lists = false;   ///< TokenRules::long_lists of its state
+  bool constrained = false;  ///< only what the path of its state allows
 };
 
 /// What choosing must know of a sequence beside its row, kept by the backend from token to token.
@@ -78,12 +98,14 @@ struct SamplingState {
   /// The prompt's ids, ascending, each once; null when no repetition penalty wants them.
   std::shared_ptr<const std::vector<int32_t>> prompt_ids;
   std::vector<int32_t> eos_ids;
+  Constraint::Path* path = nullptr;  ///< of a constrained sequence; lives as long as it
   std::vector<int32_t> output;
   std::unordered_map<int32_t, int32_t> counts;  ///< occurrences in `output`
 
   void append(int32_t token) {
     output.push_back(token);
     ++counts[token];
+    if (path != nullptr) path->accept(token);
   }
 };
 
@@ -102,8 +124,9 @@ std::optional<PositionLogprobs> logprobs_of(std::span<const float> logits, int32
 /// Does what `row` wants; writes over `logits`. `state` is its slot's, null without one; a chosen
 /// token is not appended to it.
 ///
-/// In this order: log-probabilities are taken from the raw logits; allowed_token_ids, bad_words,
-/// min_tokens and logit_bias change them; then repetition penalty (x > 0 divides, else multiplies;
+/// In this order: log-probabilities are taken from the raw logits; the constraint,
+/// allowed_token_ids, bad_words, min_tokens (unless the constraint allows nothing but the end) and
+/// logit_bias change them; then repetition penalty (x > 0 divides, else multiplies;
 /// over prompt and output), frequency (count times) and presence penalty (over the output); then
 /// temperature, min_p, top_k, top_p. Ties go to the lowest id.
 Sampled sample(std::span<float> logits, const SampleRow& row, const SamplingState* state);

@@ -14,10 +14,29 @@
 namespace moesaic::backend {
 namespace {
 
+/// Allows some tokens, whatever came before, and counts what comes.
+class These : public Constraint::Path {
+ public:
+  explicit These(std::set<int32_t> tokens) : tokens_(std::move(tokens)) {}
+  bool allow(std::span<uint32_t> words) noexcept override {
+    std::fill(words.begin(), words.end(), 0);
+    for (const int32_t id : tokens_) words[static_cast<size_t>(id / 32)] |= 1U << (id % 32);
+    return works;
+  }
+  void accept(int32_t token) noexcept override { accepted.push_back(token); }
+
+  bool works = true;
+  std::vector<int32_t> accepted;
+
+ private:
+  std::set<int32_t> tokens_;
+};
+
 struct Case {
   SampleRow params;
   TokenRules rules;
   std::vector<int32_t> prompt, output, eos;
+  std::shared_ptr<These> path;
   uint64_t seed = 1;
 
   /// None when the row is broken.
@@ -31,6 +50,8 @@ struct Case {
     state.prompt_ids =
         std::make_shared<const std::vector<int32_t>>(distinct.begin(), distinct.end());
     state.eos_ids = eos;
+    state.path = path.get();
+    row.constrained = row.constrained || path != nullptr;
     for (int32_t id : output) state.append(id);
     Sampled sampled = sample(logits, row, &state);
     if (sampled.broken) return std::nullopt;
@@ -172,6 +193,44 @@ TEST(Sampler, AllowedIdsAreAllThatCanBeChosen) {
     for (const auto& [id, share] : shares(chooser, logits, 600)) chosen.insert(id);
     EXPECT_EQ(chosen, allowed);
   }
+}
+
+TEST(Sampler, AConstraintSaysWhatCanBeChosen) {
+  std::vector<float> logits(100, 0.0F);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i);
+  Case greedy;
+  greedy.params.temperature = 0;
+  greedy.params.logprobs = 1;
+  greedy.path = std::make_shared<These>(std::set<int32_t>{3, 40, 64});
+  greedy.output = {7, 8};
+  const Sampled chosen = *greedy(logits);
+  EXPECT_EQ(chosen.token, 64);
+  EXPECT_EQ(chosen.logprobs.top.at(0).id, 99) << "log-probabilities are those of the model";
+  EXPECT_EQ(greedy.path->accepted, (std::vector<int32_t>{7, 8}));
+  greedy.rules.allowed_token_ids = {3, 50};
+  EXPECT_EQ(greedy(logits)->token, 3);
+  // With nothing in common, without a path, or with one that has failed nothing can be chosen.
+  greedy.rules.allowed_token_ids = {50};
+  EXPECT_FALSE(greedy(logits));
+  greedy.rules = {};
+  greedy.path->works = false;
+  EXPECT_FALSE(greedy(logits));
+  greedy.path = nullptr;
+  greedy.params.constrained = true;
+  EXPECT_FALSE(greedy(logits));
+}
+
+TEST(Sampler, AConstraintThatHasComeToItsEndDoesNotWaitForMinTokens) {
+  std::vector<float> logits(100, 0.0F);
+  Case young;
+  young.params.min_tokens = 5;
+  young.eos = {9};
+  young.path = std::make_shared<These>(std::set<int32_t>{3, 9});
+  const auto got = shares(young, logits, 100);
+  EXPECT_EQ(got.size(), 1U);
+  EXPECT_EQ(got.begin()->first, 3);
+  young.path = std::make_shared<These>(std::set<int32_t>{9});
+  EXPECT_EQ(young(logits)->token, 9);
 }
 
 TEST(Sampler, EachTokenIsWeakenedOnceWhereverItIs) {

@@ -15,6 +15,9 @@ extern "C" {
 typedef struct MoesaicTokenizer MoesaicTokenizer;
 typedef struct MoesaicStream MoesaicStream;
 typedef struct MoesaicTemplate MoesaicTemplate;
+typedef struct MoesaicGrammars MoesaicGrammars;
+typedef struct MoesaicGrammar MoesaicGrammar;
+typedef struct MoesaicMatcher MoesaicMatcher;
 
 /// Bytes owned by Rust; free them once with moesaic_bytes_free. Empty ones need not be freed.
 typedef struct {
@@ -156,6 +159,35 @@ const uint8_t* moesaic_template_text(const MoesaicTemplate* chat_template, size_
 void moesaic_template_free(MoesaicTemplate* chat_template);
 bool moesaic_without_guards(const uint8_t* text, size_t size, MoesaicBytes* plain,
                             MoesaicTextError* error);
+
+/// Grammars over the tokens of a model of `vocab_size`, whose answers end with one of `ends`. The
+/// tokenizer is not needed any more after this.
+MoesaicGrammars* moesaic_grammars_new(const MoesaicTokenizer* tokenizer, uint32_t vocab_size,
+                                      const int32_t* ends, size_t count, MoesaicTextError* error);
+void moesaic_grammars_free(MoesaicGrammars* grammars);
+
+/// What a grammar's text is.
+enum {
+  MOESAIC_GRAMMAR_JSON_SCHEMA = 0,
+  MOESAIC_GRAMMAR_REGEX = 1,
+  /// Lark, or GBNF.
+  MOESAIC_GRAMMAR_RULES = 2,
+};
+/// Null with kind MOESAIC_TEXT_REQUEST when the text is wrong or too much. `held`: bytes that the
+/// grammar takes. A grammar may be used by many callers, and outlives `grammars`.
+MoesaicGrammar* moesaic_grammar_compile(const MoesaicGrammars* grammars, int32_t kind,
+                                        const uint8_t* text, size_t size, uint64_t* held,
+                                        MoesaicTextError* error);
+void moesaic_grammar_free(MoesaicGrammar* grammar);
+
+/// A way through a grammar, used by one caller at a time. Null when the grammar failed under an
+/// earlier one: make it again.
+MoesaicMatcher* moesaic_matcher_new(const MoesaicGrammar* grammar, MoesaicTextError* error);
+/// Sets bit t % 32 of word t / 32 for each token t that may come next, and clears the others.
+bool moesaic_matcher_allowed(MoesaicMatcher* matcher, uint32_t* words, size_t count,
+                             MoesaicTextError* error);
+bool moesaic_matcher_accept(MoesaicMatcher* matcher, int32_t id, MoesaicTextError* error);
+void moesaic_matcher_free(MoesaicMatcher* matcher);
 
 #ifdef __cplusplus
 }

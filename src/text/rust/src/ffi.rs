@@ -1,5 +1,7 @@
 //! The C functions of moesaic_text.h: pointers in, owned buffers out, and no panic leaves.
 
+mod grammar;
+
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

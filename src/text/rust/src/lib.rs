@@ -14,6 +14,10 @@ mod estimate;
 mod estimate_test;
 mod ffi;
 mod files;
+mod gbnf;
+mod grammar;
+#[cfg(test)]
+mod grammar_test;
 mod guard;
 mod long_word;
 mod memory;
