@@ -62,6 +62,9 @@ constexpr SettingRow kRows[] = {
     {"chat-template-content-format", kString, "auto", "auto|string|openai", kProtocol, "", "", kActive, "Whether templates see message content as a string or as parts; auto gives what the template shows."},
     {"enable-tokenizer-info-endpoint", kBool, "false", "", kProtocol, "", "", kActive, "/tokenizer_info answers with tokenizer_config.json and the chat template."},
     {"logprobs-mode", kString, "raw_logprobs", "processed_logits|processed_logprobs|raw_logits|raw_logprobs", kProtocol, "", "", kActive, "What logprobs are made of.", "raw_logprobs", "Other log-probabilities come later."},
+    {"structured-outputs-config", kJson, "", "", kProtocol, "", "", kActive, "disable_any_whitespace: JSON without blanks between its parts; disable_additional_properties: objects have what their schema lists; other members have no effect."},
+    {"guided-decoding-disable-any-whitespace", kBool, "false", "", kProtocol, "", "", kActive, "As disable_any_whitespace of --structured-outputs-config."},
+    {"guided-decoding-disable-additional-properties", kBool, "false", "", kProtocol, "", "", kActive, "As disable_additional_properties of --structured-outputs-config."},
 
     {"log-level", kString, "info", "", kLogging, "", "VLLM_LOGGING_LEVEL,LOG_LEVEL", kActive, "trace, debug, info, warning, error, critical or off."},
     {"enable-log-requests", kBool, "false", "", kLogging, "", "", kActive, "One line per request: id, sizes, timing. Never its text."},

@@ -149,6 +149,7 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
 Api::~Api() { stop(); }
 
 void Api::check(const base::Settings& settings, const ServedModel& model) {
+  request_limits(settings, known_ids(model), model.max_model_len);
   sampling_defaults(model.generation_config_json,
                     settings.get_string("override-generation-config"));
   template_kwargs(settings);

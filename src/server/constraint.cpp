@@ -24,9 +24,7 @@ constexpr size_t kKeptGrammars = 256;
 std::string text_of(const json::string& text) { return {text.data(), text.size()}; }
 
 /// How the JSON of a schema may be written.
-struct JsonOptions {
-  bool any_blanks = true;
-  bool more_properties = true;
+struct JsonOptions : JsonForm {
   std::optional<std::string> blanks;
 };
 
@@ -47,7 +45,7 @@ void close_objects(json::value& schema) {
 
 /// A schema, or the text of one.
 ConstraintText schema_constraint(const json::value& given, const std::string& param,
-                                 const JsonOptions& options = {}) {
+                                 const JsonOptions& options) {
   json::value schema = given;
   if (given.is_string()) {
     boost::system::error_code error;
@@ -95,7 +93,8 @@ ConstraintText text_constraint(const Fields& fields, std::string_view name, Kind
 }
 
 /// {"type": "json" or "regex", "value": ...}, as TGI has it.
-ConstraintText typed_constraint(const json::object& object, const std::string& param) {
+ConstraintText typed_constraint(const json::object& object, const std::string& param,
+                                const JsonForm& form) {
   const Fields fields(object, param);
   const std::string type = fields.string("type").value_or("");
   if (type == "regex") return text_constraint(fields, "value", Kind::kRegex);
@@ -103,7 +102,7 @@ ConstraintText typed_constraint(const json::object& object, const std::string& p
   if (!is_json || !fields.has("value")) {
     value_error(param, fmt::format("{} must have a type, json or regex, and a value", param));
   }
-  return schema_constraint(*fields.find("value"), fields.path("value"));
+  return schema_constraint(*fields.find("value"), fields.path("value"), {form, {}});
 }
 
 /// Collects what a body says; it may say one thing.
@@ -123,7 +122,7 @@ class Collector {
   std::optional<ConstraintText> found_;
 };
 
-void read_response_format(const json::object& body, Collector& out) {
+void read_response_format(const json::object& body, const JsonForm& form, Collector& out) {
   const json::object* format = Fields(body).object("response_format");
   if (format == nullptr) return;
   const Fields fields(*format, "response_format");
@@ -134,10 +133,10 @@ void read_response_format(const json::object& body, Collector& out) {
     const bool has_schema = fields.has("schema");
     return out.add(schema_constraint(
         has_schema ? *fields.find("schema") : json::value(json::object{{"type", "object"}}),
-        has_schema ? "response_format.schema" : "response_format"));
+        has_schema ? "response_format.schema" : "response_format", {form, {}}));
   }
   if (type == "json" || type == "regex") {
-    return out.add(typed_constraint(*format, "response_format"));
+    return out.add(typed_constraint(*format, "response_format", form));
   }
   if (type != "json_schema") {
     not_yet("response_format", fmt::format("a response_format of that type (other than text, "
@@ -151,16 +150,17 @@ void read_response_format(const json::object& body, Collector& out) {
   if (!inner.has("schema")) {
     value_error("response_format", "response_format.json_schema needs a schema");
   }
-  out.add(schema_constraint(*inner.find("schema"), inner.path("schema")));
+  out.add(schema_constraint(*inner.find("schema"), inner.path("schema"), {form, {}}));
 }
 
-void read_structured_outputs(const json::object& body, Collector& out) {
+void read_structured_outputs(const json::object& body, const JsonForm& form, Collector& out) {
   const json::object* object = Fields(body).object("structured_outputs");
   if (object == nullptr) return;
   const Fields fields(*object, "structured_outputs");
   JsonOptions options;
-  options.any_blanks = !fields.boolean("disable_any_whitespace").value_or(false);
-  options.more_properties = !fields.boolean("disable_additional_properties").value_or(false);
+  options.any_blanks = !fields.boolean("disable_any_whitespace").value_or(!form.any_blanks);
+  options.more_properties =
+      !fields.boolean("disable_additional_properties").value_or(!form.more_properties);
   options.blanks = fields.string("whitespace_pattern");
   Collector inner;
   if (fields.has("json")) {
@@ -183,8 +183,8 @@ void read_structured_outputs(const json::object& body, Collector& out) {
 }
 
 /// The names that vLLM had before, and those of SGLang, llama.cpp and TGI.
-void read_older_names(const Fields& fields, Collector& out) {
-  JsonOptions options;
+void read_older_names(const Fields& fields, const JsonForm& form, Collector& out) {
+  JsonOptions options{form, {}};
   options.blanks = fields.string("guided_whitespace_pattern");
   for (const char* name : {"guided_json", "json_schema"}) {
     if (fields.has(name)) {
@@ -205,7 +205,7 @@ void read_older_names(const Fields& fields, Collector& out) {
   if (!fields.has("grammar")) return;
   const json::value& grammar = *fields.find("grammar");
   if (grammar.is_object()) {
-    out.add(typed_constraint(grammar.get_object(), fields.path("grammar")));
+    out.add(typed_constraint(grammar.get_object(), fields.path("grammar"), form));
   } else {
     out.add(text_constraint(fields, "grammar", Kind::kRules));
   }
@@ -280,13 +280,15 @@ std::string call_rule(const json::object& function, const std::string& name) {
 
 }  // namespace
 
-std::optional<ConstraintText> parse_constraint(const json::object& body) {
+std::optional<ConstraintText> parse_constraint(const json::object& body, const JsonForm& form) {
   Collector out;
-  read_response_format(body, out);
-  read_structured_outputs(body, out);
-  read_older_names(Fields(without_nothing(body)), out);
+  read_response_format(body, form, out);
+  read_structured_outputs(body, form, out);
+  const json::object asked = without_nothing(body);
+  read_older_names(Fields(asked), form, out);
   if (const json::object* extension = Fields(body).object("nvext")) {
-    read_older_names(Fields(without_nothing(*extension), "nvext"), out);
+    const json::object inner = without_nothing(*extension);
+    read_older_names(Fields(inner, "nvext"), form, out);
   }
   return out.take();
 }

@@ -28,10 +28,17 @@ struct ConstraintText {
   }
 };
 
+/// How the JSON of answers is written where a request does not say.
+struct JsonForm {
+  bool any_blanks = true;       ///< between its parts
+  bool more_properties = true;  ///< than an object's schema lists
+};
+
 /// What a generation body asks for, under whichever of its names: response_format,
 /// structured_outputs, guided_json and its sisters, those of other servers. Throws RequestError
 /// when there is more than one, or one that is not understood.
-std::optional<ConstraintText> parse_constraint(const boost::json::object& body);
+std::optional<ConstraintText> parse_constraint(const boost::json::object& body,
+                                               const JsonForm& form = {});
 
 /// Which calls an answer must make or may make.
 struct CallRules {

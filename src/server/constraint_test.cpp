@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "server/openai_request.h"
 #include "server/testing.h"
 
 namespace moesaic::server::testing {
@@ -80,6 +81,34 @@ TEST(Constraints, SayHowJsonIsWritten) {
   EXPECT_EQ(read(closed).text,
             R"({"properties":{"a":{"properties":{},"additionalProperties":false},)"
             R"("b":{"additionalProperties":true,"properties":{}}},"additionalProperties":false})");
+}
+
+TEST(Constraints, AreWrittenAsTheServerSays) {
+  const auto text = [](const TestSettings& given, const char* body) {
+    base::Settings settings;
+    for (const auto& [name, value] : given) settings.set(name, value, "test");
+    const RequestLimits limits = request_limits(settings, 100, 100);
+    return parse_constraint(json::parse(body).as_object(), limits.json)->text;
+  };
+  const char* schema = R"({"guided_json":{"properties":{}}})";
+  EXPECT_EQ(text({}, schema), R"({"properties":{}})");
+  const char* strict =
+      R"({"properties":{},"additionalProperties":false,"x-guidance":{"whitespace_flexible":false}})";
+  EXPECT_EQ(
+      text({{"structured-outputs-config", R"({"backend":"auto","disable_any_whitespace":true,)"
+                                          R"("disable_additional_properties":true})"}},
+           schema),
+      strict);
+  EXPECT_EQ(text({{"guided-decoding-disable-any-whitespace", "true"},
+                  {"guided-decoding-disable-additional-properties", "true"}},
+                 schema),
+            strict);
+  EXPECT_EQ(text({{"structured-outputs-config", R"({"disable_any_whitespace":true})"}},
+                 R"({"structured_outputs":{"json":{"a":1},"disable_any_whitespace":false}})"),
+            R"({"a":1})");
+  for (const char* wrong : {"[]", R"({"disable_any_whitespace":1})"}) {
+    EXPECT_THROW(text({{"structured-outputs-config", wrong}}, schema), base::UsageError) << wrong;
+  }
 }
 
 /// The toy model writes letters of its own; held to a grammar it writes what that allows.

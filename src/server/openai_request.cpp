@@ -181,6 +181,24 @@ json::object object_of(const std::string& text, const char* origin) {
   return std::move(value.as_object());
 }
 
+JsonForm json_form(const base::Settings& settings) {
+  JsonForm form;
+  form.any_blanks = !settings.get_bool("guided-decoding-disable-any-whitespace");
+  form.more_properties = !settings.get_bool("guided-decoding-disable-additional-properties");
+  const char* const flag = "--structured-outputs-config";
+  const json::object config = object_of(settings.get_string("structured-outputs-config"), flag);
+  try {
+    const Fields fields(config);
+    if (fields.boolean("disable_any_whitespace").value_or(false)) form.any_blanks = false;
+    if (fields.boolean("disable_additional_properties").value_or(false)) {
+      form.more_properties = false;
+    }
+  } catch (const base::RequestError& error) {
+    throw base::UsageError(fmt::format("{}: {}", flag, error.what()));
+  }
+  return form;
+}
+
 }  // namespace
 
 std::string context_length_is(const RequestLimits& limits) {
@@ -225,6 +243,7 @@ RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
   limits.priority_scheduling = settings.get_string("scheduling-policy") == "priority";
   limits.return_tokens_as_token_ids = settings.get_bool("return-tokens-as-token-ids");
   limits.force_usage = settings.get_bool("enable-force-include-usage");
+  limits.json = json_form(settings);
   return limits;
 }
 
@@ -273,7 +292,7 @@ CommonRequest parse_common(const json::object& body, Body kind, const RequestLim
   parse_counts(fields, limits, out);
   parse_stream(fields, limits, out);
   parse_prompt_logprobs(fields, out);
-  out.constraint = parse_constraint(body);
+  out.constraint = parse_constraint(body, limits.json);
   out.include_stop = fields.boolean("include_stop_str_in_output").value_or(false);
   out.skip_special = fields.boolean("skip_special_tokens").value_or(true);
   out.echo = fields.boolean("echo").value_or(false);

@@ -36,6 +36,7 @@ struct RequestLimits {
   bool priority_scheduling = false;
   bool return_tokens_as_token_ids = false;  ///< default of the field of that name
   bool force_usage = false;
+  JsonForm json;
 };
 RequestLimits request_limits(const base::Settings& settings, int64_t vocab_size,
                              int64_t max_model_len);

@@ -1,6 +1,6 @@
-"""Answers held to a schema, an expression, a grammar or a call, as the official client asks for them.
+"""Answers held to a schema, an expression, a grammar or a call, as the official client asks for.
 
-The demo model has never seen a schema: whatever it would write, what comes is what was asked for."""
+The demo model has never seen a schema: whatever it would write, what comes is what was asked."""
 
 import json
 import random
