@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "backend/host/host_ops_testing.h"
 #include "tensor/integers.h"
@@ -358,6 +359,12 @@ TEST_P(Integers, ExpertsAreThoseOfRoundedInputs) {
   });
 }
 
+/// How many levels a format's codes can name.
+size_t levels_of(const tensor::IntegerFormat& integers) {
+  if (integers.levels == nullptr) return size_t{1} << integers.bits;
+  return std::set<uint8_t>(integers.levels, integers.levels + 16).size();
+}
+
 /// Quantised here: no further off than the format's steps are wide.
 TEST_P(Integers, QuantisesOtherWeights) {
   for_formats([&](const WeightFormat& format, int64_t k) {
@@ -367,8 +374,8 @@ TEST_P(Integers, QuantisesOtherWeights) {
     double errors = 0;
     for (size_t i = 0; i < out.size(); ++i) errors += std::pow(out[i] - values[i], 2);
     const double share = std::sqrt(errors / static_cast<double>(out.size())) / 0.02;
-    // Steps are about 6 sigma / 2^bits wide, and an error is a third of that.
-    const double step = std::pow(2.0, -static_cast<double>(sure_integers(format).bits));
+    // Steps are about 6 sigma / levels wide, and an error is a third of that.
+    const double step = 1.0 / static_cast<double>(levels_of(sure_integers(format)));
     EXPECT_LT(share, 2.7 * step + (step > 0.1 ? 0.2 : 0.02));
     EXPECT_GT(share, 0.2 * step);
   });
