@@ -119,7 +119,6 @@ constexpr SettingRow kRows[] = {
 
     {"enable-server-load-tracking", kBool, "true", "", kProtocol, "", "", kNoop, "/load always answers."},
     {"enable-auto-tool-choice", kBool, "true", "", kProtocol, "", "", kNoop, "tool_choice auto always works, through the chat template."},
-    {"reasoning-parser", kString, "", "", kProtocol, "", "", kLater, "Splitting off a model's reasoning comes later."},
     {"fingerprint-mode", kString, "", "custom|full|hash|none", kProtocol, "", "", kNoop, "system_fingerprint names the program's version."},
     {"trust-request-chat-template", kBool, "false", "", kProtocol, "", "", kLater, "Chat templates in requests come later."},
     {"exclude-tools-when-tool-choice-none", kBool, "false", "", kProtocol, "", "", kLater, "Leaving the tools out of the template comes later."},
@@ -145,7 +144,7 @@ constexpr SettingRow kRows[] = {
     {"reasoning-config", kJson, "", "", kProtocol, "", "", kLater, "Splitting off a model's reasoning comes later."},
     {"aux-output-config", kJson, "", "", kProtocol, "", "", kLater, "Routed experts in answers come later."},
     {"chat-template-text-format", kString, "", "string|openai", kProtocol, "", "", kNoop, "See --chat-template-content-format."},
-    {"enable-reasoning", kBool, "false", "", kProtocol, "", "", kLater, "Splitting off a model's reasoning comes later."},
+    {"enable-reasoning", kBool, "false", "", kProtocol, "", "", kNoop, "--reasoning-parser says whether reasoning is told from the answer."},
     {"logits-processor-pattern", kString, "", "", kProtocol, "", "", kLater, "Python plugins cannot run here."},
     {"tokenizer-config-path", kString, "", "", kProtocol, "", "TOKENIZER_CONFIG_PATH", kLater, "A tokenizer_config.json apart from the model's folder comes later."},
     {"enable-prefill-logprobs", kBool, "false", "", kProtocol, "", "ENABLE_PREFILL_LOGPROBS", kNoop, "Requests ask with prompt_logprobs, which always works."},

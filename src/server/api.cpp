@@ -127,6 +127,7 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
   if (format == "string") content_.format = ContentRules::Format::kString;
   if (format == "openai") content_.format = ContentRules::Format::kParts;
   content_.chat_template = model_.chat_template.get();
+  find_forms(settings);
   const int64_t queue = settings.get_int("max-num-queued-reqs");
   max_concurrent_ = settings.get_int("max-concurrent-requests");
   max_waiting_ = queue == 0 ? 0 : queue + settings.get_int("max-num-seqs");
@@ -147,6 +148,19 @@ Api::Api(const base::Settings& settings, ServedModel model, std::shared_ptr<engi
 }
 
 Api::~Api() { stop(); }
+
+/// How the model writes calls and reasoning: as the settings say, or as its template shows.
+void Api::find_forms(const base::Settings& settings) {
+  const std::string calls = settings.get_string("tool-call-parser");
+  const std::string reasoning = settings.get_string("reasoning-parser");
+  const std::string_view shown = model_.chat_template ? model_.chat_template->text() : "";
+  if (const CallForm* named = find_call_form(calls)) {
+    call_form_ = named;
+  } else {
+    call_form_ = &call_form_of(shown);
+  }
+  reasoning_form_ = reasoning == "auto" ? reasoning_form_of(shown) : find_reasoning_form(reasoning);
+}
 
 void Api::check(const base::Settings& settings, const ServedModel& model) {
   request_limits(settings, known_ids(model), model.max_model_len);

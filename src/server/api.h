@@ -86,6 +86,9 @@ class Api {
   void finish_prompt(const CommonRequest& request, GenerationRequest& accepted,
                      GenerationRequest::Prompt prompt, const char* field) const;
   void constrain(const ConstraintText& text, GenerationRequest& accepted) const;
+  void find_forms(const base::Settings& settings);
+  void choose_forms(const ChatRequest& request, std::string_view prompt,
+                    GenerationRequest& accepted) const;
   std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& words) const;
   /// The rendered chat template, guard marks included.
   std::string render(const ChatInput& chat) const;
@@ -110,6 +113,8 @@ class Api {
   std::unique_ptr<ConstraintCache> constraints_;
   base::JsonLimits json_limits_;
   ContentRules content_;
+  const CallForm* call_form_ = &call_forms().front();
+  const ReasoningForm* reasoning_form_ = nullptr;
   boost::json::object default_template_kwargs_;
   std::string response_role_;
   bool prompt_details_ = false;

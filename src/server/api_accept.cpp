@@ -121,7 +121,6 @@ GenerationRequest Api::accept_common(const CommonRequest& request, ByteShare hel
   engine::TokenRules rules = request.rules;
   rules.bad_words = bad_word_ids(request.bad_words);
   accepted.sampling.rules = engine::token_rules(std::move(rules));
-  if (request.constraint) constrain(*request.constraint, accepted);
   accepted.priority = request.priority;
   accepted.stop = request.stop;
   accepted.include_stop = request.include_stop;
@@ -138,7 +137,11 @@ GenerationRequest Api::accept_common(const CommonRequest& request, ByteShare hel
 }
 
 void Api::constrain(const ConstraintText& text, GenerationRequest& accepted) const {
-  auto found = constraints_->get(text);
+  // Where the model thinks first, what it thinks is its own.
+  const bool thinks = accepted.reasoning_form != nullptr &&
+                      (accepted.reasoning_opened || accepted.reasoning_form->always);
+  auto found =
+      constraints_->get(text, thinks ? accepted.reasoning_form->close : std::string_view());
   accepted.sampling.constraint = std::move(found.constraint);
   accepted.held.grow(found.bytes);
 }
@@ -199,6 +202,7 @@ std::string Api::decode(const std::vector<int32_t>& ids, bool skip_special,
 GenerationRequest Api::accept_completion(CompletionRequest& request, ByteShare held,
                                          const std::atomic<bool>* cancel) const {
   GenerationRequest accepted = accept_common(request, std::move(held), false);
+  if (request.constraint) constrain(*request.constraint, accepted);
   if (request.echo && request.sampling.logprobs >= 0) {
     accepted.sampling.prompt_logprobs =
         std::max(accepted.sampling.prompt_logprobs, accepted.sampling.logprobs);
@@ -281,13 +285,36 @@ GenerationRequest Api::accept_chat(ChatRequest& request, size_t body_bytes, Byte
                            ? request.chat.last_content
                            : std::string();
   accepted.return_prompt_text = request.return_prompt_text;
+  choose_forms(request, prompt.text, accepted);
+  if (request.constraint) constrain(*request.constraint, accepted);
+  finish_prompt(request, accepted, std::move(prompt), "messages");
+  return accepted;
+}
+
+/// What is looked for in the text of the answer.
+void Api::choose_forms(const ChatRequest& request, std::string_view prompt,
+                       GenerationRequest& accepted) const {
   accepted.parse_tool_calls = request.parse_tool_calls;
   accepted.parallel_tool_calls = request.parallel_tool_calls;
   accepted.named_call = request.named_call;
-  // The marks of a call may be special tokens; without them there would be nothing to parse.
-  if (accepted.parse_tool_calls) accepted.skip_special = false;
-  finish_prompt(request, accepted, std::move(prompt), "messages");
-  return accepted;
+  if (!request.held_to_calls) accepted.call_form = call_form_;
+  if (request.parse_tool_calls) {
+    accepted.text_parameters =
+        std::make_shared<const TextParameters>(text_parameters(request.chat.tools.get_array()));
+  }
+  accepted.include_reasoning = request.include_reasoning;
+  accepted.reasoning_form = reasoning_form_;
+  accepted.reasoning_opened =
+      reasoning_form_ != nullptr && opens_reasoning(*reasoning_form_, prompt);
+  // The marks may be special tokens; without them there would be nothing to find.
+  const auto special = [&](std::string_view mark) {
+    const auto id = model_.tokenizer->token_to_id(mark);
+    return id && model_.tokenizer->is_special(*id);
+  };
+  if (accepted.parse_tool_calls ||
+      (reasoning_form_ != nullptr && special(reasoning_form_->close))) {
+    accepted.skip_special = false;
+  }
 }
 
 Response Api::tokenize_now(const json::object& body, ByteShare& held) const {

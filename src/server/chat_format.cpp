@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 
 #include "server/answer_format.h"
 
@@ -19,10 +20,16 @@ class ChatFormat : public AnswerFormat {
                     const Usage& usage, ByteShare& held) override;
 
  private:
-  ToolCallParser::Pieces split(ChoiceState& choice, const std::string& text, bool end) const;
+  /// What a text is made of.
+  struct Pieces {
+    std::string reasoning, content;
+    std::vector<ToolCall> calls;
+  };
+  Pieces split(ChoiceState& choice, const std::string& text, bool end) const;
   void open_event(JsonWriter& json, const ChoiceState& choice) const;
   std::string role_event(const ChoiceState& choice) const;
-  std::string content_event(const ChoiceState& choice, std::string_view content) const;
+  std::string text_event(const ChoiceState& choice, const char* member,
+                         std::string_view text) const;
   std::string call_events(ChoiceState& choice, std::span<const ToolCall> calls) const;
   std::string last_event(const ChoiceState& choice, std::string_view content,
                          const ChoiceDelta& delta, bool last) const;
@@ -34,20 +41,30 @@ class ChatFormat : public AnswerFormat {
   const TokenNames& names_;
 };
 
-ToolCallParser::Pieces ChatFormat::split(ChoiceState& choice, const std::string& text,
-                                         bool end) const {
-  if (!accepted_.parse_tool_calls) return {text, {}};
-  ToolCallParser::Pieces pieces = choice.tools.add(text);
+ChatFormat::Pieces ChatFormat::split(ChoiceState& choice, const std::string& text, bool end) const {
+  Pieces out;
+  ReasoningParser::Pieces parts = choice.reasoning.add(text);
   if (end) {
-    ToolCallParser::Pieces rest = choice.tools.end();
-    pieces.content += rest.content;
-    std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(pieces.calls));
+    ReasoningParser::Pieces rest = choice.reasoning.end();
+    parts.reasoning += rest.reasoning;
+    parts.answer += rest.answer;
   }
+  if (accepted_.include_reasoning) out.reasoning = std::move(parts.reasoning);
+  if (!accepted_.parse_tool_calls) {
+    out.content = std::move(parts.answer);
+    return out;
+  }
+  const auto take = [&](ToolCallParser::Pieces pieces) {
+    out.content += pieces.content;
+    std::move(pieces.calls.begin(), pieces.calls.end(), std::back_inserter(out.calls));
+  };
+  take(choice.tools.add(parts.answer));
+  if (end) take(choice.tools.end());
   if (!accepted_.parallel_tool_calls) {
     const size_t room = choice.shown_calls > 0 ? 0 : 1;
-    if (pieces.calls.size() > room) pieces.calls.resize(room);
+    if (out.calls.size() > room) out.calls.resize(room);
   }
-  return pieces;
+  return out;
 }
 
 void ChatFormat::open_event(JsonWriter& json, const ChoiceState& choice) const {
@@ -89,10 +106,11 @@ std::string ChatFormat::role_event(const ChoiceState& choice) const {
   return sse_event(json.take());
 }
 
-std::string ChatFormat::content_event(const ChoiceState& choice, std::string_view content) const {
+std::string ChatFormat::text_event(const ChoiceState& choice, const char* member,
+                                   std::string_view text) const {
   JsonWriter json;
   open_event(json, choice);
-  json.member("content", content).end_object();
+  json.member(member, text).end_object();
   json.member_null("logprobs").member_null("finish_reason").end_object().end_array();
   write_event_tail(json, accepted_, choice, false);
   return sse_event(json.take());
@@ -106,7 +124,7 @@ std::string ChatFormat::call_events(ChoiceState& choice, std::span<const ToolCal
     const int64_t index = choice.shown_calls++;
     JsonWriter json;
     open_event(json, choice);
-    const ToolCall opening{call.name, ""};
+    const ToolCall opening{call.name, "", call.id};
     json.key("tool_calls");
     write_tool_calls(json, std::span(&opening, 1), index);
     json.end_object().member_null("logprobs").member_null("finish_reason");
@@ -163,12 +181,13 @@ std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
     choice.started = true;
     out += role_event(choice);
     if (accepted_.echo && !accepted_.echo_text.empty())
-      out += content_event(choice, accepted_.echo_text);
+      out += text_event(choice, "content", accepted_.echo_text);
   }
-  const ToolCallParser::Pieces pieces = split(choice, delta.text, choice.done);
+  const Pieces pieces = split(choice, delta.text, choice.done);
+  if (!pieces.reasoning.empty()) out += text_event(choice, "reasoning", pieces.reasoning);
   // Content before a call stays before it.
   const bool calls = !pieces.calls.empty();
-  if (calls && !pieces.content.empty()) out += content_event(choice, pieces.content);
+  if (calls && !pieces.content.empty()) out += text_event(choice, "content", pieces.content);
   out += call_events(choice, pieces.calls);
   if (choice.done && choice.end.finish_reason == "stop" && choice.shown_calls > 0 &&
       !accepted_.named_call) {
@@ -182,7 +201,7 @@ std::string ChatFormat::events(ChoiceState& choice, const ChoiceDelta& delta,
 }
 
 void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
-  const ToolCallParser::Pieces pieces = split(choice, choice.text, true);
+  const Pieces pieces = split(choice, choice.text, true);
   if (!pieces.calls.empty() && choice.end.finish_reason == "stop" && !accepted_.named_call) {
     choice.end.finish_reason = "tool_calls";
   }
@@ -190,7 +209,7 @@ void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
       accepted_.echo ? accepted_.echo_text + pieces.content : pieces.content;
   json.begin_object().member("index", int64_t{choice.index});
   json.key("message").begin_object().member("role", accepted_.role).key("content");
-  if (content.empty() && !pieces.calls.empty()) {
+  if (content.empty() && (!pieces.calls.empty() || !pieces.reasoning.empty())) {
     json.null();
   } else {
     json.string(content);
@@ -202,7 +221,13 @@ void ChatFormat::write_choice(JsonWriter& json, ChoiceState& choice) const {
     json.key("tool_calls");
     write_tool_calls(json, pieces.calls, -1);
   }
-  json.member_null("reasoning").end_object();
+  json.key("reasoning");
+  if (pieces.reasoning.empty()) {
+    json.null();
+  } else {
+    json.string(pieces.reasoning);
+  }
+  json.end_object();
   write_logprobs(json, choice.logprobs);
   write_choice_end(json, choice.end, true);
   json.key("token_ids");

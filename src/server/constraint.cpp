@@ -329,37 +329,37 @@ const text::Grammars& ConstraintCache::grammars() {
 }
 
 uint64_t ConstraintCache::size_of(const Kept::value_type& entry) {
-  return entry.second->bytes() + 2 * entry.first.text.size();
+  return entry.second->bytes() + 2 * std::get<1>(entry.first).size();
 }
 
-std::shared_ptr<const text::Grammar> ConstraintCache::find(const ConstraintText& text) {
+std::shared_ptr<const text::Grammar> ConstraintCache::find(const Key& key) {
   const std::lock_guard lock(mutex_);
-  const auto found = index_.find(text);
+  const auto found = index_.find(key);
   if (found == index_.end()) return nullptr;
   kept_.splice(kept_.begin(), kept_, found->second);
   return found->second->second;
 }
 
-void ConstraintCache::keep(const ConstraintText& text,
-                           std::shared_ptr<const text::Grammar> grammar) {
+void ConstraintCache::keep(const Key& key, std::shared_ptr<const text::Grammar> grammar) {
   const std::lock_guard lock(mutex_);
   const auto drop = [&](Kept::iterator entry) {
     bytes_ -= size_of(*entry);
     index_.erase(entry->first);
     kept_.erase(entry);
   };
-  if (const auto known = index_.find(text); known != index_.end()) drop(known->second);
-  kept_.emplace_front(text, std::move(grammar));
-  index_[text] = kept_.begin();
+  if (const auto known = index_.find(key); known != index_.end()) drop(known->second);
+  kept_.emplace_front(key, std::move(grammar));
+  index_[key] = kept_.begin();
   bytes_ += size_of(kept_.front());
   while (bytes_ > kKeptBytes || kept_.size() > kKeptGrammars) drop(std::prev(kept_.end()));
 }
 
-ConstraintCache::Found ConstraintCache::get(const ConstraintText& text) {
+ConstraintCache::Found ConstraintCache::get(const ConstraintText& text, std::string_view after) {
   if (!tokenizer_) {
     value_error(text.param, "this server runs without a tokenizer, which structured output needs");
   }
-  auto grammar = find(text);
+  const Key key{text.kind, text.text, std::string(after)};
+  auto grammar = find(key);
   try {
     if (grammar) grammar->start();
   } catch (const std::runtime_error&) {
@@ -367,12 +367,12 @@ ConstraintCache::Found ConstraintCache::get(const ConstraintText& text) {
   }
   if (!grammar) {
     try {
-      grammar = grammars().compile(text.kind, text.text);
+      grammar = grammars().compile(text.kind, text.text, after);
     } catch (const base::RequestError& error) {
       throw base::RequestError(error.status(), error.type(),
                                fmt::format("{}: {}", text.param, error.what()), text.param);
     }
-    keep(text, grammar);
+    keep(key, grammar);
   }
   return {std::make_shared<const GrammarConstraint>(grammar), grammar->bytes()};
 }

@@ -11,6 +11,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "engine/request.h"
@@ -22,10 +24,6 @@ struct ConstraintText {
   text::Grammars::Kind kind = text::Grammars::Kind::kJsonSchema;
   std::string text;
   std::string param;  ///< the member it comes from, for messages
-
-  bool operator<(const ConstraintText& other) const {
-    return std::tie(kind, text) < std::tie(other.kind, other.text);
-  }
 };
 
 /// How the JSON of answers is written where a request does not say.
@@ -60,13 +58,16 @@ class ConstraintCache {
     std::shared_ptr<const engine::Constraint> constraint;
     uint64_t bytes = 0;  ///< that it holds
   };
-  /// Throws RequestError(400) when the grammar is wrong or too much. Thread-safe.
-  Found get(const ConstraintText& text);
+  /// With `after`, what comes up to that mark is free and the grammar begins behind it. Throws
+  /// RequestError(400) when the grammar is wrong or too much. Thread-safe.
+  Found get(const ConstraintText& text, std::string_view after = {});
 
  private:
-  using Kept = std::list<std::pair<ConstraintText, std::shared_ptr<const text::Grammar>>>;
-  std::shared_ptr<const text::Grammar> find(const ConstraintText& text);
-  void keep(const ConstraintText& text, std::shared_ptr<const text::Grammar> grammar);
+  /// Kind, text, and what it comes after.
+  using Key = std::tuple<text::Grammars::Kind, std::string, std::string>;
+  using Kept = std::list<std::pair<Key, std::shared_ptr<const text::Grammar>>>;
+  std::shared_ptr<const text::Grammar> find(const Key& key);
+  void keep(const Key& key, std::shared_ptr<const text::Grammar> grammar);
   const text::Grammars& grammars();
   static uint64_t size_of(const Kept::value_type& entry);
 
@@ -77,7 +78,7 @@ class ConstraintCache {
   std::unique_ptr<const text::Grammars> grammars_;
   std::mutex mutex_;  ///< of what follows
   Kept kept_;         ///< the last one asked for first
-  std::map<ConstraintText, Kept::iterator> index_;
+  std::map<Key, Kept::iterator> index_;
   uint64_t bytes_ = 0;
 };
 

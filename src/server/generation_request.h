@@ -8,6 +8,7 @@
 
 #include "engine/request.h"
 #include "server/openai_response.h"
+#include "server/reasoning.h"
 #include "server/tool_calls.h"
 
 namespace moesaic::server {
@@ -48,6 +49,11 @@ struct GenerationRequest {
   std::string echo_text;           ///< chat: the final message that echo repeats
   bool return_prompt_text = false;
   bool parse_tool_calls = false;
+  const CallForm* call_form = &call_forms().front();
+  std::shared_ptr<const TextParameters> text_parameters;  ///< of the tools
+  const ReasoningForm* reasoning_form = nullptr;          ///< null: reasoning is part of the answer
+  bool reasoning_opened = false;                          ///< by the prompt
+  bool include_reasoning = true;
   bool parallel_tool_calls = true;
   bool named_call = false;  ///< the request named the function, and so the answer just stops
 
@@ -91,6 +97,7 @@ struct ChoiceState {
   bool started = false;     ///< its first event is out
   bool done = false;
   ChoiceEnd end;
+  ReasoningParser reasoning;
   ToolCallParser tools;
 
   /// Once it is written.

@@ -74,7 +74,7 @@ TEST(Life, AReaderThatDoesNotReadIsCutOff) {
   body["n"] = 8;
   body["logprobs"] = 20;
   client.send(post("/v1/completions", json::serialize(body)));
-  EXPECT_TRUE(Rig::eventually([&] { return metric(rig, "moesaic:slow_readers_total") == 1; }, 20s));
+  EXPECT_TRUE(Rig::eventually([&] { return metric(rig, "moesaic:slow_readers_total") == 1; }, 60s));
   EXPECT_TRUE(Rig::eventually([&] { return rig.all_blocks_back(); }, 1s));
 }
 

@@ -355,6 +355,7 @@ void parse_tool_choice(const Fields& fields, ChatRequest& out) {
                             out.constraint->param));
   }
   out.constraint = call_rules(tools, rules);
+  out.held_to_calls = true;
 }
 
 }  // namespace
@@ -389,6 +390,7 @@ ChatRequest parse_chat(const json::object& body, const RequestLimits& limits,
   out.chat = parse_chat_input(body, content);
   out.parallel_tool_calls = fields.boolean("parallel_tool_calls").value_or(true);
   out.return_prompt_text = fields.boolean("return_prompt_text").value_or(false);
+  out.include_reasoning = fields.boolean("include_reasoning").value_or(true);
   parse_tool_choice(fields, out);
   return out;
 }

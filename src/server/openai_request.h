@@ -104,6 +104,8 @@ struct ChatRequest : CommonRequest {
   ChatInput chat;
   bool parse_tool_calls = false;  ///< tools given and tool_choice not none
   bool named_call = false;        ///< tool_choice names the function
+  bool held_to_calls = false;     ///< `constraint` has the form of calls: that of call_rules()
+  bool include_reasoning = true;
   bool parallel_tool_calls = true;
   bool return_prompt_text = false;
 };

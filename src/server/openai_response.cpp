@@ -211,7 +211,8 @@ void write_tool_calls(JsonWriter& json, std::span<const ToolCall> calls, int64_t
   for (const ToolCall& call : calls) {
     json.begin_object();
     if (first >= 0) json.member("index", first++);
-    json.member("id", "chatcmpl-tool-" + random_hex()).member("type", "function");
+    json.member("id", call.id.empty() ? "chatcmpl-tool-" + random_hex() : call.id);
+    json.member("type", "function");
     json.key("function").begin_object();
     json.member("name", call.name).member("arguments", call.arguments);
     json.end_object().end_object();

@@ -89,7 +89,7 @@ constexpr FieldRow kRows[] = {
     {"parallel_tool_calls", kChat, kBool, "false takes the first call only."},
     {"documents", kTemplate, kArray, "Given to the chat template."},
     {"reasoning_effort", kTemplate, kString, "Given to the chat template."},
-    {"include_reasoning", kChat, kBool, "Has no effect: reasoning is part of the answer's text."},
+    {"include_reasoning", kChat, kBool, "false leaves the reasoning out of the answer."},
     {"chat_template_kwargs", kTemplate, kObject, "Given to the chat template."},
     {"add_generation_prompt", kTemplate, kBool, "End the prompt where an answer begins. Default true."},
     {"continue_final_message", kTemplate, kBool, "Go on with the last message."},

@@ -79,7 +79,8 @@ Grammars::Grammars(const Tokenizer& tokenizer, int64_t vocab_size,
 }
 Grammars::~Grammars() = default;
 
-std::shared_ptr<const Grammar> Grammars::compile(Kind kind, std::string_view text) const {
+std::shared_ptr<const Grammar> Grammars::compile(Kind kind, std::string_view text,
+                                                 std::string_view after) const {
   const base::MemoryClaim claim(kGrammarBytes + kGrammarByte * text.size(), "this grammar");
   const int32_t number = kind == Kind::kJsonSchema ? MOESAIC_GRAMMAR_JSON_SCHEMA
                          : kind == Kind::kRegex    ? MOESAIC_GRAMMAR_REGEX
@@ -87,7 +88,8 @@ std::shared_ptr<const Grammar> Grammars::compile(Kind kind, std::string_view tex
   MoesaicTextError error = no_error();
   uint64_t bytes = 0;
   MoesaicGrammar* handle =
-      moesaic_grammar_compile(impl_->grammars, number, bytes_of(text), text.size(), &bytes, &error);
+      moesaic_grammar_compile(impl_->grammars, number, bytes_of(text), text.size(), bytes_of(after),
+                              after.size(), &bytes, &error);
   if (handle == nullptr) raise(error);
   return std::shared_ptr<const Grammar>(
       new Grammar(std::make_unique<Grammar::Impl>(handle), bytes));

@@ -62,8 +62,11 @@ class Grammars {
   Grammars(const Tokenizer& tokenizer, int64_t vocab_size, const std::vector<int32_t>& ends);
   ~Grammars();
 
-  /// Throws RequestError(400) that says what is wrong with `text`, or that it is too much.
-  std::shared_ptr<const Grammar> compile(Kind kind, std::string_view text) const;
+  /// With `after`, what comes up to that text or special token is free, and the grammar begins
+  /// behind it. Throws RequestError(400) that says what is wrong with `text`, or that it is too
+  /// much.
+  std::shared_ptr<const Grammar> compile(Kind kind, std::string_view text,
+                                         std::string_view after = {}) const;
 
  private:
   struct Impl;

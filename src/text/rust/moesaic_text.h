@@ -173,10 +173,11 @@ enum {
   /// Lark, or GBNF.
   MOESAIC_GRAMMAR_RULES = 2,
 };
-/// Null with kind MOESAIC_TEXT_REQUEST when the text is wrong or too much. `held`: bytes that the
-/// grammar takes. A grammar may be used by many callers, and outlives `grammars`.
+/// Null with kind MOESAIC_TEXT_REQUEST when the text is wrong or too much. With `after`, what comes
+/// up to that text or special token is free. `held`: bytes that the grammar takes. A grammar may be used by many callers, and outlives `grammars`.
 MoesaicGrammar* moesaic_grammar_compile(const MoesaicGrammars* grammars, int32_t kind,
-                                        const uint8_t* text, size_t size, uint64_t* held,
+                                        const uint8_t* text, size_t size, const uint8_t* after,
+                                        size_t after_size, uint64_t* held,
                                         MoesaicTextError* error);
 void moesaic_grammar_free(MoesaicGrammar* grammar);
 

@@ -97,7 +97,9 @@ impl Grammars {
         Ok(Grammars { factory })
     }
 
-    pub fn compile(&self, kind: Kind, text: &str) -> Result<Grammar> {
+    /// With `after`, what comes up to that text or special token is free, and the grammar begins behind
+    /// it.
+    pub fn compile(&self, kind: Kind, text: &str, after: &str) -> Result<Grammar> {
         if text.len() > MOST_BYTES {
             return Err(Error::request(format!(
                 "it has {} bytes; at most {MOST_BYTES} are taken",
@@ -105,14 +107,23 @@ impl Grammars {
             )));
         }
         let before = memory::held();
-        let grammar = TopLevelGrammar::from_grammar(match kind {
+        let mut own = match kind {
             Kind::JsonSchema => GrammarWithLexer::from_json_schema(schema_of(text)?),
             Kind::Regex => GrammarWithLexer::from_regex(without_anchors(text)),
             Kind::Grammar if gbnf::looks_like(text) => {
                 GrammarWithLexer::from_lark(gbnf::to_lark(text).map_err(refused)?)
             }
             Kind::Grammar => GrammarWithLexer::from_lark(text.to_owned()),
-        });
+        };
+        let grammar = if after.is_empty() {
+            TopLevelGrammar::from_grammar(own)
+        } else {
+            own.name = Some("answer".to_owned());
+            TopLevelGrammar {
+                grammars: vec![self.free_before(after), own],
+                max_tokens: None,
+            }
+        };
         let parser = self.factory.create_parser(grammar).map_err(refused)?;
         let mut start = Inner::new(Ok(parser));
         // What cannot be obeyed at all is told now.
@@ -123,6 +134,21 @@ impl Grammars {
             start: Mutex::new(start),
             held,
         })
+    }
+}
+
+impl Grammars {
+    /// Anything up to the mark, then the grammar that is named answer.
+    fn free_before(&self, mark: &str) -> GrammarWithLexer {
+        let trie = self.factory.tok_env().tok_trie();
+        let free = match trie.get_special_token(mark) {
+            Some(id) => format!("/(?s:.*)/ <[{id}]>"),
+            None => "free".to_owned(),
+        };
+        let mark = regex_syntax::escape(mark).replace('/', "\\/");
+        GrammarWithLexer::from_lark(format!(
+            "start: {free} blanks @answer\nfree[lazy]: /(?s:.*){mark}/\nblanks: /[ \\r\\n]{{0,4}}/\n"
+        ))
     }
 }
 

@@ -44,12 +44,12 @@ impl Demo {
     }
 
     fn compile(&self, kind: Kind, text: &str) -> Grammar {
-        let grammar = self.grammars.compile(kind, text);
+        let grammar = self.grammars.compile(kind, text, "");
         grammar.unwrap_or_else(|e| panic!("{text}: {}", e.message))
     }
 
     fn refusal(&self, kind: Kind, text: &str) -> String {
-        let error = self.grammars.compile(kind, text).err();
+        let error = self.grammars.compile(kind, text, "").err();
         let error = error.unwrap_or_else(|| panic!("{text} is taken"));
         assert_eq!(error.kind, ErrorKind::Request, "{text}: {}", error.message);
         error.message
@@ -247,6 +247,61 @@ fn rules_are_lark_or_gbnf() {
     }
 }
 
+/// What a model thinks before it answers is its own; a special token may end it.
+#[test]
+fn a_grammar_may_begin_behind_a_mark() {
+    let demo = Demo::new();
+    let special = demo.tokenizer.token(demo.end as i32).unwrap();
+    for (kind, text) in [
+        (Kind::Regex, "[0-9]{3}"),
+        (Kind::Grammar, "start: /[0-9]/{3}"),
+        (
+            Kind::JsonSchema,
+            "{\"type\": \"integer\", \"minimum\": 100, \"maximum\": 999}",
+        ),
+    ] {
+        for mark in ["</think>", special.as_str()] {
+            let grammar = demo.grammars.compile(kind, text, mark);
+            let grammar = grammar.unwrap_or_else(|e| panic!("{text}: {}", e.message));
+            let mut matcher = grammar.start().ok().unwrap();
+            let mut ids: Vec<u32> = Vec::new();
+            let thought = demo
+                .tokenizer
+                .inner
+                .encode("So {it} is 7.\n", false)
+                .unwrap();
+            ids.extend(thought.get_ids());
+            match mark == special {
+                true => ids.push(demo.end),
+                false => ids.extend(demo.tokenizer.inner.encode(mark, false).unwrap().get_ids()),
+            }
+            ids.extend(
+                demo.tokenizer
+                    .inner
+                    .encode("\n\n123", false)
+                    .unwrap()
+                    .get_ids(),
+            );
+            for id in ids {
+                assert!(
+                    demo.allowed(&mut matcher).contains(&id),
+                    "{text} {mark}: {id}"
+                );
+                matcher
+                    .accept(id)
+                    .unwrap_or_else(|e| panic!("{}", e.message));
+            }
+            assert!(demo.allowed(&mut matcher).contains(&demo.end));
+            let mut early = grammar.start().ok().unwrap();
+            let first = demo.tokenizer.inner.encode("12", false).unwrap().get_ids()[0];
+            early.accept(first).ok().unwrap();
+            if mark != special {
+                assert!(!demo.allowed(&mut early).contains(&demo.end));
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_obeyed_is_refused() {
     let demo = Demo::new();
@@ -357,7 +412,7 @@ fn hostile_grammars_are_bounded() {
         println!("{shown}");
         let begin = Instant::now();
         let (peak, (made, written)) = memory::peak_of(|| {
-            let made = demo.grammars.compile(kind, &text);
+            let made = demo.grammars.compile(kind, &text, "");
             let taken = made.is_ok();
             let mut written = 0;
             if let Ok(grammar) = made {

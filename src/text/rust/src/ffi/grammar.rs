@@ -44,16 +44,22 @@ pub unsafe extern "C" fn moesaic_grammar_compile(
     kind: i32,
     text: *const u8,
     size: usize,
+    after: *const u8,
+    after_size: usize,
     held: *mut u64,
     error: *mut TextError,
 ) -> *mut Grammar {
-    let (grammars, text) = (&*grammars, slice_of(text, size));
+    let (grammars, text, after) = (
+        &*grammars,
+        slice_of(text, size),
+        slice_of(after, after_size),
+    );
     let kind = match kind {
         JSON_SCHEMA => Kind::JsonSchema,
         REGEX => Kind::Regex,
         _ => Kind::Grammar,
     };
-    let grammar = guarded(error, || grammars.compile(kind, utf8(text)?));
+    let grammar = guarded(error, || grammars.compile(kind, utf8(text)?, utf8(after)?));
     held.write(grammar.as_ref().map_or(0, |grammar| grammar.held as u64));
     boxed(grammar)
 }
