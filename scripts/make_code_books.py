@@ -4,8 +4,8 @@
     python3 -m venv venv && venv/bin/pip install gguf
     venv/bin/python scripts/make_code_books.py > src/tensor/code_books.cpp
 
-An entry stands for four or eight values. The package has each value as an index into the few that occur;
-here an entry is one number, the first value's index lowest.
+An entry stands for four or eight values. The package has each value as an index into the few that
+occur; here an entry is one number, the first value's index lowest.
 """
 
 import numpy as np

@@ -342,16 +342,21 @@ std::shared_ptr<const text::Grammar> ConstraintCache::find(const Key& key) {
 
 void ConstraintCache::keep(const Key& key, std::shared_ptr<const text::Grammar> grammar) {
   const std::lock_guard lock(mutex_);
-  const auto drop = [&](Kept::iterator entry) {
-    bytes_ -= size_of(*entry);
-    index_.erase(entry->first);
-    kept_.erase(entry);
-  };
-  if (const auto known = index_.find(key); known != index_.end()) drop(known->second);
+  if (const auto known = index_.find(key); known != index_.end()) kept_.erase(known->second);
   kept_.emplace_front(key, std::move(grammar));
   index_[key] = kept_.begin();
-  bytes_ += size_of(kept_.front());
-  while (bytes_ > kKeptBytes || kept_.size() > kKeptGrammars) drop(std::prev(kept_.end()));
+  // They grow while they are used, so their sizes are those of now.
+  uint64_t bytes = 0;
+  size_t count = 0;
+  for (auto entry = kept_.begin(); entry != kept_.end();) {
+    bytes += size_of(*entry);
+    if (bytes <= kKeptBytes && ++count <= kKeptGrammars) {
+      ++entry;
+    } else {
+      index_.erase(entry->first);
+      entry = kept_.erase(entry);
+    }
+  }
 }
 
 ConstraintCache::Found ConstraintCache::get(const ConstraintText& text, std::string_view after) {

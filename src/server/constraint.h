@@ -79,7 +79,6 @@ class ConstraintCache {
   std::mutex mutex_;  ///< of what follows
   Kept kept_;         ///< the last one asked for first
   std::map<Key, Kept::iterator> index_;
-  uint64_t bytes_ = 0;
 };
 
 }  // namespace moesaic::server

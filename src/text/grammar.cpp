@@ -56,9 +56,10 @@ void GrammarPath::accept(int32_t token) {
   if (!moesaic_matcher_accept(impl_->matcher, token, &error)) raise(error);
 }
 
-Grammar::Grammar(std::unique_ptr<Impl> impl, uint64_t bytes)
-    : impl_(std::move(impl)), bytes_(bytes) {}
+Grammar::Grammar(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Grammar::~Grammar() = default;
+
+uint64_t Grammar::bytes() const { return moesaic_grammar_bytes(impl_->grammar); }
 
 std::unique_ptr<GrammarPath> Grammar::start() const {
   MoesaicTextError error = no_error();
@@ -86,13 +87,10 @@ std::shared_ptr<const Grammar> Grammars::compile(Kind kind, std::string_view tex
                          : kind == Kind::kRegex    ? MOESAIC_GRAMMAR_REGEX
                                                    : MOESAIC_GRAMMAR_RULES;
   MoesaicTextError error = no_error();
-  uint64_t bytes = 0;
-  MoesaicGrammar* handle =
-      moesaic_grammar_compile(impl_->grammars, number, bytes_of(text), text.size(), bytes_of(after),
-                              after.size(), &bytes, &error);
+  MoesaicGrammar* handle = moesaic_grammar_compile(
+      impl_->grammars, number, bytes_of(text), text.size(), bytes_of(after), after.size(), &error);
   if (handle == nullptr) raise(error);
-  return std::shared_ptr<const Grammar>(
-      new Grammar(std::make_unique<Grammar::Impl>(handle), bytes));
+  return std::shared_ptr<const Grammar>(new Grammar(std::make_unique<Grammar::Impl>(handle)));
 }
 
 }  // namespace moesaic::text

@@ -37,16 +37,16 @@ class Grammar {
  public:
   ~Grammar();
 
-  uint64_t bytes() const { return bytes_; }  ///< that it takes in memory, before any path
+  /// That it takes now, with its paths and what was found out on them.
+  uint64_t bytes() const;
   /// Throws when the grammar failed on an earlier path: it must be made again.
   std::unique_ptr<GrammarPath> start() const;
 
  private:
   friend class Grammars;
   struct Impl;
-  Grammar(std::unique_ptr<Impl> impl, uint64_t bytes);
+  explicit Grammar(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
-  uint64_t bytes_;
 };
 
 class Grammars {

@@ -174,11 +174,13 @@ enum {
   MOESAIC_GRAMMAR_RULES = 2,
 };
 /// Null with kind MOESAIC_TEXT_REQUEST when the text is wrong or too much. With `after`, what comes
-/// up to that text or special token is free. `held`: bytes that the grammar takes. A grammar may be used by many callers, and outlives `grammars`.
+/// up to that text or special token is free. A grammar may be used by many callers, and outlives
+/// `grammars`.
 MoesaicGrammar* moesaic_grammar_compile(const MoesaicGrammars* grammars, int32_t kind,
                                         const uint8_t* text, size_t size, const uint8_t* after,
-                                        size_t after_size, uint64_t* held,
-                                        MoesaicTextError* error);
+                                        size_t after_size, MoesaicTextError* error);
+/// Bytes that it takes now, with what was found out on the ways through it.
+uint64_t moesaic_grammar_bytes(const MoesaicGrammar* grammar);
 void moesaic_grammar_free(MoesaicGrammar* grammar);
 
 /// A way through a grammar, used by one caller at a time. Null when the grammar failed under an

@@ -1,6 +1,7 @@
 //! Grammars that an answer obeys, over the tokens of a tokenizer: which may come next. The `llguidance`
 //! crate does the work; here are its tokens, its limits and its errors as ours.
 
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
@@ -18,8 +19,10 @@ use crate::tokenizer::Tokenizer;
 /// Between the parts of a JSON text: a blank, or one or two ends of lines with an indentation. A model
 /// that would write nothing but blanks has to go on.
 const BLANKS: &str = r"\x20|(\r?\n){1,2}[\x20\t]{0,40}";
-/// States of a grammar's lexer, which all answers that obey it share; each takes one or two kilobytes.
+/// States of a lexer; each takes one or two kilobytes.
 const MOST_STATES: usize = 16_384;
+/// Bytes of a grammar with all that is found out while answers obey it.
+const MOST_HELD: isize = 32 << 20;
 /// Symbols of a grammar, and bytes of its text: what they take grows with their square, to a second.
 const MOST_SYMBOLS: usize = 100_000;
 const MOST_BYTES: usize = 128 << 10;
@@ -40,16 +43,17 @@ pub struct Grammars {
     factory: ParserFactory,
 }
 
-/// A grammar before any token.
+/// A grammar before any token. Answers that obey it share what its lexer finds out.
 pub struct Grammar {
     start: Mutex<Inner>,
-    /// Bytes that it held when it was made.
-    pub held: usize,
+    /// Bytes that it and all ways through it hold.
+    held: Arc<AtomicIsize>,
 }
 
 /// The way of one answer through a grammar.
 pub struct Matcher {
     inner: Inner,
+    held: Arc<AtomicIsize>,
 }
 
 struct Tokens {
@@ -129,10 +133,9 @@ impl Grammars {
         // What cannot be obeyed at all is told now.
         start.compute_mask_or_eos().map_err(refused)?;
         memory::check()?;
-        let held = usize::try_from(memory::held() - before).unwrap_or(0);
         Ok(Grammar {
             start: Mutex::new(start),
-            held,
+            held: Arc::new(AtomicIsize::new(memory::held() - before)),
         })
     }
 }
@@ -155,10 +158,33 @@ impl Grammars {
 impl Grammar {
     /// Fails when the grammar broke under an earlier answer, and must be made anew.
     pub fn start(&self) -> Result<Matcher> {
+        let before = memory::held();
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
         let mut inner = start.clone();
         inner.is_accepting().map_err(failed)?;
-        Ok(Matcher { inner })
+        self.held
+            .fetch_add(memory::held() - before, Ordering::Relaxed);
+        Ok(Matcher {
+            inner,
+            held: self.held.clone(),
+        })
+    }
+
+    /// Bytes that it holds, with all that was found out so far.
+    pub fn bytes(&self) -> u64 {
+        self.held.load(Ordering::Relaxed).max(0) as u64
+    }
+}
+
+impl Drop for Matcher {
+    fn drop(&mut self) {
+        let before = memory::held();
+        drop(std::mem::replace(
+            &mut self.inner,
+            Inner::new(Err(anyhow::anyhow!(""))),
+        ));
+        self.held
+            .fetch_add(memory::held() - before, Ordering::Relaxed);
     }
 }
 
@@ -166,12 +192,14 @@ impl Matcher {
     /// Sets bit t % 32 of word t / 32 for each token t that may come next: the ends of an answer, where
     /// it may end; nothing else where it must.
     pub fn allowed(&mut self, words: &mut [u32]) -> Result<()> {
-        let mask = self.inner.compute_mask_or_eos().map_err(failed)?;
-        let mask = mask.as_slice();
-        let count = mask.len().min(words.len());
-        words[..count].copy_from_slice(&mask[..count]);
-        words[count..].fill(0);
-        memory::check()
+        self.counted(|inner| {
+            let mask = inner.compute_mask_or_eos().map_err(failed)?;
+            let mask = mask.as_slice();
+            let count = mask.len().min(words.len());
+            words[..count].copy_from_slice(&mask[..count]);
+            words[count..].fill(0);
+            Ok(())
+        })
     }
 
     /// Takes a token that was allowed; after an answer's end, whatever comes.
@@ -179,7 +207,17 @@ impl Matcher {
         if self.inner.is_stopped() && !self.inner.is_error() {
             return Ok(());
         }
-        self.inner.consume_token(id).map_err(failed)?;
+        self.counted(|inner| inner.consume_token(id).map_err(failed))
+    }
+
+    /// Does some work, and counts what it leaves in memory.
+    fn counted(&mut self, work: impl FnOnce(&mut Inner) -> Result<()>) -> Result<()> {
+        let before = memory::held();
+        work(&mut self.inner)?;
+        let more = memory::held() - before;
+        if self.held.fetch_add(more, Ordering::Relaxed) + more > MOST_HELD {
+            return Err(Error::request("the grammar has become too large"));
+        }
         memory::check()
     }
 }

@@ -37,7 +37,7 @@ pub unsafe extern "C" fn moesaic_grammars_free(grammars: *mut Grammars) {
 }
 
 /// # Safety
-/// Pointers are valid for their sizes; `held` and `error` are writable.
+/// Pointers are valid for their sizes; `error` is writable.
 #[no_mangle]
 pub unsafe extern "C" fn moesaic_grammar_compile(
     grammars: *const Grammars,
@@ -46,7 +46,6 @@ pub unsafe extern "C" fn moesaic_grammar_compile(
     size: usize,
     after: *const u8,
     after_size: usize,
-    held: *mut u64,
     error: *mut TextError,
 ) -> *mut Grammar {
     let (grammars, text, after) = (
@@ -59,9 +58,16 @@ pub unsafe extern "C" fn moesaic_grammar_compile(
         REGEX => Kind::Regex,
         _ => Kind::Grammar,
     };
-    let grammar = guarded(error, || grammars.compile(kind, utf8(text)?, utf8(after)?));
-    held.write(grammar.as_ref().map_or(0, |grammar| grammar.held as u64));
-    boxed(grammar)
+    boxed(guarded(error, || {
+        grammars.compile(kind, utf8(text)?, utf8(after)?)
+    }))
+}
+
+/// # Safety
+/// `grammar` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn moesaic_grammar_bytes(grammar: *const Grammar) -> u64 {
+    (*grammar).bytes()
 }
 
 /// # Safety
