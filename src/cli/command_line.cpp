@@ -494,7 +494,7 @@ std::string help_text(const Command& command) {
       out += fmt::format("\n{}:\n", group);
     }
     out += fmt::format(
-        "  --{}{}\n      {}\n", row.name, placeholder(row),
+        "  {}\n      {}\n", wrapped(fmt::format("--{}{}", row.name, placeholder(row)), 2),
         wrapped(fmt::format("{}{}{}", row.help, range_in_words(row),
                             row.fallback.empty() ? "" : fmt::format(" Default {}.", row.fallback)),
                 6));

@@ -143,13 +143,20 @@ bool read_objects(std::string_view body, const TextParameters&, std::vector<Tool
   return !calls.empty();
 }
 
+/// Whether a text without quotes can be a function's name.
+bool is_name(std::string_view text) {
+  constexpr size_t kLongest = 256;
+  return !text.empty() && text.size() <= kLongest &&
+         text.find_first_of(" \t\r\n<>{}[]()\"'`,;") == std::string_view::npos;
+}
+
 /// A name and its arguments, an object.
 bool add_named(std::string_view name, std::string_view arguments, std::vector<ToolCall>& out,
                std::string_view id = {}) {
   name = trimmed(name);
   arguments = trimmed(arguments);
   if (arguments.empty()) arguments = "{}";
-  if (name.empty() || !is_object(arguments)) return false;
+  if (!is_name(name) || !is_object(arguments)) return false;
   out.push_back({std::string(name), std::string(arguments), std::string(id)});
   return true;
 }
@@ -236,7 +243,7 @@ class CallBuilder {
     arguments_.add(key, is_json ? std::string(trimmed(value)) : json_text(value));
   }
   bool finish(std::vector<ToolCall>& out) const {
-    if (name_.empty()) return false;
+    if (!is_name(name_)) return false;
     out.push_back({name_, arguments_.text(), ""});
     return true;
   }

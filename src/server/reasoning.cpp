@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "server/marks.h"
+
 namespace moesaic::server {
 namespace {
 
@@ -24,14 +26,6 @@ constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
 };
 
 constexpr std::string_view kBlanks = " \t\r\n";
-
-/// Bytes at the end of `text` that may be the beginning of `mark`.
-size_t partial_mark(std::string_view text, std::string_view mark) {
-  for (size_t size = std::min(mark.size() - 1, text.size()); size > 0; --size) {
-    if (text.ends_with(mark.substr(0, size))) return size;
-  }
-  return 0;
-}
 
 }  // namespace
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/marks.h"
+
 namespace moesaic::server {
 namespace {
 
@@ -10,14 +12,10 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-/// Bytes at the end of `text` that may be the beginning of a mark.
-size_t partial_mark(std::string_view text, const std::vector<std::string_view>& marks) {
+/// Bytes at the end of `text` that may be the beginning of one of the marks.
+size_t partial_marks(std::string_view text, const std::vector<std::string_view>& marks) {
   size_t most = 0;
-  for (const std::string_view mark : marks) {
-    for (size_t size = std::min(mark.size() - 1, text.size()); size > most; --size) {
-      if (text.ends_with(mark.substr(0, size))) most = size;
-    }
-  }
+  for (const std::string_view mark : marks) most = std::max(most, partial_mark(text, mark));
   return most;
 }
 
@@ -37,19 +35,19 @@ ToolCallParser::ToolCallParser(const CallForm& form, std::shared_ptr<const TextP
   collect(within_, {form.close.empty() ? form.open : form.close});
 }
 
-/// Line breaks beside calls say nothing.
-void ToolCallParser::show(std::string_view text, Pieces& out) const {
-  if (!(any_calls_ && is_blank(text))) out.content += text;
+/// Line breaks behind calls say nothing.
+void ToolCallParser::show(std::string_view text, Pieces& out) {
+  if (after_call_ && is_blank(text)) return;
+  out.content += text;
+  if (!text.empty()) after_call_ = false;
 }
 
 void ToolCallParser::close_call(std::string_view body, std::string_view closing, Pieces& out) {
   static const TextParameters kNone;
   if (form_->read(body, texts_ ? *texts_ : kNone, out.calls)) {
-    any_calls_ = true;
+    after_call_ = true;
   } else {
-    out.content += opening_;
-    out.content += body;
-    out.content += closing;
+    show(opening_ + std::string(body) + std::string(closing), out);
   }
   opening_.clear();
 }
@@ -105,9 +103,9 @@ ToolCallParser::Pieces ToolCallParser::add(std::string_view text) {
   while (step(out)) {
   }
   if (inside_) return out;
-  const std::string certain = held_.substr(0, held_.size() - partial_mark(held_, outside_));
-  if (any_calls_ && is_blank(certain)) return out;
-  out.content += certain;
+  const std::string certain = held_.substr(0, held_.size() - partial_marks(held_, outside_));
+  if (after_call_ && is_blank(certain)) return out;
+  show(certain, out);
   held_.erase(0, certain.size());
   searched_ = 0;
   return out;

@@ -28,12 +28,10 @@ class ToolCallParser {
   /// The rest. A call that never closed is one if it is whole, and content otherwise.
   Pieces end();
 
-  bool any_calls() const { return any_calls_; }
-
  private:
   void begin(Pieces& out);
   bool step(Pieces& out);
-  void show(std::string_view text, Pieces& out) const;
+  void show(std::string_view text, Pieces& out);
   void close_call(std::string_view body, std::string_view closing, Pieces& out);
   size_t find_mark(std::string_view& found) const;
 
@@ -47,7 +45,7 @@ class ToolCallParser {
   size_t searched_ = 0;  ///< bytes of held_ known to hold no whole mark
   bool started_ = false;
   bool inside_ = false;
-  bool any_calls_ = false;
+  bool after_call_ = false;  ///< nothing but blanks since
 };
 
 }  // namespace moesaic::server

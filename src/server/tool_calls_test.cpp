@@ -37,6 +37,13 @@ TEST(ToolCallParser, SeparatesCallsFromTextInAnyPieces) {
   }
 }
 
+TEST(ToolCallParser, TextBehindACallIsWholeInAnyPieces) {
+  const std::string text = "<tool_call>{\"name\":\"x\"}</tool_call>\n\nDone.\n\n";
+  for (size_t piece = 1; piece < text.size(); ++piece) {
+    EXPECT_EQ(parse(text, piece).content, "\n\nDone.\n\n") << piece;
+  }
+}
+
 TEST(ToolCallParser, ArgumentsAreAsTheModelWroteThem) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"name":"x","arguments":{"a": 12345678901234567890123, "b":2.50 , "c":[1e5,-0.10]} })",
@@ -229,6 +236,7 @@ TEST(ToolCallForms, AnswersThatOnlyLookLikeCallsStayText) {
            {"mistral", "[TOOL_CALLS] none"},
            {"qwen3_coder", "<tool_call>\n{\"name\": \"f\"}\n</tool_call>"},
            {"glm45", "<tool_call></tool_call>"},
+           {"glm45", "<tool_call>no name at all</tool_call>"},
        }) {
     const auto pieces = parse(text, 2, *find_call_form(name));
     EXPECT_EQ(pieces.content, text);
