@@ -21,10 +21,10 @@ struct Parts {
   std::vector<ToolCall> calls;
 };
 
-Parts parse(std::string_view text, size_t piece, const ReasoningForm* thinks, bool inside,
+Parts parse(std::string_view text, size_t piece, const ReasoningForm* thinks, Reasoning coming,
             const CallForm& form) {
   Parts out;
-  ReasoningParser reasoning(thinks, inside);
+  ReasoningParser reasoning(thinks, coming);
   ToolCallParser calls(form, nullptr);
   const auto take = [&](const ReasoningParser::Pieces& pieces, bool end) {
     out.reasoning += pieces.reasoning;
@@ -57,12 +57,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const CallForm& form = forms[data[0] % forms.size()];
   const size_t thought = data[1] / 2 % (thoughts.size() + 1);
   const ReasoningForm* thinks = thought < thoughts.size() ? &thoughts[thought] : nullptr;
-  const bool inside = data[1] % 2 != 0;
+  const Reasoning coming = data[1] % 2 != 0 ? Reasoning::kOpened : Reasoning::kMayCome;
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
 
-  const Parts whole = parse(text, text.size() + 1, thinks, inside, form);
+  const Parts whole = parse(text, text.size() + 1, thinks, coming, form);
   for (const size_t piece : {size_t{1}, size_t{5}}) {
-    const Parts pieces = parse(text, piece, thinks, inside, form);
+    const Parts pieces = parse(text, piece, thinks, coming, form);
     MOESAIC_ASSERT(pieces.reasoning == whole.reasoning);
     MOESAIC_ASSERT(pieces.content == whole.content);
     MOESAIC_ASSERT(pieces.calls.size() == whole.calls.size());

@@ -52,8 +52,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                        Grammars::Kind::kRules};
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
   try {
-    const auto grammar =
-        demo.grammars.compile(kKinds[data[0] % 3], text, data[0] % 2 != 0 ? "</think>" : "");
+    const auto grammar = demo.grammars.compile(
+        kKinds[data[0] % 3], text,
+        {data[0] % 4 > 1 ? "<think>" : "", data[0] % 2 != 0 ? "</think>" : ""});
     for (uint32_t number = 1; number <= 2; ++number) walk(*grammar, demo, number);
   } catch (const moesaic::base::RequestError&) {
     // It is no grammar, or too much of one.

@@ -138,10 +138,13 @@ GenerationRequest Api::accept_common(const CommonRequest& request, ByteShare hel
 
 void Api::constrain(const ConstraintText& text, GenerationRequest& accepted) const {
   // Where the model thinks first, what it thinks is its own.
-  const bool thinks = accepted.reasoning_form != nullptr &&
-                      (accepted.reasoning_opened || accepted.reasoning_form->always);
-  auto found =
-      constraints_->get(text, thinks ? accepted.reasoning_form->close : std::string_view());
+  text::Grammars::Thought thought;
+  if (accepted.reasoning == Reasoning::kOpened) {
+    thought.close = accepted.reasoning_form->close;
+  } else if (accepted.reasoning == Reasoning::kMayCome) {
+    thought = {accepted.reasoning_form->open, accepted.reasoning_form->close};
+  }
+  auto found = constraints_->get(text, thought);
   accepted.sampling.constraint = std::move(found.constraint);
   accepted.held.grow(found.bytes);
 }
@@ -304,8 +307,7 @@ void Api::choose_forms(const ChatRequest& request, std::string_view prompt,
   }
   accepted.include_reasoning = request.include_reasoning;
   accepted.reasoning_form = reasoning_form_;
-  accepted.reasoning_opened =
-      reasoning_form_ != nullptr && opens_reasoning(*reasoning_form_, prompt);
+  if (reasoning_form_ != nullptr) accepted.reasoning = reasoning_after(*reasoning_form_, prompt);
   // The marks may be special tokens; without them there would be nothing to find.
   const auto special = [&](std::string_view mark) {
     const auto id = model_.tokenizer->token_to_id(mark);

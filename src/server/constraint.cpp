@@ -359,11 +359,12 @@ void ConstraintCache::keep(const Key& key, std::shared_ptr<const text::Grammar> 
   }
 }
 
-ConstraintCache::Found ConstraintCache::get(const ConstraintText& text, std::string_view after) {
+ConstraintCache::Found ConstraintCache::get(const ConstraintText& text,
+                                            const text::Grammars::Thought& thought) {
   if (!tokenizer_) {
     value_error(text.param, "this server runs without a tokenizer, which structured output needs");
   }
-  const Key key{text.kind, text.text, std::string(after)};
+  const Key key{text.kind, text.text, std::string(thought.open), std::string(thought.close)};
   auto grammar = find(key);
   try {
     if (grammar) grammar->start();
@@ -372,7 +373,7 @@ ConstraintCache::Found ConstraintCache::get(const ConstraintText& text, std::str
   }
   if (!grammar) {
     try {
-      grammar = grammars().compile(text.kind, text.text, after);
+      grammar = grammars().compile(text.kind, text.text, thought);
     } catch (const base::RequestError& error) {
       throw base::RequestError(error.status(), error.type(),
                                fmt::format("{}: {}", text.param, error.what()), text.param);

@@ -58,13 +58,12 @@ class ConstraintCache {
     std::shared_ptr<const engine::Constraint> constraint;
     uint64_t bytes = 0;  ///< that it holds
   };
-  /// With `after`, what comes up to that mark is free and the grammar begins behind it. Throws
-  /// RequestError(400) when the grammar is wrong or too much. Thread-safe.
-  Found get(const ConstraintText& text, std::string_view after = {});
+  /// Throws RequestError(400) when the grammar is wrong or too much. Thread-safe.
+  Found get(const ConstraintText& text, const text::Grammars::Thought& thought = {});
 
  private:
-  /// Kind, text, and what it comes after.
-  using Key = std::tuple<text::Grammars::Kind, std::string, std::string>;
+  /// Kind, text, and how a thought before it begins and ends.
+  using Key = std::tuple<text::Grammars::Kind, std::string, std::string, std::string>;
   using Kept = std::list<std::pair<Key, std::shared_ptr<const text::Grammar>>>;
   std::shared_ptr<const text::Grammar> find(const Key& key);
   void keep(const Key& key, std::shared_ptr<const text::Grammar> grammar);

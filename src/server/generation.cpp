@@ -92,7 +92,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, GenerationReq
       ChoiceState choice;
       choice.index = static_cast<int32_t>(choices_.size());
       choice.prompt = static_cast<int32_t>(prompt);
-      choice.reasoning = ReasoningParser(accepted_.reasoning_form, accepted_.reasoning_opened);
+      choice.reasoning = ReasoningParser(accepted_.reasoning_form, accepted_.reasoning);
       choice.tools = ToolCallParser(*accepted_.call_form, accepted_.text_parameters);
       if (accepted_.echoes_logprobs()) choice.characters = prompts_[prompt].offsets.back();
       choices_.push_back(std::move(choice));

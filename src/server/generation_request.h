@@ -52,7 +52,7 @@ struct GenerationRequest {
   const CallForm* call_form = &call_forms().front();
   std::shared_ptr<const TextParameters> text_parameters;  ///< of the tools
   const ReasoningForm* reasoning_form = nullptr;          ///< null: reasoning is part of the answer
-  bool reasoning_opened = false;                          ///< by the prompt
+  Reasoning reasoning = Reasoning::kNone;
   bool include_reasoning = true;
   bool parallel_tool_calls = true;
   bool named_call = false;  ///< the request named the function, and so the answer just stops

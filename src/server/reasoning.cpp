@@ -12,7 +12,7 @@ namespace {
 // clang-format off
 constexpr std::array kForms = {
     // name, marks, sign in a template, whether a model always thinks
-    ReasoningForm{"qwen3", "<think>", "</think>", "<think>", false},
+    ReasoningForm{"qwen3", "<think>", "</think>", "think>", false},
     ReasoningForm{"deepseek_r1", "<think>", "</think>", "", true},
     ReasoningForm{"mistral", "[THINK]", "[/THINK]", "[THINK]", false},
     ReasoningForm{"granite", "Here is my thought process:", "Here is my response:", "Here is my thought process:", false},
@@ -47,16 +47,20 @@ const ReasoningForm* reasoning_form_of(std::string_view chat_template) {
   return found == kForms.end() ? nullptr : &*found;
 }
 
-bool opens_reasoning(const ReasoningForm& form, std::string_view prompt) {
+Reasoning reasoning_after(const ReasoningForm& form, std::string_view prompt) {
   const size_t end = prompt.find_last_not_of(kBlanks);
-  return end != std::string_view::npos && prompt.substr(0, end + 1).ends_with(form.open);
+  if (end != std::string_view::npos) prompt = prompt.substr(0, end + 1);
+  if (prompt.ends_with(form.open)) return Reasoning::kOpened;
+  // A thought that the prompt closes, to have none.
+  if (prompt.ends_with(form.close)) return Reasoning::kNone;
+  return form.always ? Reasoning::kOpened : Reasoning::kMayCome;
 }
 
-ReasoningParser::ReasoningParser(const ReasoningForm* form, bool inside)
+ReasoningParser::ReasoningParser(const ReasoningForm* form, Reasoning coming)
     : form_(form),
-      state_(form == nullptr          ? State::kAnswer
-             : inside || form->always ? State::kOpened
-                                      : State::kBefore) {}
+      state_(form == nullptr || coming == Reasoning::kNone ? State::kAnswer
+             : coming == Reasoning::kOpened                ? State::kOpened
+                                                           : State::kBefore) {}
 
 /// Gives out what is certain of held_.
 void ReasoningParser::go_on(Pieces& out) {

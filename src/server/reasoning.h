@@ -2,6 +2,7 @@
 
 // What a model thinks before it answers, told apart from the answer while the text arrives.
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,14 +21,20 @@ std::span<const ReasoningForm> reasoning_forms();
 const ReasoningForm* find_reasoning_form(std::string_view name);
 /// The form that a chat template shows; null when it shows none.
 const ReasoningForm* reasoning_form_of(std::string_view chat_template);
-/// Whether a prompt ends inside of a thought that it opens.
-bool opens_reasoning(const ReasoningForm& form, std::string_view prompt);
+
+/// What a prompt leaves to come.
+enum class Reasoning : uint8_t {
+  kNone,     ///< an answer
+  kMayCome,  ///< a thought, or an answer at once
+  kOpened,   ///< a thought that has begun
+};
+Reasoning reasoning_after(const ReasoningForm& form, std::string_view prompt);
 
 class ReasoningParser {
  public:
-  ReasoningParser() : ReasoningParser(nullptr, false) {}
-  /// `form` null: everything is answer. `inside`: the prompt has opened a thought.
-  ReasoningParser(const ReasoningForm* form, bool inside);
+  ReasoningParser() : ReasoningParser(nullptr, Reasoning::kNone) {}
+  /// `form` may be null where nothing comes but an answer.
+  ReasoningParser(const ReasoningForm* form, Reasoning coming);
 
   struct Pieces {
     std::string reasoning;

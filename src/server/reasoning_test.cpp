@@ -7,9 +7,9 @@
 namespace moesaic::server::testing {
 namespace {
 
-ReasoningParser::Pieces parse(const ReasoningForm* form, bool inside, const std::string& text,
+ReasoningParser::Pieces parse(const ReasoningForm* form, Reasoning coming, const std::string& text,
                               size_t piece) {
-  ReasoningParser parser(form, inside);
+  ReasoningParser parser(form, coming);
   ReasoningParser::Pieces all;
   const auto add = [&](const ReasoningParser::Pieces& pieces) {
     all.reasoning += pieces.reasoning;
@@ -23,28 +23,30 @@ ReasoningParser::Pieces parse(const ReasoningForm* form, bool inside, const std:
 TEST(Reasoning, IsToldFromTheAnswerInAnyPieces) {
   struct Case {
     const char* form;
-    bool inside;
+    Reasoning coming;
     std::string text, reasoning, answer;
   };
   const std::vector<Case> cases = {
-      {"qwen3", false, "<think>\nsix\n\ntimes < 7\n</think>\n\nforty-two\n", "six\n\ntimes < 7",
-       "forty-two\n"},
-      {"qwen3", false, "  <think></think>yes", "", "yes"},
-      {"qwen3", false, "no <think>thought</think>", "", "no <think>thought</think>"},
-      {"qwen3", false, "<thin air", "", "<thin air"},
-      {"qwen3", false, "<think>without an end </thin", "without an end </thin", ""},
-      {"qwen3", true, "six\n</think>\n\nforty-two", "six", "forty-two"},
-      {"qwen3", true, "<think>\nsix</think>x</think>", "six", "x</think>"},
-      {"deepseek_r1", false, "six <think></think>x", "six <think>", "x"},
-      {"mistral", false, "[THINK]a[/THINK]b", "a", "b"},
-      {"granite", false, "Here is my thought process:\na.\n\nHere is my response:\nb.", "a.", "b."},
-      {"none", true, "<think>a</think>b", "", "<think>a</think>b"},
-      {"qwen3", false, "", "", ""},
+      {"qwen3", Reasoning::kMayCome, "<think>\nsix\n\ntimes < 7\n</think>\n\nforty-two\n",
+       "six\n\ntimes < 7", "forty-two\n"},
+      {"qwen3", Reasoning::kMayCome, "  <think></think>yes", "", "yes"},
+      {"qwen3", Reasoning::kMayCome, "no <think>thought</think>", "", "no <think>thought</think>"},
+      {"qwen3", Reasoning::kMayCome, "<thin air", "", "<thin air"},
+      {"qwen3", Reasoning::kMayCome, "<think>without an end </thin", "without an end </thin", ""},
+      {"qwen3", Reasoning::kOpened, "six\n</think>\n\nforty-two", "six", "forty-two"},
+      {"qwen3", Reasoning::kOpened, "<think>\nsix</think>x</think>", "six", "x</think>"},
+      {"deepseek_r1", Reasoning::kOpened, "six <think></think>x", "six <think>", "x"},
+      {"mistral", Reasoning::kMayCome, "[THINK]a[/THINK]b", "a", "b"},
+      {"granite", Reasoning::kMayCome,
+       "Here is my thought process:\na.\n\nHere is my response:\nb.", "a.", "b."},
+      {"none", Reasoning::kOpened, "<think>a</think>b", "", "<think>a</think>b"},
+      {"qwen3", Reasoning::kNone, "<think>a</think>b", "", "<think>a</think>b"},
+      {"qwen3", Reasoning::kMayCome, "", "", ""},
   };
   for (const Case& example : cases) {
     for (size_t piece = 1; piece <= example.text.size() + 1; ++piece) {
       const auto pieces =
-          parse(find_reasoning_form(example.form), example.inside, example.text, piece);
+          parse(find_reasoning_form(example.form), example.coming, example.text, piece);
       ASSERT_EQ(pieces.reasoning, example.reasoning) << example.text << " in " << piece;
       ASSERT_EQ(pieces.answer, example.answer) << example.text << " in " << piece;
     }
@@ -54,13 +56,15 @@ TEST(Reasoning, IsToldFromTheAnswerInAnyPieces) {
 TEST(Reasoning, FormsAreFoundInTemplatesAndPrompts) {
   EXPECT_EQ(reasoning_form_of("{{ message }}"), nullptr);
   EXPECT_EQ(reasoning_form_of("{{ '<think>\\n' }}")->name, "qwen3");
+  EXPECT_EQ(reasoning_form_of("content.split('</think>')")->name, "qwen3");
   EXPECT_EQ(reasoning_form_of("[THINK]")->name, "mistral");
   EXPECT_EQ(find_reasoning_form("glm45"), find_reasoning_form("qwen3"));
   EXPECT_EQ(find_reasoning_form("none"), nullptr);
   const ReasoningForm& form = *find_reasoning_form("qwen3");
-  EXPECT_TRUE(opens_reasoning(form, "assistant\n<think>\n"));
-  EXPECT_FALSE(opens_reasoning(form, "<think>\n\n</think>\n\n"));
-  EXPECT_FALSE(opens_reasoning(form, "assistant\n"));
+  EXPECT_EQ(reasoning_after(form, "assistant\n<think>\n"), Reasoning::kOpened);
+  EXPECT_EQ(reasoning_after(form, "<think>\n\n</think>\n\n"), Reasoning::kNone);
+  EXPECT_EQ(reasoning_after(form, "assistant\n"), Reasoning::kMayCome);
+  EXPECT_EQ(reasoning_after(*find_reasoning_form("deepseek_r1"), "a"), Reasoning::kOpened);
 }
 
 /// A server whose model is said to think.
@@ -116,19 +120,23 @@ TEST_F(Thinking, IsStreamed) {
   EXPECT_EQ(content, "yes");
 }
 
+/// A thought that always comes, and one that may come.
 TEST(ThinkingFirst, LeavesAGrammarItsAnswer) {
-  Rig rig(TestSettings{{"reasoning-parser", "deepseek_r1"}});
-  const json::object body{{"model", "toy"},
-                          {"messages", {{{"role", "user"}, {"content", "hi"}}}},
-                          {"max_tokens", 100},
-                          {"guided_choice", {"yes", "no"}}};
-  const Answer size = chat(rig, body);
-  rig.knobs->play(size.value().at("usage").at("prompt_tokens").as_int64(), "hm {\n</think>\n");
-  const json::object message =
-      chat(rig, body).value().at("choices").at(0).at("message").as_object();
-  EXPECT_EQ(message.at("reasoning"), json::value("hm {"));
-  const std::string content = text_of(message.at("content"));
-  EXPECT_TRUE(content == "yes" || content == "no") << content;
+  for (const auto& [parser, open] : {std::pair("deepseek_r1", ""), std::pair("qwen3", "<think>")}) {
+    Rig rig(TestSettings{{"reasoning-parser", parser}});
+    const json::object body{{"model", "toy"},
+                            {"messages", {{{"role", "user"}, {"content", "hi"}}}},
+                            {"max_tokens", 100},
+                            {"guided_choice", {"yes", "no"}}};
+    const Answer size = chat(rig, body);
+    rig.knobs->play(size.value().at("usage").at("prompt_tokens").as_int64(),
+                    std::string(open) + "hm {\n</think>\n");
+    const json::object message =
+        chat(rig, body).value().at("choices").at(0).at("message").as_object();
+    EXPECT_EQ(message.at("reasoning"), json::value("hm {")) << parser;
+    const std::string content = text_of(message.at("content"));
+    EXPECT_TRUE(content == "yes" || content == "no") << content;
+  }
 }
 
 }  // namespace

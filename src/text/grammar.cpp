@@ -81,14 +81,15 @@ Grammars::Grammars(const Tokenizer& tokenizer, int64_t vocab_size,
 Grammars::~Grammars() = default;
 
 std::shared_ptr<const Grammar> Grammars::compile(Kind kind, std::string_view text,
-                                                 std::string_view after) const {
+                                                 const Thought& thought) const {
   const base::MemoryClaim claim(kGrammarBytes + kGrammarByte * text.size(), "this grammar");
   const int32_t number = kind == Kind::kJsonSchema ? MOESAIC_GRAMMAR_JSON_SCHEMA
                          : kind == Kind::kRegex    ? MOESAIC_GRAMMAR_REGEX
                                                    : MOESAIC_GRAMMAR_RULES;
   MoesaicTextError error = no_error();
   MoesaicGrammar* handle = moesaic_grammar_compile(
-      impl_->grammars, number, bytes_of(text), text.size(), bytes_of(after), after.size(), &error);
+      impl_->grammars, number, bytes_of(text), text.size(), bytes_of(thought.open),
+      thought.open.size(), bytes_of(thought.close), thought.close.size(), &error);
   if (handle == nullptr) raise(error);
   return std::shared_ptr<const Grammar>(new Grammar(std::make_unique<Grammar::Impl>(handle)));
 }

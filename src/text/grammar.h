@@ -62,11 +62,15 @@ class Grammars {
   Grammars(const Tokenizer& tokenizer, int64_t vocab_size, const std::vector<int32_t>& ends);
   ~Grammars();
 
-  /// With `after`, what comes up to that text or special token is free, and the grammar begins
-  /// behind it. Throws RequestError(400) that says what is wrong with `text`, or that it is too
-  /// much.
+  /// What comes before an answer that obeys: anything up to the text or special token `close`. It
+  /// must come where `open` is empty; else it may, and begins with that. Nothing without `close`.
+  struct Thought {
+    std::string_view open, close;
+  };
+
+  /// Throws RequestError(400) that says what is wrong with `text`, or that it is too much.
   std::shared_ptr<const Grammar> compile(Kind kind, std::string_view text,
-                                         std::string_view after = {}) const;
+                                         const Thought& thought = {}) const;
 
  private:
   struct Impl;

@@ -173,12 +173,13 @@ enum {
   /// Lark, or GBNF.
   MOESAIC_GRAMMAR_RULES = 2,
 };
-/// Null with kind MOESAIC_TEXT_REQUEST when the text is wrong or too much. With `after`, what comes
-/// up to that text or special token is free. A grammar may be used by many callers, and outlives
-/// `grammars`.
+/// Null with kind MOESAIC_TEXT_REQUEST when the text is wrong or too much. With `close`, anything
+/// up to that text or special token may come first: it must where `open` is empty, else it may and
+/// begins with `open`. A grammar may be used by many callers, and outlives `grammars`.
 MoesaicGrammar* moesaic_grammar_compile(const MoesaicGrammars* grammars, int32_t kind,
-                                        const uint8_t* text, size_t size, const uint8_t* after,
-                                        size_t after_size, MoesaicTextError* error);
+                                        const uint8_t* text, size_t size, const uint8_t* open,
+                                        size_t open_size, const uint8_t* close, size_t close_size,
+                                        MoesaicTextError* error);
 /// Bytes that it takes now, with what was found out on the ways through it.
 uint64_t moesaic_grammar_bytes(const MoesaicGrammar* grammar);
 void moesaic_grammar_free(MoesaicGrammar* grammar);

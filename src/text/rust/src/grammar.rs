@@ -38,6 +38,14 @@ pub enum Kind {
     Grammar,
 }
 
+/// What may come before an answer: anything up to a text or a special token, and only if it begins with
+/// another where there is one. Without an end there is no thought.
+#[derive(Default)]
+pub struct Thought<'a> {
+    pub open: &'a str,
+    pub close: &'a str,
+}
+
 /// Makes grammars over the tokens of one model.
 pub struct Grammars {
     factory: ParserFactory,
@@ -101,9 +109,8 @@ impl Grammars {
         Ok(Grammars { factory })
     }
 
-    /// With `after`, what comes up to that text or special token is free, and the grammar begins behind
-    /// it.
-    pub fn compile(&self, kind: Kind, text: &str, after: &str) -> Result<Grammar> {
+    /// With a thought before it, the grammar begins behind that.
+    pub fn compile(&self, kind: Kind, text: &str, thought: &Thought) -> Result<Grammar> {
         if text.len() > MOST_BYTES {
             return Err(Error::request(format!(
                 "it has {} bytes; at most {MOST_BYTES} are taken",
@@ -119,12 +126,12 @@ impl Grammars {
             }
             Kind::Grammar => GrammarWithLexer::from_lark(text.to_owned()),
         };
-        let grammar = if after.is_empty() {
+        let grammar = if thought.close.is_empty() {
             TopLevelGrammar::from_grammar(own)
         } else {
             own.name = Some("answer".to_owned());
             TopLevelGrammar {
-                grammars: vec![self.free_before(after), own],
+                grammars: vec![self.after(thought), own],
                 max_tokens: None,
             }
         };
@@ -141,16 +148,26 @@ impl Grammars {
 }
 
 impl Grammars {
-    /// Anything up to the mark, then the grammar that is named answer.
-    fn free_before(&self, mark: &str) -> GrammarWithLexer {
-        let trie = self.factory.tok_env().tok_trie();
-        let free = match trie.get_special_token(mark) {
+    /// The thought, then the grammar that is named answer.
+    fn after(&self, thought: &Thought) -> GrammarWithLexer {
+        let special = |mark: &str| self.factory.tok_env().tok_trie().get_special_token(mark);
+        let free = match special(thought.close) {
             Some(id) => format!("/(?s:.*)/ <[{id}]>"),
             None => "free".to_owned(),
         };
-        let mark = regex_syntax::escape(mark).replace('/', "\\/");
+        let begin = match special(thought.open) {
+            _ if thought.open.is_empty() => {
+                format!("thought: {free} blanks\nstart: thought @answer")
+            }
+            Some(id) => format!("thought: <[{id}]> {free} blanks\nstart: thought? @answer"),
+            None => format!(
+                "thought: {} {free} blanks\nstart: thought? @answer",
+                Value::from(thought.open)
+            ),
+        };
+        let close = regex_syntax::escape(thought.close).replace('/', "\\/");
         GrammarWithLexer::from_lark(format!(
-            "start: {free} blanks @answer\nfree[lazy]: /(?s:.*){mark}/\nblanks: /[ \\r\\n]{{0,4}}/\n"
+            "{begin}\nfree[lazy]: /(?s:.*){close}/\nblanks: /[ \\r\\n]{{0,4}}/\n"
         ))
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{json, Value};
 
 use crate::error::Kind as ErrorKind;
 use crate::files::{File, Folder};
-use crate::grammar::{Grammar, Grammars, Kind, Matcher};
+use crate::grammar::{Grammar, Grammars, Kind, Matcher, Thought};
 use crate::memory;
 use crate::tokenizer::Tokenizer;
 
@@ -44,12 +44,12 @@ impl Demo {
     }
 
     fn compile(&self, kind: Kind, text: &str) -> Grammar {
-        let grammar = self.grammars.compile(kind, text, "");
+        let grammar = self.grammars.compile(kind, text, &Thought::default());
         grammar.unwrap_or_else(|e| panic!("{text}: {}", e.message))
     }
 
     fn refusal(&self, kind: Kind, text: &str) -> String {
-        let error = self.grammars.compile(kind, text, "").err();
+        let error = self.grammars.compile(kind, text, &Thought::default()).err();
         let error = error.unwrap_or_else(|| panic!("{text} is taken"));
         assert_eq!(error.kind, ErrorKind::Request, "{text}: {}", error.message);
         error.message
@@ -247,11 +247,33 @@ fn rules_are_lark_or_gbnf() {
     }
 }
 
-/// What a model thinks before it answers is its own; a special token may end it.
+/// What a model thinks before it answers is its own. Special tokens may stand around it.
 #[test]
-fn a_grammar_may_begin_behind_a_mark() {
+fn a_grammar_may_begin_behind_a_thought() {
     let demo = Demo::new();
     let special = demo.tokenizer.token(demo.end as i32).unwrap();
+    let ids_of = |text: &str| match text == special {
+        true => vec![demo.end],
+        false => demo
+            .tokenizer
+            .inner
+            .encode(text, false)
+            .unwrap()
+            .get_ids()
+            .to_vec(),
+    };
+    let takes = |grammar: &Grammar, parts: &[&str]| {
+        let mut matcher = grammar.start().ok().unwrap();
+        for id in parts.iter().flat_map(|part| ids_of(part)) {
+            if !demo.allowed(&mut matcher).contains(&id) {
+                return false;
+            }
+            matcher
+                .accept(id)
+                .unwrap_or_else(|e| panic!("{}", e.message));
+        }
+        demo.allowed(&mut matcher).contains(&demo.end)
+    };
     for (kind, text) in [
         (Kind::Regex, "[0-9]{3}"),
         (Kind::Grammar, "start: /[0-9]/{3}"),
@@ -260,45 +282,30 @@ fn a_grammar_may_begin_behind_a_mark() {
             "{\"type\": \"integer\", \"minimum\": 100, \"maximum\": 999}",
         ),
     ] {
-        for mark in ["</think>", special.as_str()] {
-            let grammar = demo.grammars.compile(kind, text, mark);
-            let grammar = grammar.unwrap_or_else(|e| panic!("{text}: {}", e.message));
-            let mut matcher = grammar.start().ok().unwrap();
-            let mut ids: Vec<u32> = Vec::new();
-            let thought = demo
-                .tokenizer
-                .inner
-                .encode("So {it} is 7.\n", false)
-                .unwrap();
-            ids.extend(thought.get_ids());
-            match mark == special {
-                true => ids.push(demo.end),
-                false => ids.extend(demo.tokenizer.inner.encode(mark, false).unwrap().get_ids()),
-            }
-            ids.extend(
-                demo.tokenizer
-                    .inner
-                    .encode("\n\n123", false)
-                    .unwrap()
-                    .get_ids(),
+        let compile = |open: &str, close: &str| {
+            let grammar = demo.grammars.compile(kind, text, &Thought { open, close });
+            grammar.unwrap_or_else(|e| panic!("{text}: {}", e.message))
+        };
+        let thought = "So {it} is 7.\n";
+        for close in ["</think>", special.as_str()] {
+            let opened = compile("", close);
+            assert!(
+                takes(&opened, &[thought, close, "\n\n123"]),
+                "{text} {close}"
             );
-            for id in ids {
-                assert!(
-                    demo.allowed(&mut matcher).contains(&id),
-                    "{text} {mark}: {id}"
-                );
-                matcher
-                    .accept(id)
-                    .unwrap_or_else(|e| panic!("{}", e.message));
-            }
-            assert!(demo.allowed(&mut matcher).contains(&demo.end));
-            let mut early = grammar.start().ok().unwrap();
-            let first = demo.tokenizer.inner.encode("12", false).unwrap().get_ids()[0];
-            early.accept(first).ok().unwrap();
-            if mark != special {
-                assert!(!demo.allowed(&mut early).contains(&demo.end));
-            }
+            assert!(
+                !takes(&opened, &[thought, close, "\n\n12x"]),
+                "{text} {close}"
+            );
+            let may = compile("<think>", close);
+            assert!(
+                takes(&may, &["<think>", thought, close, "123"]),
+                "{text} {close}"
+            );
+            assert!(takes(&may, &["123"]), "{text} {close}");
+            assert!(!takes(&may, &[thought]), "{text} {close}");
         }
+        assert!(!takes(&compile("", "</think>"), &["123"]));
     }
 }
 
@@ -412,7 +419,7 @@ fn hostile_grammars_are_bounded() {
         println!("{shown}");
         let begin = Instant::now();
         let (peak, (made, written)) = memory::peak_of(|| {
-            let made = demo.grammars.compile(kind, &text, "");
+            let made = demo.grammars.compile(kind, &text, &Thought::default());
             let taken = made.is_ok();
             let mut written = 0;
             if let Ok(grammar) = made {

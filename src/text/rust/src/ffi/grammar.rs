@@ -2,7 +2,7 @@
 
 use super::{boxed, guarded, slice_of, utf8, TextError};
 use crate::error::Error;
-use crate::grammar::{Grammar, Grammars, Kind, Matcher};
+use crate::grammar::{Grammar, Grammars, Kind, Matcher, Thought};
 use crate::memory;
 use crate::tokenizer::Tokenizer;
 
@@ -44,14 +44,16 @@ pub unsafe extern "C" fn moesaic_grammar_compile(
     kind: i32,
     text: *const u8,
     size: usize,
-    after: *const u8,
-    after_size: usize,
+    open: *const u8,
+    open_size: usize,
+    close: *const u8,
+    close_size: usize,
     error: *mut TextError,
 ) -> *mut Grammar {
-    let (grammars, text, after) = (
+    let (grammars, text, thought) = (
         &*grammars,
         slice_of(text, size),
-        slice_of(after, after_size),
+        (slice_of(open, open_size), slice_of(close, close_size)),
     );
     let kind = match kind {
         JSON_SCHEMA => Kind::JsonSchema,
@@ -59,7 +61,11 @@ pub unsafe extern "C" fn moesaic_grammar_compile(
         _ => Kind::Grammar,
     };
     boxed(guarded(error, || {
-        grammars.compile(kind, utf8(text)?, utf8(after)?)
+        let thought = Thought {
+            open: utf8(thought.0)?,
+            close: utf8(thought.1)?,
+        };
+        grammars.compile(kind, utf8(text)?, &thought)
     }))
 }
 
