@@ -112,10 +112,10 @@ const std::vector<FormCase>& form_cases() {
        {{"f", R"({"a": 1})", "ab12"}, {"g", "{}", ""}}},
       {"qwen3_coder",
        "I look.\n<tool_call>\n<function=f>\n<parameter=town>\nOstra\nLindow\n</parameter>\n"
-       "<parameter=days>\n3\n</parameter>\n<parameter=code>\n007\n</parameter>\n<parameter=list>\n"
+       "<parameter=days>\n3\n</parameter>\n<parameter=code>\n42\n</parameter>\n<parameter=list>\n"
        "[1, 2.50]\n</parameter>\n</function>\n</tool_call>",
        "I look.\n",
-       {{"f", R"({"town": "Ostra\nLindow", "days": 3, "code": "007", "list": [1, 2.50]})", ""}}},
+       {{"f", R"({"town": "Ostra\nLindow", "days": 3, "code": "42", "list": [1, 2.50]})", ""}}},
       {"qwen3_coder",
        "<tool_call>\n<function=g>\n</function>\n</tool_call>",
        "",

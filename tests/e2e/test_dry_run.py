@@ -135,7 +135,7 @@ MANIFESTS = {
         + ["--reasoning-parser", "qwen3", "--tool-call-parser", "hermes", "-O3"]
         + ["--enable-auto-tool-choice", "--compilation-config.cudagraph_mode", "FULL"],
         {"VLLM_USE_V1": "1", "VLLM_LOGGING_LEVEL": "INFO", "CUDA_VISIBLE_DEVICES": "0,1"},
-        ["-dp 4:", "--kv-cache-dtype fp8:"] + ["--enable-eplb:", "--reasoning-parser qwen3:"],
+        ["-dp 4:", "--kv-cache-dtype fp8:", "--enable-eplb:"],
     ),
     "vllm, a draft model": (
         ["--model", MIXTRAL, "--speculative-model", "mistralai/Mistral-7B-v0.1"]
