@@ -286,7 +286,8 @@ void iq1_m(const uint8_t* block, IntegerBlock& out) {
     const uint32_t bits = u16_at(block + 48 + 2 * word);
     d |= bits >> 12 << (4 * word);
     for (int i = 0; i < 4; ++i) {
-      out.group_scale[static_cast<size_t>(4 * word + i)] = odd(bits >> (3 * i) & 7);
+      const int group = 4 * word + i;
+      out.group_scale[static_cast<size_t>(group)] = odd(bits >> (3 * i) & 7);
     }
   }
   out.scale = to_float(F16{static_cast<uint16_t>(d)}) / 8;
