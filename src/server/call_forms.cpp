@@ -42,9 +42,9 @@ std::optional<std::string_view> take_to(std::string_view& text, std::string_view
 
 // --- JSON
 
-/// Bytes of the object or list that `text` begins with; 0 when it does not end.
-size_t bracketed(std::string_view text) {
-  int depth = 0;
+/// Shows `see` each character outside of strings, with its place, until that is done.
+template <class See>
+void outside_strings(std::string_view text, const See& see) {
   bool in_string = false;
   for (size_t at = 0; at < text.size(); ++at) {
     const char c = text[at];
@@ -54,35 +54,39 @@ size_t bracketed(std::string_view text) {
       continue;
     }
     in_string = c == '"';
-    if (c == '{' || c == '[') ++depth;
-    if ((c == '}' || c == ']') && --depth == 0) return at + 1;
+    if (see(at, c)) return;
   }
-  return 0;
+}
+
+/// Bytes of the object or list that `text` begins with; 0 when it does not end.
+size_t bracketed(std::string_view text) {
+  int depth = 0;
+  size_t size = 0;
+  outside_strings(text, [&](size_t at, char c) {
+    if (c == '{' || c == '[') ++depth;
+    if ((c == '}' || c == ']') && --depth == 0) size = at + 1;
+    return size > 0;
+  });
+  return size;
 }
 
 /// The text of the value of member number `index`. `object` is the text of a JSON object.
 std::string_view member_text(std::string_view object, size_t index) {
   int depth = 0;
-  bool in_string = false;
   size_t start = 0;  // of the value, once its member is there
-  for (size_t at = 0; at < object.size(); ++at) {
-    const char c = object[at];
-    if (in_string) {
-      if (c == '\\') ++at;
-      in_string = c != '"';
-      continue;
-    }
-    in_string = c == '"';
+  std::string_view value;
+  outside_strings(object, [&](size_t at, char c) {
     const bool closes = c == '}' || c == ']';
     if (c == '{' || c == '[') ++depth;
     if (c == ':' && depth == 1 && index == 0) start = object.find_first_not_of(kBlanks, at + 1);
     if (depth == 1 && (c == ',' || closes)) {
-      if (start > 0) return trimmed(object.substr(start, at - start));
+      if (start > 0) value = trimmed(object.substr(start, at - start));
       --index;
     }
     if (closes) --depth;
-  }
-  return {};
+    return !value.empty();
+  });
+  return value;
 }
 
 std::optional<json::value> parsed(std::string_view text) {

@@ -184,44 +184,36 @@ void read_structured_outputs(const json::object& body, const JsonForm& form, Col
 
 /// The names that vLLM had before, and those of SGLang, llama.cpp and TGI.
 void read_older_names(const Fields& fields, const JsonForm& form, Collector& out) {
+  const auto asks = [&](std::string_view name) {
+    const json::value* value = fields.find(name);
+    return value != nullptr && !is_nothing(*value);
+  };
   JsonOptions options{form, {}};
-  options.blanks = fields.string("guided_whitespace_pattern");
+  if (asks("guided_whitespace_pattern"))
+    options.blanks = fields.string("guided_whitespace_pattern");
   for (const char* name : {"guided_json", "json_schema"}) {
-    if (fields.has(name)) {
+    if (asks(name)) {
       out.add(schema_constraint(*fields.find(name), fields.path(name), options));
     }
   }
-  if (fields.boolean("guided_json_object").value_or(false)) {
+  if (asks("guided_json_object") && *fields.boolean("guided_json_object")) {
     out.add(schema_constraint(json::object{{"type", "object"}}, fields.path("guided_json_object"),
                               options));
   }
   for (const char* name : {"guided_regex", "regex"}) {
-    if (fields.has(name)) out.add(text_constraint(fields, name, Kind::kRegex));
+    if (asks(name)) out.add(text_constraint(fields, name, Kind::kRegex));
   }
-  if (fields.has("guided_choice")) out.add(choice_constraint(fields, "guided_choice"));
+  if (asks("guided_choice")) out.add(choice_constraint(fields, "guided_choice"));
   for (const char* name : {"guided_grammar", "ebnf"}) {
-    if (fields.has(name)) out.add(text_constraint(fields, name, Kind::kRules));
+    if (asks(name)) out.add(text_constraint(fields, name, Kind::kRules));
   }
-  if (!fields.has("grammar")) return;
+  if (!asks("grammar")) return;
   const json::value& grammar = *fields.find("grammar");
   if (grammar.is_object()) {
     out.add(typed_constraint(grammar.get_object(), fields.path("grammar"), form));
   } else {
     out.add(text_constraint(fields, "grammar", Kind::kRules));
   }
-}
-
-/// The members that mean nothing by being null, false, "", "none" or [].
-json::object without_nothing(const json::object& body) {
-  json::object out;
-  for (const auto& [name, value] : body) {
-    const bool nothing =
-        value.is_null() || (value.is_bool() && !value.get_bool()) ||
-        (value.is_string() && (value.get_string().empty() || value.get_string() == "none")) ||
-        (value.is_array() && value.get_array().empty());
-    if (!nothing) out[name] = value;
-  }
-  return out;
 }
 
 /// A sequence's way; the first failure is its last word.
@@ -284,11 +276,9 @@ std::optional<ConstraintText> parse_constraint(const json::object& body, const J
   Collector out;
   read_response_format(body, form, out);
   read_structured_outputs(body, form, out);
-  const json::object asked = without_nothing(body);
-  read_older_names(Fields(asked), form, out);
+  read_older_names(Fields(body), form, out);
   if (const json::object* extension = Fields(body).object("nvext")) {
-    const json::object inner = without_nothing(*extension);
-    read_older_names(Fields(inner, "nvext"), form, out);
+    read_older_names(Fields(*extension, "nvext"), form, out);
   }
   return out.take();
 }

@@ -56,6 +56,12 @@ std::optional<bool> Fields::boolean(std::string_view name) const {
   return value->get_bool();
 }
 
+bool is_nothing(const json::value& value) {
+  return value.is_null() || (value.is_bool() && !value.get_bool()) ||
+         (value.is_string() && (value.get_string().empty() || value.get_string() == "none")) ||
+         (value.is_array() && value.get_array().empty());
+}
+
 std::optional<int64_t> whole_number(const json::value& value) {
   if (value.is_int64()) return value.get_int64();
   if (!value.is_double()) return std::nullopt;

@@ -52,6 +52,9 @@ class Fields {
   unsigned bodies_ = 0;  ///< 0: not a body, or of no table
 };
 
+/// null, false, "", "none" and [] are how clients write that they want no constraint.
+bool is_nothing(const boost::json::value& value);
+
 /// The whole number in `value`, or nothing.
 std::optional<int64_t> whole_number(const boost::json::value& value);
 

@@ -127,8 +127,8 @@ constexpr FieldRow kRows[] = {
     {"cache_salt", kGenerate, kNotYet, "cache_salt"},
     {"use_beam_search", kGenerate, kNotYet, "use_beam_search"},
     {"watermarking", kGenerate, kNotYet, "watermarking"},
-    // How an answer must be built, in vLLM, SGLang, llama.cpp, Ollama, TGI, Gemini's protocol and
-    // OpenAI's first one of functions: ignoring it would look like obeying it.
+    // How an answer must be built, under names that are not understood: ignoring it would look like
+    // obeying it.
     {"format", kGenerate, kConstraint, ""},
     {"function_call", kGenerate, kConstraint, ""},
     {"functions", kGenerate, kConstraint, ""},
@@ -243,13 +243,6 @@ void check_choice(const Fields& fields, const FieldRow& row) {
     not_yet(holder.empty() ? row.name : holder, std::string(row.later));
   }
   schema_error(row.name, fmt::format("must be {}", fmt::join(choices, " or ")));
-}
-
-/// null, false, "", "none" and [] are how clients write that they want no constraint.
-bool is_nothing(const json::value& value) {
-  return (value.is_bool() && !value.get_bool()) ||
-         (value.is_string() && (value.get_string().empty() || value.get_string() == "none")) ||
-         (value.is_array() && value.get_array().empty());
 }
 
 /// `fields` hold the row's member itself, which is there and not null.

@@ -53,14 +53,14 @@ void ToolCallParser::close_call(std::string_view body, std::string_view closing,
 }
 
 /// Whether the text is calls from its beginning on, as far as that can be told.
-void ToolCallParser::begin(Pieces&) {
+void ToolCallParser::begin() {
   const size_t first = held_.find_first_not_of(" \t\r\n");
   if (first == std::string::npos) return;
   started_ = true;
   inside_ = form_->bare != 0 && held_[first] == form_->bare;
 }
 
-/// Where the first mark begins that matters here; its end is that of the text where none does.
+/// Where the first mark begins that matters here, and which it is; npos without one.
 size_t ToolCallParser::find_mark(std::string_view& found) const {
   // What was searched before cannot hold a whole mark, only its beginning.
   const size_t from = searched_ - std::min(searched_, longest_mark_ - 1);
@@ -98,7 +98,7 @@ bool ToolCallParser::step(Pieces& out) {
 ToolCallParser::Pieces ToolCallParser::add(std::string_view text) {
   Pieces out;
   held_ += text;
-  if (!started_) begin(out);
+  if (!started_) begin();
   if (!started_) return out;
   while (step(out)) {
   }

@@ -29,7 +29,7 @@ class ToolCallParser {
   Pieces end();
 
  private:
-  void begin(Pieces& out);
+  void begin();
   bool step(Pieces& out);
   void show(std::string_view text, Pieces& out);
   void close_call(std::string_view body, std::string_view closing, Pieces& out);

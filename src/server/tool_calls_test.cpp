@@ -3,7 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <set>
+#include <sstream>
 #include <utility>
+
+#include "base/settings.h"
+#include "server/reasoning.h"
 
 namespace moesaic::server {
 namespace {
@@ -259,6 +264,27 @@ TEST(ToolCallForms, AreFoundInTemplates) {
     EXPECT_EQ(call_form_of(sign).name, name) << sign;
   }
   EXPECT_EQ(find_call_form("auto"), nullptr);
+}
+
+/// What the settings offer is what there is.
+TEST(ToolCallForms, AreThoseOfTheSettings) {
+  const auto offered = [](std::string_view setting) {
+    const base::SettingRow* row = base::find_setting(setting);
+    std::set<std::string> out;
+    std::stringstream works{std::string(row->works)};
+    for (std::string name; std::getline(works, name, '|');) out.insert(name);
+    return out;
+  };
+  const std::set<std::string> calls = offered("tool-call-parser");
+  for (const std::string& name : calls) EXPECT_TRUE(name == "auto" || find_call_form(name)) << name;
+  for (const CallForm& form : call_forms()) EXPECT_TRUE(calls.contains(std::string(form.name)));
+  const std::set<std::string> thoughts = offered("reasoning-parser");
+  for (const std::string& name : thoughts) {
+    EXPECT_TRUE(name == "auto" || name == "none" || find_reasoning_form(name)) << name;
+  }
+  for (const ReasoningForm& form : reasoning_forms()) {
+    EXPECT_TRUE(thoughts.contains(std::string(form.name)));
+  }
 }
 
 TEST(ToolCallForms, KnowWhichParametersAreTexts) {

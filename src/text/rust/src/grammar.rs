@@ -145,9 +145,7 @@ impl Grammars {
             held: Arc::new(AtomicIsize::new(memory::held() - before)),
         })
     }
-}
 
-impl Grammars {
     /// The thought, then the grammar that is named answer.
     fn after(&self, thought: &Thought) -> GrammarWithLexer {
         let special = |mark: &str| self.factory.tok_env().tok_trie().get_special_token(mark);
@@ -230,11 +228,12 @@ impl Matcher {
     /// Does some work, and counts what it leaves in memory.
     fn counted(&mut self, work: impl FnOnce(&mut Inner) -> Result<()>) -> Result<()> {
         let before = memory::held();
-        work(&mut self.inner)?;
+        let done = work(&mut self.inner);
         let more = memory::held() - before;
         if self.held.fetch_add(more, Ordering::Relaxed) + more > MOST_HELD {
             return Err(Error::request("the grammar has become too large"));
         }
+        done?;
         memory::check()
     }
 }
